@@ -1,0 +1,116 @@
+# From a fresh checkout `make demo` and `make test` set up all they need; `make help` lists the rest.
+#
+# PYTHON  the Python to start from, 3.10 or later
+# VENV    where packages are installed. Empty (make test VENV=): use PYTHON as it is, no downloads
+# TORCH   the torch to install, as pip names it
+# ARGS    more arguments for pytest, the demo or the benchmarks
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+ARGS ?=
+
+LIBRARY := stateful_lstm/_C.abi3.so
+CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl)
+REQUIREMENTS := requirements/demo.txt requirements/test.txt requirements/dev.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help environment demo test lint format build examples bench clean
+
+help:         ## this list
+	@sed -n 's/^\([a-z]*\): .*## /  make \1@/p' Makefile | tr @ '\t' | expand -t 20
+
+# ---------------------------------------------------------------- environment
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+ifeq ($(strip $(VENV)),)
+
+PY := $(PYTHON)
+ENVIRONMENT := packages-present
+.PHONY: packages-present
+packages-present:
+	@$(PYTHON) tools/check_environment.py packages requirements/demo.txt requirements/test.txt \
+	    || { echo "make: $(PYTHON) lacks the above, and an empty VENV forbids downloads" >&2; exit 1; }
+
+else
+
+VENV_PATH := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)
+PY := $(VENV_PATH)/bin/python
+ENVIRONMENT := $(VENV)/.ready
+export PATH := $(VENV_PATH)/bin:$(PATH)
+
+# The last line of the recipe below leaves this text in .ready. If it differs, or the Python is
+# gone, start afresh; but only a folder with our own .ready in it is ever cleared.
+MADE_FOR := $(VENV_PATH) $(TORCH)
+ifneq ($(shell "$(PY)" -c pass 2>/dev/null && cat "$(ENVIRONMENT)" 2>/dev/null),$(MADE_FOR))
+.PHONY: $(ENVIRONMENT)
+CLEAR := $(if $(wildcard $(ENVIRONMENT)),--clear)
+endif
+
+# torch comes first and pinned: nothing in the requirements asks for another.
+$(ENVIRONMENT): $(REQUIREMENTS)
+	@command -v $(PYTHON) >/dev/null || \
+	    { echo "make: no $(PYTHON): sudo apt install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) tools/check_environment.py tools
+	@echo "Installing $(TORCH) and the tools into $(VENV). This is done once."
+	@$(PYTHON) -m venv $(CLEAR) "$(VENV)"
+	"$(PY)" -m pip install -q "$(TORCH)" numpy
+	"$(PY)" -m pip install -q $(addprefix -r ,$(REQUIREMENTS))
+	@echo '$(MADE_FOR)' > "$@"
+
+endif
+
+environment: $(ENVIRONMENT)  ## the virtual environment, with torch and the tools
+
+# ---------------------------------------------------------------- build
+
+build: $(LIBRARY)  ## the compiled library, in place
+
+# The folders are here so that a file added or removed counts as a change. --force, since setuptools
+# would see neither; ninja still compiles only what changed.
+$(LIBRARY): setup.py $(CPP) $(wildcard csrc csrc/*/) | $(ENVIRONMENT)
+	"$(PY)" setup.py -q build_ext --inplace --force
+	@touch $@
+
+# ---------------------------------------------------------------- run
+
+RUN := PYTHONPATH="$(CURDIR)" "$(PY)"
+
+demo: build  ## train a character model and let it write
+	$(RUN) examples/character_model.py $(ARGS)
+
+test: build  ## all tests
+	"$(PY)" -m pytest -q $(ARGS)
+
+examples: build  ## every example, in its quick form; pictures go to build/examples
+	@mkdir -p build/examples
+	@for file in examples/[!_]*.py; do \
+	    echo "== $$file"; \
+	    MPLBACKEND=Agg $(RUN) "$$file" --quick --out build/examples || exit 1; \
+	done
+
+bench: build  ## the benchmarks
+	$(RUN) benchmarks/bench.py $(ARGS)
+
+# ---------------------------------------------------------------- code
+
+# g++ here only reads the code, which is quick; .ci/run builds with STATEFUL_LSTM_WERROR=1 as well.
+lint: $(ENVIRONMENT)  ## style, types, compiler warnings
+	"$(PY)" -m ruff check .
+	"$(PY)" -m ruff format --check .
+	"$(PY)" -m mypy
+	clang-format --dry-run -Werror $(CPP)
+	$(CXX) -fsyntax-only -std=c++17 -Wall -Wextra -Werror -DTORCH_TARGET_VERSION=0x020b000000000000 \
+	    -Icsrc $$("$(PY)" -c 'from torch.utils.cpp_extension import include_paths as paths; \
+	    print(*("-isystem" + path for path in paths()))') $(filter %.cpp,$(CPP))
+
+format: $(ENVIRONMENT)  ## lay out the code as lint wants it
+	"$(PY)" -m ruff check --fix-only --quiet .
+	"$(PY)" -m ruff format .
+	clang-format -i $(CPP)
+
+clean:        ## remove what was built (the environment stays; rm -rf .venv removes it)
+	rm -rf build dist *.egg-info stateful_lstm/*.so
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -path "./.venv" -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,438 @@
+// Operator schemas, checks and dispatch: the only C++ file that knows torch.
+//
+// Bound through LibTorch's stable ABI, so that one build serves many versions of torch and Python.
+// Shapes and meanings of the arguments: params.h and stateful_lstm/ops.py. The checks here are the
+// last line of defence; the Python above raises kinder errors first.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <initializer_list>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "params.h"
+
+namespace stateful_lstm {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptTensor = std::optional<Tensor>;
+
+template <class S>
+constexpr ScalarType kType = ScalarType::Undefined;
+template <>
+constexpr ScalarType kType<float> = ScalarType::Float;
+template <>
+constexpr ScalarType kType<double> = ScalarType::Double;
+template <>
+constexpr ScalarType kType<bfloat16> = ScalarType::BFloat16;
+template <>
+constexpr ScalarType kType<bool> = ScalarType::Bool;
+template <>
+constexpr ScalarType kType<int64_t> = ScalarType::Long;
+template <>
+constexpr ScalarType kType<int32_t> = ScalarType::Int;
+
+template <class Sizes>
+std::string shape_text(const Sizes& sizes) {
+  std::ostringstream out;
+  out << "(";
+  bool first = true;
+  for (const int64_t n : sizes) {
+    out << (first ? "" : ", ") << n;
+    first = false;
+  }
+  out << ")";
+  return out.str();
+}
+
+// A dense CPU tensor of type T and this shape, or an error that says what came.
+template <class T>
+void check(const Tensor& x, std::initializer_list<int64_t> shape, const char* name) {
+  STD_TORCH_CHECK(x.is_cpu(), name, " must be on the CPU");
+  STD_TORCH_CHECK(x.scalar_type() == kType<T>, name, " has the wrong dtype: expected code ",
+                  int(kType<T>), ", got ", int(x.scalar_type()));
+  const std::vector<int64_t> got(x.sizes().begin(), x.sizes().end());
+  STD_TORCH_CHECK(got == std::vector<int64_t>(shape), name, " must have shape ",
+                  shape_text(shape), ", got ", shape_text(got));
+}
+
+template <class T>
+const T* data(const Tensor& x) {
+  return static_cast<const T*>(x.const_data_ptr());
+}
+template <class T>
+T* mutable_data(const Tensor& x) {
+  return static_cast<T*>(x.mutable_data_ptr());
+}
+
+// Inputs as the kernels want them: dense, checked, and kept alive until the call ends.
+class Inputs {
+ public:
+  template <class T>
+  const T* get(const Tensor& x, std::initializer_list<int64_t> shape, const char* name) {
+    check<T>(x, shape, name);
+    kept_.push_back(torch::stable::contiguous(x));
+    return data<T>(kept_.back());
+  }
+  template <class T>
+  const T* get(const OptTensor& x, std::initializer_list<int64_t> shape, const char* name) {
+    return x.has_value() ? get<T>(*x, shape, name) : nullptr;
+  }
+
+ private:
+  std::vector<Tensor> kept_;
+};
+
+template <class T>
+Tensor make(const Tensor& like, std::initializer_list<int64_t> shape) {
+  return torch::stable::new_empty(like, std::vector<int64_t>(shape), kType<T>);
+}
+
+// Calls f with a value of the C++ type that the tensor's dtype names.
+template <class F>
+auto by_dtype(const Tensor& x, const char* name, const F& f) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      return f(float{});
+    case ScalarType::Double:
+      return f(double{});
+    case ScalarType::BFloat16:
+      return f(bfloat16{});
+    default:
+      STD_TORCH_CHECK(false, name, " must be float32, float64 or bfloat16, got dtype code ",
+                      int(x.scalar_type()));
+  }
+}
+
+// Rows per thread at least, so that a thread has work worth waking it for (about 20 us).
+int64_t row_grain(int64_t T, int64_t H, int64_t P) {
+  constexpr int64_t kWork = 1 << 18;  // multiply-adds
+  const int64_t row_work = std::max<int64_t>(1, T * 4 * H * (P + 16));
+  return std::max<int64_t>(1, kWork / row_work);
+}
+
+void check_sequence(const Tensor& gates, const Tensor& weight_hh, const char* name) {
+  STD_TORCH_CHECK(gates.dim() == 3 && weight_hh.dim() == 2 && gates.size(2) == weight_hh.size(0) &&
+                      weight_hh.size(0) % 4 == 0,
+                  name, " must be (T, B, 4H) and weight_hh (4H, P), got ",
+                  shape_text(gates.sizes()), " and ", shape_text(weight_hh.sizes()));
+}
+
+template <class S>
+void fill_sequence(SequenceParams<S>& p, Inputs& in, const Tensor& gates, const Tensor& weight_hh,
+                   const OptTensor& weight_hr, const Tensor& c0, const OptTensor& reset_mask,
+                   const OptTensor& lengths, const OptTensor& recurrent_mask, bool reverse) {
+  p.T = gates.size(0);
+  p.B = gates.size(1);
+  p.H = gates.size(2) / 4;
+  p.P = weight_hh.size(1);
+  p.reverse = reverse;
+  STD_TORCH_CHECK(weight_hr.has_value() || p.P == p.H, "weight_hh has ", p.P, " columns for H = ",
+                  p.H, ", which needs weight_hr");
+  p.weight_hr = in.get<S>(weight_hr, {p.P, p.H}, "weight_hr");
+  p.c0 = in.get<Acc<S>>(c0, {p.B, p.H}, "c0");
+  p.reset = in.get<bool>(reset_mask, {p.T, p.B}, "reset_mask");
+  p.lengths = in.get<int64_t>(lengths, {p.B}, "lengths");
+  p.recurrent_mask = in.get<S>(recurrent_mask, {p.B, p.P}, "recurrent_mask");
+  if (p.lengths)
+    for (int64_t b = 0; b < p.B; ++b)
+      STD_TORCH_CHECK(p.lengths[b] >= 0 && p.lengths[b] <= p.T, "lengths[", b, "] is ",
+                      p.lengths[b], ", expected 0 to ", p.T);
+}
+
+// save: 0 nothing, 1 the cells, 2 the cells and the activated gates.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
+    Tensor gates_x, Tensor weight_hh, OptTensor weight_hr, Tensor h0, Tensor c0,
+    OptTensor reset_mask, OptTensor lengths, OptTensor recurrent_mask, bool reverse,
+    int64_t save) {
+  check_sequence(gates_x, weight_hh, "gates_x");
+  STD_TORCH_CHECK(save >= 0 && save <= 2, "save must be 0, 1 or 2, got ", save);
+  return by_dtype(weight_hh, "weight_hh", [&](auto number) {
+    using S = decltype(number);
+    using A = Acc<S>;
+    Inputs in;
+    ForwardParams<S> p;
+    fill_sequence<S>(p, in, gates_x, weight_hh, weight_hr, c0, reset_mask, lengths, recurrent_mask,
+                     reverse);
+    p.gates_x = in.get<A>(gates_x, {p.T, p.B, 4 * p.H}, "gates_x");
+    p.weight_hh = in.get<S>(weight_hh, {4 * p.H, p.P}, "weight_hh");
+    p.h0 = in.get<S>(h0, {p.B, p.P}, "h0");
+    Tensor y = make<S>(weight_hh, {p.T, p.B, p.P});
+    Tensor h_n = make<S>(weight_hh, {p.B, p.P});
+    Tensor c_n = make<A>(weight_hh, {p.B, p.H});
+    Tensor gates = make<S>(weight_hh, {save == 2 ? p.T : 0, p.B, 4 * p.H});
+    Tensor cells = make<A>(weight_hh, {save >= 1 ? p.T : 0, p.B, p.H});
+    p.y = mutable_data<S>(y);
+    p.h_n = mutable_data<S>(h_n);
+    p.c_n = mutable_data<A>(c_n);
+    p.gates = save == 2 ? mutable_data<S>(gates) : nullptr;
+    p.cells = save >= 1 ? mutable_data<A>(cells) : nullptr;
+    const auto& kernel = cpu::kernels<S>();
+    Tensor pack = make<A>(weight_hh, {kernel.forward_pack_size(p)});
+    if (p.B > 0) {
+      kernel.forward_pack(p, mutable_data<A>(pack));
+      torch::stable::parallel_for(0, p.B, row_grain(p.T, p.H, p.P), [&](int64_t b, int64_t e) {
+        kernel.forward_rows(p, data<A>(pack), b, e);
+      });
+    }
+    return std::make_tuple(y, h_n, c_n, gates, cells);
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
+    OptTensor grad_y, OptTensor grad_h_n, OptTensor grad_c_n, Tensor gates, Tensor cells,
+    Tensor weight_hh, OptTensor weight_hr, Tensor c0, OptTensor reset_mask, OptTensor lengths,
+    OptTensor recurrent_mask, bool reverse) {
+  check_sequence(gates, weight_hh, "gates");
+  return by_dtype(weight_hh, "weight_hh", [&](auto number) {
+    using S = decltype(number);
+    using A = Acc<S>;
+    Inputs in;
+    BackwardParams<S> p;
+    fill_sequence<S>(p, in, gates, weight_hh, weight_hr, c0, reset_mask, lengths, recurrent_mask,
+                     reverse);
+    p.weight_hh = in.get<S>(weight_hh, {4 * p.H, p.P}, "weight_hh");
+    p.grad_y = in.get<S>(grad_y, {p.T, p.B, p.P}, "grad_y");
+    p.grad_h_n = in.get<S>(grad_h_n, {p.B, p.P}, "grad_h_n");
+    p.grad_c_n = in.get<A>(grad_c_n, {p.B, p.H}, "grad_c_n");
+    p.gates = in.get<S>(gates, {p.T, p.B, 4 * p.H}, "gates");
+    p.cells = in.get<A>(cells, {p.T, p.B, p.H}, "cells");
+    Tensor grad_gates = make<A>(weight_hh, {p.T, p.B, 4 * p.H});
+    Tensor grad_h0 = make<A>(weight_hh, {p.B, p.P});
+    Tensor grad_c0 = make<A>(weight_hh, {p.B, p.H});
+    Tensor grad_hidden = make<A>(weight_hh, {weight_hr ? p.T : 0, p.B, p.P});
+    p.grad_gates = mutable_data<A>(grad_gates);
+    p.grad_h0 = mutable_data<A>(grad_h0);
+    p.grad_c0 = mutable_data<A>(grad_c0);
+    p.grad_hidden = weight_hr ? mutable_data<A>(grad_hidden) : nullptr;
+    const auto& kernel = cpu::kernels<S>();
+    Tensor pack = make<A>(weight_hh, {kernel.backward_pack_size(p)});
+    if (p.B > 0) {
+      kernel.backward_pack(p, mutable_data<A>(pack));
+      torch::stable::parallel_for(0, p.B, row_grain(p.T, p.H, p.P), [&](int64_t b, int64_t e) {
+        kernel.backward_rows(p, data<A>(pack), b, e);
+      });
+    }
+    return std::make_tuple(grad_gates, grad_h0, grad_c0, grad_hidden);
+  });
+}
+
+// The slots of a batch, checked: -1 or a slot of the state, none twice.
+std::vector<int64_t> read_slots(const OptTensor& indices, int64_t B, int64_t slots) {
+  std::vector<int64_t> rows;
+  if (!indices.has_value()) {
+    STD_TORCH_CHECK(B == slots, "a batch of ", B, " rows does not fit a state of ", slots,
+                    " slots without state_indices");
+    return rows;
+  }
+  rows.resize(B);
+  if (indices->scalar_type() == ScalarType::Int) {
+    check<int32_t>(*indices, {B}, "state_indices");
+    const Tensor dense = torch::stable::contiguous(*indices);
+    for (int64_t b = 0; b < B; ++b) rows[b] = data<int32_t>(dense)[b];
+  } else {
+    check<int64_t>(*indices, {B}, "state_indices");
+    const Tensor dense = torch::stable::contiguous(*indices);
+    for (int64_t b = 0; b < B; ++b) rows[b] = data<int64_t>(dense)[b];
+  }
+  std::vector<bool> taken(slots, false);
+  for (int64_t b = 0; b < B; ++b) {
+    STD_TORCH_CHECK(rows[b] >= -1 && rows[b] < slots, "state_indices[", b, "] is ", rows[b],
+                    ", expected -1 to ", slots - 1);
+    if (rows[b] < 0) continue;
+    STD_TORCH_CHECK(!taken[rows[b]], "state_indices names slot ", rows[b], " twice");
+    taken[rows[b]] = true;
+  }
+  return rows;
+}
+
+struct StateSizes {
+  int64_t LD, slots, P, H;
+};
+
+template <class S>
+StateSizes check_state(const Tensor& h, const Tensor& c) {
+  STD_TORCH_CHECK(h.dim() == 3 && c.dim() == 3, "h must be (L*D, slots, P) and c (L*D, slots, H)");
+  const StateSizes n = {h.size(0), h.size(1), h.size(2), c.size(2)};
+  check<S>(h, {n.LD, n.slots, n.P}, "h");
+  check<Acc<S>>(c, {n.LD, n.slots, n.H}, "c");
+  STD_TORCH_CHECK(h.is_contiguous() && c.is_contiguous(), "h and c must be contiguous");
+  return n;
+}
+
+// Rows of `from` (LD, B, n) <-> slots of a state (LD, slots, n).
+template <class X>
+void gather(X* to, const X* from, const StateSizes& s, int64_t B, int64_t n,
+            const std::vector<int64_t>& rows) {
+  for (int64_t k = 0; k < s.LD; ++k)
+    for (int64_t b = 0; b < B; ++b) {
+      const int64_t slot = rows.empty() ? b : rows[b];
+      X* out = to + (k * B + b) * n;
+      if (slot < 0)
+        std::fill(out, out + n, X{});
+      else
+        std::copy_n(from + (k * s.slots + slot) * n, n, out);
+    }
+}
+template <class X>
+void scatter(X* to, const X* from, const StateSizes& s, int64_t B, int64_t n,
+             const std::vector<int64_t>& rows) {
+  for (int64_t k = 0; k < s.LD; ++k)
+    for (int64_t b = 0; b < B; ++b) {
+      const int64_t slot = rows.empty() ? b : rows[b];
+      if (slot >= 0) std::copy_n(from + (k * B + b) * n, n, to + (k * s.slots + slot) * n);
+    }
+}
+
+std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indices) {
+  return by_dtype(h, "h", [&](auto number) {
+    using S = decltype(number);
+    const StateSizes s = check_state<S>(h, c);
+    const int64_t B = state_indices ? state_indices->numel() : s.slots;
+    const std::vector<int64_t> rows = read_slots(state_indices, B, s.slots);
+    Tensor h0 = make<S>(h, {s.LD, B, s.P});
+    Tensor c0 = make<Acc<S>>(h, {s.LD, B, s.H});
+    gather(mutable_data<S>(h0), data<S>(h), s, B, s.P, rows);
+    gather(mutable_data<Acc<S>>(c0), data<Acc<S>>(c), s, B, s.H, rows);
+    return std::make_tuple(h0, c0);
+  });
+}
+
+void state_scatter_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tensor c_n) {
+  by_dtype(h, "h", [&](auto number) {
+    using S = decltype(number);
+    const StateSizes s = check_state<S>(h, c);
+    const int64_t B = state_indices ? state_indices->numel() : s.slots;
+    const std::vector<int64_t> rows = read_slots(state_indices, B, s.slots);
+    Inputs in;
+    const S* new_h = in.get<S>(h_n, {s.LD, B, s.P}, "h_n");
+    const auto* new_c = in.get<Acc<S>>(c_n, {s.LD, B, s.H}, "c_n");
+    scatter(mutable_data<S>(h), new_h, s, B, s.P, rows);
+    scatter(mutable_data<Acc<S>>(c), new_c, s, B, s.H, rows);
+  });
+}
+
+// The weights of one layer and direction, from the flat list in torch.nn.LSTM's order.
+template <class S>
+void fill_weights(StepParams<S>& p, Inputs& in, const std::vector<Tensor>& weights, int64_t index,
+                  bool bias, bool projection) {
+  const int64_t each = 2 + (bias ? 2 : 0) + (projection ? 1 : 0);
+  const Tensor* w = &weights[index * each];
+  p.weight_ih = in.get<S>(w[0], {4 * p.H, p.I}, "weight_ih");
+  p.weight_hh = in.get<S>(w[1], {4 * p.H, p.P}, "weight_hh");
+  p.bias_ih = bias ? in.get<S>(w[2], {4 * p.H}, "bias_ih") : nullptr;
+  p.bias_hh = bias ? in.get<S>(w[3], {4 * p.H}, "bias_hh") : nullptr;
+  p.weight_hr = projection ? in.get<S>(w[each - 1], {p.P, p.H}, "weight_hr") : nullptr;
+}
+
+template <class S>
+void run_step(const StepParams<S>& p) {
+  const auto& kernel = cpu::kernels<S>();
+  constexpr int64_t kWork = 1 << 16;  // multiply-adds worth a thread's waking
+  const int64_t blocks = (p.H + kernel.lanes - 1) / kernel.lanes;
+  const int64_t block_work = std::max<int64_t>(1, kernel.lanes * 4 * (p.I + p.P) * p.B);
+  torch::stable::parallel_for(0, blocks, std::max<int64_t>(1, kWork / block_work),
+                              [&](int64_t b, int64_t e) { kernel.step_units(p, b, e); });
+  if (p.weight_hr)
+    torch::stable::parallel_for(0, p.B, std::max<int64_t>(1, kWork / (p.H * p.P)),
+                                [&](int64_t b, int64_t e) { kernel.step_project(p, b, e); });
+  kernel.step_commit(p);
+}
+
+std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weights, Tensor h,
+                                              Tensor c, OptTensor state_indices,
+                                              OptTensor reset_mask, bool bias,
+                                              bool bidirectional) {
+  return by_dtype(h, "h", [&](auto number) {
+    using S = decltype(number);
+    const StateSizes s = check_state<S>(h, c);
+    const int64_t D = bidirectional ? 2 : 1, B = x.size(0);
+    const bool projection = s.P != s.H;
+    STD_TORCH_CHECK(s.LD % D == 0 && int64_t(weights.size()) ==
+                                         s.LD * (2 + (bias ? 2 : 0) + (projection ? 1 : 0)),
+                    "the number of weights, ", weights.size(), ", does not fit ", s.LD,
+                    " states of layers and directions");
+    const std::vector<int64_t> slots = read_slots(state_indices, B, s.slots);
+    Inputs in;
+    std::vector<StepParams<S>> steps(s.LD);
+    const S* input = in.get<S>(x, {B, x.size(1)}, "x");
+    const bool* reset = in.get<bool>(reset_mask, {B}, "reset_mask");
+    const int64_t width = D * s.P;  // of every layer's output
+    Tensor y = make<S>(x, {B, width});
+    Tensor between = make<S>(x, {s.LD > D ? 2 : 0, B, width});  // outputs of the lower layers
+    Tensor h_n = make<S>(x, {s.LD, B, s.P}), c_n = make<S>(x, {s.LD, B, s.H});
+    Tensor hidden = make<Acc<S>>(x, {projection ? B : 0, s.H});
+    for (int64_t k = 0; k < s.LD; ++k) {  // all checks before the first effect
+      const int64_t layer = k / D, direction = k % D;
+      StepParams<S>& p = steps[k];
+      p.B = B;
+      p.I = layer == 0 ? x.size(1) : width;
+      p.H = s.H;
+      p.P = s.P;
+      fill_weights(p, in, weights, k, bias, projection);
+      p.x = layer == 0 ? input : data<S>(between) + (layer - 1) % 2 * B * width;
+      p.x_stride = p.I;
+      p.y = (k >= s.LD - D ? mutable_data<S>(y)
+                           : mutable_data<S>(between) + layer % 2 * B * width) +
+            direction * s.P;
+      p.y_stride = width;
+      p.from_zero = direction == 1;
+      p.slots = slots.empty() ? nullptr : slots.data();
+      p.reset = direction == 1 ? nullptr : reset;
+      p.h = mutable_data<S>(h) + k * s.slots * s.P;
+      p.c = mutable_data<Acc<S>>(c) + k * s.slots * s.H;
+      p.h_n = mutable_data<S>(h_n) + k * B * s.P;
+      p.c_n = mutable_data<S>(c_n) + k * B * s.H;
+      p.hidden = projection ? mutable_data<Acc<S>>(hidden) : nullptr;
+    }
+    if (B > 0)
+      for (const StepParams<S>& p : steps) run_step(p);
+    return std::make_tuple(y, h_n, c_n);
+  });
+}
+
+std::string cpu_capability() { return cpu::kernels<float>().name; }
+
+STABLE_TORCH_LIBRARY(stateful_lstm, m) {
+  m.def(
+      "lstm_forward(Tensor gates_x, Tensor weight_hh, Tensor? weight_hr, Tensor h0, Tensor c0, "
+      "Tensor? reset_mask, Tensor? lengths, Tensor? recurrent_mask, bool reverse, int save) -> "
+      "(Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)");
+  m.def(
+      "lstm_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor gates, "
+      "Tensor cells, Tensor weight_hh, Tensor? weight_hr, Tensor c0, Tensor? reset_mask, "
+      "Tensor? lengths, Tensor? recurrent_mask, bool reverse) -> "
+      "(Tensor grad_gates, Tensor grad_h0, Tensor grad_c0, Tensor grad_hidden)");
+  m.def(
+      "lstm_step_(Tensor x, Tensor[] weights, Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, "
+      "Tensor? reset_mask, bool bias, bool bidirectional) -> (Tensor y, Tensor h_n, Tensor c_n)");
+  m.def("state_gather(Tensor h, Tensor c, Tensor? state_indices) -> (Tensor h0, Tensor c0)");
+  m.def(
+      "state_scatter_(Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, Tensor h_n, Tensor c_n) "
+      "-> ()");
+  m.def("cpu_capability() -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(stateful_lstm, CPU, m) {
+  m.impl("lstm_forward", TORCH_BOX(&lstm_forward));
+  m.impl("lstm_backward", TORCH_BOX(&lstm_backward));
+  m.impl("lstm_step_", TORCH_BOX(&lstm_step_));
+  m.impl("state_gather", TORCH_BOX(&state_gather));
+  m.impl("state_scatter_", TORCH_BOX(&state_scatter_));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(stateful_lstm, CompositeExplicitAutograd, m) {
+  m.impl("cpu_capability", TORCH_BOX(&cpu_capability));
+}
+
+}  // namespace
+}  // namespace stateful_lstm

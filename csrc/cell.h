@@ -1,0 +1,62 @@
+// One LSTM step, forward and backward: the only C++ place where the equations stand.
+//
+// Hochreiter & Schmidhuber (1997) with the forget gate of Gers et al. (2000), as in torch.nn.LSTM:
+//   i = sigmoid(.)  f = sigmoid(.)  g = tanh(.)  o = sigmoid(.)      (gate order i, f, g, o)
+//   c = f * c_prev + i * g
+//   h = o * tanh(c)
+//
+// V is a number or a vector of numbers; Math supplies sigmoid(V) and tanh(V) for it, so that the
+// vector kernels of every instruction set, and kernels elsewhere, share these lines.
+#pragma once
+
+#if defined(__CUDACC__)
+#define LSTM_INLINE __host__ __device__ __forceinline__
+#else
+#define LSTM_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace stateful_lstm {
+
+template <class V>
+struct Gates {
+  V i, f, g, o;
+};
+
+// What the backward step hands on: gradients of the four pre-activations and of c_prev.
+template <class V>
+struct CellGrad {
+  Gates<V> gates;
+  V c_prev;
+};
+
+template <class Math, class V>
+LSTM_INLINE Gates<V> activate(const Gates<V>& pre) {
+  return {Math::sigmoid(pre.i), Math::sigmoid(pre.f), Math::tanh(pre.g), Math::sigmoid(pre.o)};
+}
+
+template <class V>
+LSTM_INLINE V cell_state(const Gates<V>& gate, const V& c_prev) {
+  return gate.f * c_prev + gate.i * gate.g;
+}
+
+template <class Math, class V>
+LSTM_INLINE V hidden_state(const V& o, const V& c) {
+  return o * Math::tanh(c);
+}
+
+// gate: the activated gates; c: this step's cell; dh, dc: gradients of this step's h and c.
+template <class Math, class V>
+LSTM_INLINE CellGrad<V> cell_backward(const Gates<V>& gate, const V& c, const V& c_prev,
+                                      const V& dh, const V& dc) {
+  const V tanh_c = Math::tanh(c);
+  const V dc_all = dc + dh * gate.o * (1 - tanh_c * tanh_c);
+  CellGrad<V> grad;
+  grad.gates.i = dc_all * gate.g * gate.i * (1 - gate.i);
+  grad.gates.f = dc_all * c_prev * gate.f * (1 - gate.f);
+  grad.gates.g = dc_all * gate.i * (1 - gate.g * gate.g);
+  grad.gates.o = dh * tanh_c * gate.o * (1 - gate.o);
+  grad.c_prev = dc_all * gate.f;
+  return grad;
+}
+
+}  // namespace stateful_lstm

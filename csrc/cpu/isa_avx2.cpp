@@ -1,0 +1,33 @@
+// The kernels for x86-64 processors with AVX2 and FMA: vectors of 32 bytes.
+#if defined(__x86_64__)
+#include <cstdlib>
+
+#include "kernels.h"
+#include "memory.h"
+
+// From here on only: what stands in the headers above must run on any processor.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#include "../cell.h"
+
+namespace stateful_lstm::cpu::avx2 {
+constexpr int kVectorBytes = 32;
+constexpr const char* kName = "avx2";
+#include "simd.h"
+// Keep this order: each builds on the one before.
+#include "panel.h"
+#include "recurrence.h"
+#include "step.h"
+#include "table.h"
+}  // namespace stateful_lstm::cpu::avx2
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

@@ -1,0 +1,17 @@
+// The kernels for any processor: vectors of 16 bytes, which the compiler maps to what is there.
+#include <cstdlib>
+
+#include "../cell.h"
+#include "kernels.h"
+#include "memory.h"
+
+namespace stateful_lstm::cpu::portable {
+constexpr int kVectorBytes = 16;
+constexpr const char* kName = "portable";
+#include "simd.h"
+// Keep this order: each builds on the one before.
+#include "panel.h"
+#include "recurrence.h"
+#include "step.h"
+#include "table.h"
+}  // namespace stateful_lstm::cpu::portable

@@ -1,0 +1,166 @@
+// Vectors of numbers and the two functions an LSTM needs of them, for one instruction set.
+// Included only by isa_*.cpp, inside that file's namespace: `kVectorBytes` is set there.
+// Standard headers must not be included here: their inline functions would be compiled for this
+// instruction set and might be the copy that the linker keeps for all.
+
+template <class A>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t ints __attribute__((vector_size(kVectorBytes)));
+  typedef uint32_t uints __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(kVectorBytes)));
+  typedef int64_t ints __attribute__((vector_size(kVectorBytes)));
+  typedef uint64_t uints __attribute__((vector_size(kVectorBytes)));
+};
+template <class A>
+using Vec = typename VectorOf<A>::type;
+template <class A>
+constexpr int64_t kLanes = kVectorBytes / sizeof(A);
+
+template <class A>
+LSTM_INLINE Vec<A> broadcast(A x) {
+  return x - Vec<A>{};
+}
+
+template <class To, class From>
+LSTM_INLINE To bit_cast(const From& x) {
+  static_assert(sizeof(To) == sizeof(From));
+  To y;
+  __builtin_memcpy(&y, &x, sizeof y);
+  return y;
+}
+
+// Loads and stores: a full vector, or the first n lanes (the rest read as zero).
+template <class A>
+LSTM_INLINE Vec<A> load(const A* p) {
+  Vec<A> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+LSTM_INLINE Vec<float> load(const bfloat16* p) {
+  typedef uint16_t half_ints __attribute__((vector_size(kVectorBytes / 2)));
+  half_ints v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return bit_cast<Vec<float>>(__builtin_convertvector(v, VectorOf<float>::uints) << 16);
+}
+template <class A>
+LSTM_INLINE void store(A* p, const Vec<A>& v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+// Round to nearest, ties to even; NaN stays NaN.
+LSTM_INLINE void store(bfloat16* p, const Vec<float>& v) {
+  typedef uint16_t half_ints __attribute__((vector_size(kVectorBytes / 2)));
+  using Bits = VectorOf<float>::uints;
+  const Bits bits = bit_cast<Bits>(v);
+  const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Bits result = v == v ? rounded : (bits >> 16) | 0x40;
+  const half_ints narrow = __builtin_convertvector(result, half_ints);
+  __builtin_memcpy(p, &narrow, sizeof narrow);
+}
+template <class S>
+LSTM_INLINE Vec<Acc<S>> load(const S* p, int64_t n) {
+  if (n >= kLanes<Acc<S>>) return load(p);
+  S padded[kLanes<Acc<S>>] = {};
+  for (int64_t k = 0; k < n; ++k) padded[k] = p[k];
+  return load(static_cast<const S*>(padded));
+}
+template <class S>
+LSTM_INLINE void store(S* p, const Vec<Acc<S>>& v, int64_t n) {
+  if (n >= kLanes<Acc<S>>) return store(p, v);
+  S padded[kLanes<Acc<S>>];
+  store(static_cast<S*>(padded), v);
+  for (int64_t k = 0; k < n; ++k) p[k] = padded[k];
+}
+
+// One number to and from the type of sums.
+LSTM_INLINE float widen(bfloat16 x) { return bit_cast<float>(uint32_t(x.bits) << 16); }
+LSTM_INLINE float widen(float x) { return x; }
+LSTM_INLINE double widen(double x) { return x; }
+
+// The value that storing to S and loading again gives: h is rounded so at every step, and a
+// sequence gives the same numbers in one call or in many.
+template <class S>
+LSTM_INLINE Vec<Acc<S>> round_to(const Vec<Acc<S>>& v) {
+  S stored[kLanes<Acc<S>>];
+  store(static_cast<S*>(stored), v);
+  return load(static_cast<const S*>(stored));
+}
+
+// exp(x) = 2^n (1 + q), with n = round(x / ln 2) and q = expm1(x - n ln 2) by its Taylor series,
+// |r| <= ln(2)/2: the first term left out is below half a unit in the last place. Keeping q apart
+// from 1 gives tanh its relative accuracy near zero.
+template <class A>
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
+  static constexpr float log2e = 1.44269504088896341f, ln2_hi = 0.693359375f,
+                         ln2_lo = -2.12194440e-4f, magic = 12582912.f, limit = 87.f;
+  static constexpr int mantissa = 23, bias = 127, degree = 7;
+};
+template <>
+struct ExpConstants<double> {
+  static constexpr double log2e = 1.44269504088896341, ln2_hi = 0.693145751953125,
+                          ln2_lo = 1.42860682030941723212e-6, magic = 6755399441055744.,
+                          limit = 708.;
+  static constexpr int mantissa = 52, bias = 1023, degree = 13;
+};
+
+constexpr double kInverseFactorial[] = {1.,
+                                        1.,
+                                        1. / 2,
+                                        1. / 6,
+                                        1. / 24,
+                                        1. / 120,
+                                        1. / 720,
+                                        1. / 5040,
+                                        1. / 40320,
+                                        1. / 362880,
+                                        1. / 3628800,
+                                        1. / 39916800,
+                                        1. / 479001600,
+                                        1. / 6227020800.};
+
+template <class A>
+struct Math {
+  using V = Vec<A>;
+  struct Exp {
+    V scale, q;
+  };
+
+  static LSTM_INLINE Exp exp_parts(V x) {
+    using K = ExpConstants<A>;
+    using Bits = typename VectorOf<A>::uints;
+    const V limit = broadcast<A>(K::limit);
+    x = x > limit ? limit : x;  // comparisons are false for NaN, which goes through
+    x = x < -limit ? -limit : x;
+    const V shifted = x * K::log2e + K::magic;  // n now stands in the low bits of the mantissa
+    const V n = shifted - K::magic;
+    const V r = (x - n * K::ln2_hi) - n * K::ln2_lo;
+    V q = broadcast<A>(A(kInverseFactorial[K::degree]));
+#pragma GCC unroll 16
+    for (int k = K::degree - 1; k >= 1; --k) q = q * r + A(kInverseFactorial[k]);
+    q = q * r;
+    const Bits exponent = (bit_cast<Bits>(shifted) + K::bias) << K::mantissa;
+    return {bit_cast<V>(exponent), q};
+  }
+
+  static LSTM_INLINE V sigmoid(const V& x) {
+    const Exp e = exp_parts(-x);
+    return 1 / (1 + (e.scale * e.q + e.scale));
+  }
+
+  static LSTM_INLINE V tanh(const V& x) {  // expm1(2x) / (expm1(2x) + 2)
+    const V two_x = 2 * x;
+    const V limit = broadcast<A>(40);  // tanh(20) is 1 in double
+    V y = two_x > limit ? limit : two_x;
+    y = y < -limit ? -limit : y;
+    const Exp e = exp_parts(y);
+    const V expm1 = e.scale * e.q + (e.scale - 1);
+    return expm1 / (expm1 + 2);
+  }
+};

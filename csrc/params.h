@@ -1,0 +1,91 @@
+// Plain structs: all that crosses from the binding to a kernel. No tensors, no torch.
+//
+// T steps, B rows, I input size, H hidden size, P size of h (H, or proj_size). Every array is
+// dense and row-major in the shape given. S is the parameters' type; Acc<S> is the type of sums and
+// of the cell state: float for bfloat16 and float, double for double.
+//
+// The caller owns all memory, and none of it overlaps unless it says so here.
+#pragma once
+#include <cstdint>
+
+namespace stateful_lstm {
+
+struct bfloat16 {  // the upper half of a float
+  uint16_t bits;
+};
+
+template <class S>
+struct AccOf {
+  using type = S;
+};
+template <>
+struct AccOf<bfloat16> {
+  using type = float;
+};
+template <class S>
+using Acc = typename AccOf<S>::type;
+
+// A whole call of one layer and one direction. Steps run t = 0..T-1, or T-1..0 if `reverse`.
+// A row's step t is run when t < lengths[b]; before it, h and c of the row become zero where
+// reset[t][b]. `reset` is in the order of processing: for the reverse direction the caller has
+// already moved it by one step.
+template <class S>
+struct SequenceParams {
+  int64_t T, B, H, P;
+  bool reverse;
+  const S* weight_hr;       // (P, H), or null when P == H and there is no projection
+  const Acc<S>* c0;         // (B, H)
+  const bool* reset;        // (T, B) or null
+  const int64_t* lengths;   // (B) or null: all T
+  const S* recurrent_mask;  // (B, P) or null: multiplies h before the recurrent product
+};
+
+template <class S>
+struct ForwardParams : SequenceParams<S> {
+  const Acc<S>* gates_x;  // (T, B, 4H) input projection with both biases, before activation
+  const S* weight_hh;     // (4H, P)
+  const S* h0;            // (B, P)
+  S* y;                   // (T, B, P) zero where t >= lengths[b]
+  S* h_n;                 // (B, P)
+  Acc<S>* c_n;            // (B, H)
+  S* gates;               // (T, B, 4H) activated, for backward, or null
+  Acc<S>* cells;          // (T, B, H) for backward, or null
+};
+
+template <class S>
+struct BackwardParams : SequenceParams<S> {
+  const S* weight_hh;    // (4H, P)
+  const S* grad_y;       // (T, B, P) or null: zero
+  const S* grad_h_n;     // (B, P) or null: zero
+  const Acc<S>* grad_c_n;  // (B, H) or null: zero
+  const S* gates;        // (T, B, 4H) from forward
+  const Acc<S>* cells;   // (T, B, H) from forward
+  Acc<S>* grad_gates;    // (T, B, 4H) of the pre-activations, zero where t >= lengths[b]
+  Acc<S>* grad_h0;       // (B, P)
+  Acc<S>* grad_c0;       // (B, H)
+  Acc<S>* grad_hidden;   // (T, B, P) whole gradient of each h, for weight_hr; null without it
+};
+
+// T = 1 for one layer and direction, in place on the resident state.
+template <class S>
+struct StepParams {
+  int64_t B, I, H, P;
+  int64_t x_stride, y_stride;  // elements from one row to the next
+  bool from_zero;              // start at zero whatever the state holds (reverse direction)
+  const S* weight_ih;          // (4H, I)
+  const S* weight_hh;          // (4H, P)
+  const S* bias_ih;            // (4H) or null
+  const S* bias_hh;            // (4H) or null
+  const S* weight_hr;          // (P, H) or null
+  const S* x;                  // (B, I)
+  const int64_t* slots;        // (B) slot of each row, -1: padding; null: row b is slot b
+  const bool* reset;           // (B) or null
+  S* h;                        // (slots, P) resident, read; written by step_commit
+  Acc<S>* c;                   // (slots, H) resident, read and written
+  S* y;                        // (B, P) zero in padding rows
+  S* h_n;                      // (B, P)
+  S* c_n;                      // (B, H)
+  Acc<S>* hidden;              // (B, H) scratch: h before the projection; null without it
+};
+
+}  // namespace stateful_lstm

@@ -1,0 +1,322 @@
+"""One layer on the compiled kernels, with its gradients.
+
+The kernels do the recurrence alone. All that is parallel over time is a library matrix product
+here: the input projection before it, and after the backward recurrence the gradients of weights
+and input. No atomics anywhere, so gradients are bitwise repeatable.
+
+What backward needs is kept, or computed anew:
+
+* as it comes: the cells and activated gates of all T steps;
+* ``keep_gates=False``: the cells; the gates follow from x and h in one product;
+* ``segments > 1``: h and c where segments begin; a segment is run again when backward reaches it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import ops, reference
+from .stack import LayerWeights, accumulation_dtype
+
+
+def compiled_layer(
+    x: Tensor,
+    weights: LayerWeights,
+    h0: Tensor,
+    c0: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+    recurrent_mask: Tensor | None,
+    reverse: bool,
+    *,
+    segments: int,
+    keep_gates: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One layer in one direction. Arguments and results: :class:`stateful_lstm.stack.Layer`."""
+    h0, c0 = h0.to(x.dtype), c0.to(accumulation_dtype(x.dtype))
+    control = Control(reset, lengths, recurrent_mask, reverse)
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, *weights, h0, c0)
+    ):
+        out: tuple[Tensor, Tensor, Tensor] = _LayerFunction.apply(
+            x, *weights, h0, c0, *control, segments, keep_gates
+        )
+        return out
+    gates_x = _input_product(x, weights)
+    y, h_n, c_n, _, _ = _forward(gates_x, weights, h0, c0, control, 0, x.size(0), save=0)
+    return y, h_n, c_n
+
+
+class Control(NamedTuple):
+    """What steers the recurrence beside its tensors; shapes as in ``stack.Layer``."""
+
+    reset: Tensor | None
+    lengths: Tensor | None
+    recurrent_mask: Tensor | None
+    reverse: bool
+
+
+class _LayerFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None,
+        b_hh: Tensor | None,
+        w_hr: Tensor | None,
+        h0: Tensor,
+        c0: Tensor,
+        reset: Tensor | None,
+        lengths: Tensor | None,
+        recurrent_mask: Tensor | None,
+        reverse: bool,
+        segments: int,
+        keep_gates: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        weights = LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr)
+        control = Control(reset, lengths, recurrent_mask, reverse)
+        saved: list[Tensor]
+        if segments == 1:
+            y, h_n, c_n, gates, cells = _forward(
+                _input_product(x, weights),
+                weights,
+                h0,
+                c0,
+                control,
+                0,
+                x.size(0),
+                save=2 if keep_gates else 1,
+            )
+            saved = [gates, cells]
+        else:
+            y = x.new_empty(x.size(0), x.size(1), w_hh.size(1))
+            h_n, c_n = h0, c0
+            saved = []  # h and c where each segment begins
+            for begin, end in _segments(x.size(0), segments, reverse):
+                saved += [h_n, c_n]
+                y[begin:end], h_n, c_n, _, _ = _forward(
+                    _input_product(x[begin:end], weights),
+                    weights,
+                    h_n,
+                    c_n,
+                    control,
+                    begin,
+                    end,
+                    save=0,
+                )
+        ctx.save_for_backward(x, *weights, h0, c0, reset, lengths, recurrent_mask, y, *saved)
+        ctx.reverse, ctx.segments, ctx.keep_gates = reverse, segments, keep_gates
+        ctx.set_materialize_grads(False)
+        return y, h_n, c_n
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(grad is None for grad in grads):
+            return (None,) * 14
+        if torch.is_grad_enabled():  # create_graph=True: someone will differentiate these again
+            inputs = _backward_with_graph(ctx, grads)
+        else:
+            inputs = _backward(ctx, *grads)
+        return (*inputs, *(None,) * 6)
+
+
+def _segments(T: int, count: int, reverse: bool) -> list[tuple[int, int]]:
+    """Cuts [0, T) into about ``count`` equal ranges, in the order of processing."""
+    size = -(-T // count)
+    ranges = [(begin, min(begin + size, T)) for begin in range(0, T, size)]
+    return ranges[::-1] if reverse else ranges
+
+
+def _input_product(x: Tensor, weights: LayerWeights) -> Tensor:
+    """x (T, B, I) to gates_x (T, B, 4H), in the dtype of sums."""
+    acc = accumulation_dtype(x.dtype)
+    w_ih = weights.w_ih.to(acc)
+    bias = None
+    if weights.b_ih is not None and weights.b_hh is not None:
+        bias = weights.b_ih.to(acc) + weights.b_hh.to(acc)
+    return torch.nn.functional.linear(x.to(acc), w_ih, bias)
+
+
+def _part(control: Control, begin: int, end: int) -> Control:
+    """The control of steps [begin, end)."""
+    reset, lengths, mask, reverse = control
+    return Control(
+        None if reset is None else reset[begin:end],
+        None if lengths is None else (lengths - begin).clamp(0, end - begin),
+        mask,
+        reverse,
+    )
+
+
+def _forward(
+    gates_x: Tensor,
+    weights: LayerWeights,
+    h0: Tensor,
+    c0: Tensor,
+    control: Control,
+    begin: int,
+    end: int,
+    save: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    reset, lengths, mask, reverse = _part(control, begin, end)
+    return ops.lstm_forward(
+        gates_x, weights.w_hh, weights.w_hr, h0, c0, reset, lengths, mask, reverse, save
+    )
+
+
+def _backward(
+    ctx: Any, grad_y: Tensor | None, grad_h: Tensor | None, grad_c: Tensor | None
+) -> list[Tensor | None]:
+    """Gradients of x, the five weights, h0 and c0 on the kernels."""
+    x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, reset, lengths, mask, y, *saved = ctx.saved_tensors
+    weights = LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr)
+    control = Control(reset, lengths, mask, ctx.reverse)
+    sums = _WeightGrads(ctx.needs_input_grad, weights)
+    grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+
+    ranges = _segments(x.size(0), ctx.segments, ctx.reverse) if x.size(0) else [(0, 0)]
+    for k in reversed(range(len(ranges))):
+        begin, end = ranges[k]
+        part = _part(control, begin, end)
+        part_x = x[begin:end]
+        if ctx.segments > 1:
+            h_begin, c_begin = saved[2 * k : 2 * k + 2]
+        else:
+            h_begin, c_begin = h0, c0
+        h_prev = _previous_hidden(y[begin:end], h_begin, part)
+        if ctx.segments > 1:
+            _, _, _, gates, cells = _forward(
+                _input_product(part_x, weights), weights, h_begin, c_begin, control, begin, end, 2
+            )
+        else:
+            gates, cells = saved
+            if not ctx.keep_gates:
+                gates = _gates_anew(part_x, weights, h_prev)
+        grad_gates, grad_h, grad_c, grad_hidden = ops.lstm_backward(
+            None if grad_y is None else grad_y[begin:end],
+            None if grad_h is None else grad_h.to(x.dtype),
+            grad_c,
+            gates,
+            cells,
+            w_hh,
+            w_hr,
+            c_begin,
+            *part,
+        )
+        sums.add(part_x, h_prev, grad_gates, grad_hidden, gates, cells)
+        if grad_x is not None:
+            grad_x[begin:end] = grad_gates @ w_ih.to(grad_gates.dtype)
+    assert grad_h is not None
+    return [grad_x, *sums.results(), grad_h.to(h0.dtype), grad_c]
+
+
+def _previous_hidden(y: Tensor, h0: Tensor, control: Control) -> Tensor:
+    """h before each step as the recurrent product saw it, (T, B, P) in the dtype of sums."""
+    reset, lengths, mask, reverse = control
+    first = h0.unsqueeze(0)
+    if not reverse:
+        prev = torch.cat([first, y[:-1]]) if y.size(0) else y
+    else:
+        prev = torch.cat([y[1:], first]) if y.size(0) else y
+    if lengths is not None:
+        steps = torch.arange(y.size(0), device=y.device).unsqueeze(1)
+        if reverse:  # a row's first step is its last valid one
+            prev = torch.where((steps == lengths - 1).unsqueeze(2), first, prev)
+        prev = prev.masked_fill((steps >= lengths).unsqueeze(2), 0)
+    if reset is not None:
+        prev = prev.masked_fill(reset.unsqueeze(2), 0)
+    prev = prev.to(accumulation_dtype(y.dtype))
+    return prev if mask is None else prev * mask
+
+
+def _gates_anew(x: Tensor, weights: LayerWeights, h_prev: Tensor) -> Tensor:
+    """The activated gates of all steps at once, from what went into them."""
+    gates = _input_product(x, weights)
+    gates += h_prev @ weights.w_hh.to(h_prev.dtype).T
+    i_f, g, o = gates.split([gates.size(2) // 2, gates.size(2) // 4, gates.size(2) // 4], 2)
+    i_f.sigmoid_()
+    g.tanh_()
+    o.sigmoid_()
+    return gates.to(x.dtype)
+
+
+class _WeightGrads:
+    """Sums of the weights' gradients over segments, in the dtype of sums."""
+
+    def __init__(self, needs: tuple[bool, ...], weights: LayerWeights) -> None:
+        self.weights = weights
+        acc = accumulation_dtype(weights.w_hh.dtype)
+        self.sums = [
+            None if w is None or not need else torch.zeros_like(w, dtype=acc)
+            for need, w in zip(needs[1:6], weights, strict=True)
+        ]
+
+    def add(
+        self,
+        x: Tensor,
+        h_prev: Tensor,
+        grad_gates: Tensor,
+        grad_hidden: Tensor,
+        gates: Tensor,
+        cells: Tensor,
+    ) -> None:
+        w_ih, w_hh, b_ih, b_hh, w_hr = self.sums
+        flat = grad_gates.flatten(0, 1)
+        if w_ih is not None:
+            w_ih.addmm_(flat.T, x.to(flat.dtype).flatten(0, 1))
+        if w_hh is not None:
+            w_hh.addmm_(flat.T, h_prev.flatten(0, 1))
+        if b_ih is not None or b_hh is not None:
+            bias = flat.sum(0)
+            for b in (b_ih, b_hh):
+                if b is not None:
+                    b += bias
+        if w_hr is not None:
+            hidden = gates[..., -cells.size(2) :].to(cells.dtype) * cells.tanh()
+            w_hr.addmm_(grad_hidden.flatten(0, 1).T, hidden.flatten(0, 1))
+
+    def results(self) -> list[Tensor | None]:
+        return [
+            None if s is None or w is None else s.to(w.dtype)
+            for s, w in zip(self.sums, self.weights, strict=True)
+        ]
+
+
+def _backward_with_graph(ctx: Any, grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+    """The same gradients as a differentiable function: the reference, run again."""
+    *inputs, reset, lengths, mask = ctx.saved_tensors[:11]
+    # Aliases, so that a tensor passed twice gets each of its gradients apart.
+    aliases = [None if t is None else t.view_as(t) for t in inputs]
+    x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0 = aliases
+    assert x is not None and w_ih is not None and w_hh is not None
+    assert h0 is not None and c0 is not None
+    outputs = reference.layer(
+        x,
+        LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr),
+        h0,
+        c0,
+        reset,
+        lengths,
+        mask,
+        ctx.reverse,
+    )
+    wanted = [t for t, need in zip(aliases, ctx.needs_input_grad, strict=False) if need]
+    pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
+    found = iter(
+        torch.autograd.grad(
+            [o for o, _ in pairs],
+            [t for t in wanted if t is not None],
+            [g for _, g in pairs],
+            create_graph=True,
+            allow_unused=True,
+        )
+    )
+    return [
+        next(found) if need and t is not None else None
+        for t, need in zip(aliases, ctx.needs_input_grad, strict=False)
+    ]

@@ -1,0 +1,293 @@
+"""Errors before effects: every argument is looked at before anything is computed or touched.
+
+The kinds and, where there is a counterpart, the words of the errors are those of
+``torch.nn.LSTM``. The result of a check is a :class:`Call`: the same arguments in one layout,
+time-major and batched, which is all that the rest of the package sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .stack import accumulation_dtype
+
+
+class Config(NamedTuple):
+    """What does not change from call to call."""
+
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    proj_size: int
+    recurrent_dropout: float
+
+    @property
+    def directions(self) -> int:
+        """D."""
+        return 2 if self.bidirectional else 1
+
+
+@dataclass(slots=True)
+class Call:
+    """One call's arguments, checked: time-major and batched, whatever came."""
+
+    x: Tensor  # (T, B, I)
+    h0: Tensor  # (L*D, B, P)
+    c0: Tensor  # (L*D, B, H)
+    reset: Tensor | None  # (T, B) bool
+    lengths: Tensor | None  # (B,) int64
+    batched: bool
+    batch_first: bool
+
+    def results(
+        self, y: Tensor, h_n: Tensor, c_n: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Time-major results in the layout that the caller's arguments had."""
+        if not self.batched:
+            return y.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1).to(h_n.dtype))
+        if self.batch_first:
+            y = y.transpose(0, 1)
+        return y, (h_n, c_n.to(h_n.dtype))
+
+
+def prepare(
+    input: Tensor,
+    hx: tuple[Tensor, Tensor] | None,
+    weights: Sequence[Tensor],
+    config: Config,
+    reset_mask: Tensor | None,
+    lengths: Tensor | None,
+) -> Call:
+    """Checks everything that a pure call takes; ``hx=None`` becomes zeros."""
+    check_config(config)
+    check_weights(weights, config)
+    x, batched = check_input(input, weights[0], config.batch_first)
+    T, B = x.shape[:2]
+    sizes = state_sizes(weights, config)
+    hidden = check_hx(hx, sizes, B, x, batched)
+    if hidden is None:
+        hidden = zero_state(sizes, B, x)
+    reset = check_reset_mask(reset_mask, T, B, x.device, batched, config.batch_first)
+    checked_lengths = check_lengths(lengths, T, B, x.device)
+    return Call(x, *hidden, reset, checked_lengths, batched, config.batch_first)
+
+
+class StateSizes(NamedTuple):
+    """The sizes of h (L*D, B, P) and c (L*D, B, H) but for B."""
+
+    LD: int
+    P: int
+    H: int
+
+
+def state_sizes(weights: Sequence[Tensor], config: Config) -> StateSizes:
+    """Sizes of the state that these weights work on."""
+    return StateSizes(
+        config.num_layers * config.directions, weights[1].size(1), weights[1].size(0) // 4
+    )
+
+
+def zero_state(sizes: StateSizes, B: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Zeros for h and c, in the dtypes the layers want."""
+    h = like.new_zeros(sizes.LD, B, sizes.P)
+    c = like.new_zeros(sizes.LD, B, sizes.H, dtype=accumulation_dtype(like.dtype))
+    return h, c
+
+
+def check_probability(p: object, name: str) -> None:
+    """A dropout that leaves something over: a number in [0, 1)."""
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
+        raise ValueError(f"{name} should be a number in range [0, 1), got {p!r}")
+
+
+def check_config(config: Config) -> None:
+    """Numbers in range; types are the type checker's work."""
+    if config.num_layers < 1:
+        raise ValueError(f"num_layers must be greater than zero, got {config.num_layers}")
+    if config.proj_size < 0:
+        raise ValueError(f"proj_size must be zero or positive, got {config.proj_size}")
+    if not 0 <= config.dropout <= 1:
+        raise ValueError(f"dropout should be a number in range [0, 1], got {config.dropout}")
+    check_probability(config.recurrent_dropout, "recurrent_dropout")
+
+
+def check_weights(weights: Sequence[Tensor], config: Config) -> None:
+    """The flat list in ``nn.LSTM``'s parameter order, of one dtype and device."""
+    projection = config.proj_size > 0
+    each = 2 + 2 * config.bias + projection
+    expected = config.num_layers * config.directions * each
+    if len(weights) != expected:
+        raise ValueError(
+            f"expected {expected} weights ({config.num_layers} layers x {config.directions} "
+            f"directions x {each}), got {len(weights)}"
+        )
+    first = weights[0]
+    if first.dim() != 2 or first.size(0) % 4:
+        raise RuntimeError(f"weight_ih must be (4H, input_size), got {tuple(first.shape)}")
+    if not first.is_floating_point():
+        raise TypeError(f"weights must be floating-point tensors, got {first.dtype}")
+    H = first.size(0) // 4
+    P = config.proj_size or H
+    names = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * config.bias
+    names += ["weight_hr"] * projection
+    for k, weight in enumerate(weights):
+        layer, name = k // each // config.directions, names[k % each]
+        columns = {
+            "weight_ih": (4 * H, first.size(1) if layer == 0 else P * config.directions),
+            "weight_hh": (4 * H, P),
+            "weight_hr": (P, H),
+        }
+        shape = columns.get(name, (4 * H,))
+        if weight.shape != shape:
+            raise RuntimeError(
+                f"weights[{k}] ({name} of layer {layer}): expected shape {shape}, "
+                f"got {tuple(weight.shape)}"
+            )
+        if weight.dtype != first.dtype or weight.device != first.device:
+            raise RuntimeError(
+                f"weights[{k}] is {weight.dtype} on {weight.device}, "
+                f"weights[0] is {first.dtype} on {first.device}"
+            )
+
+
+def check_input(input: Tensor, weight_ih: Tensor, batch_first: bool) -> tuple[Tensor, bool]:
+    """Returns the input as (T, B, I) and whether it was batched."""
+    if not isinstance(input, Tensor):
+        raise TypeError(f"input must be a Tensor or a PackedSequence, got {type(input).__name__}")
+    if input.dim() not in (2, 3):
+        raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
+    check_features(input, weight_ih)
+    if input.dim() == 2:
+        return input.unsqueeze(1), False
+    return (input.transpose(0, 1) if batch_first else input), True
+
+
+def check_features(input: Tensor, weight_ih: Tensor) -> None:
+    """Dtype, device and last size of an input."""
+    if input.dtype != weight_ih.dtype and not torch.is_autocast_enabled(input.device.type):
+        raise ValueError(
+            f"LSTM input dtype ({input.dtype}) does not match weight dtype ({weight_ih.dtype}). "
+            f"Convert input: input.to({weight_ih.dtype}), or convert model: "
+            f"model.to({input.dtype})"
+        )
+    if input.device != weight_ih.device:
+        raise RuntimeError(
+            "Input and parameter tensors are not at the same device, found input tensor at "
+            f"{input.device} and parameter tensor at {weight_ih.device}"
+        )
+    if input.size(-1) != weight_ih.size(1):
+        raise RuntimeError(
+            f"input.size(-1) must be equal to input_size. Expected {weight_ih.size(1)}, "
+            f"got {input.size(-1)}"
+        )
+
+
+def check_hx(
+    hx: tuple[Tensor, Tensor] | None, sizes: StateSizes, B: int, x: Tensor, batched: bool
+) -> tuple[Tensor, Tensor] | None:
+    """A pair (h_0, c_0) of the input's dtype and device; c_0 may be in the dtype of sums."""
+    if hx is None:
+        return None
+    if (
+        not isinstance(hx, (tuple, list))
+        or len(hx) != 2
+        or not all(isinstance(s, Tensor) for s in hx)
+    ):
+        raise TypeError(f"hx must be a tuple of two tensors (h_0, c_0), got {type(hx).__name__}")
+    h, c = hx
+    dims = 3 if batched else 2
+    if h.dim() != dims or c.dim() != dims:
+        raise RuntimeError(
+            f"For {'batched 3-D' if batched else 'unbatched 2-D'} input, hx and cx should also be "
+            f"{dims}-D but got ({h.dim()}-D, {c.dim()}-D) tensors"
+        )
+    if not batched:
+        h, c = h.unsqueeze(1), c.unsqueeze(1)
+    for k, (state, size) in enumerate(((h, sizes.P), (c, sizes.H))):
+        expected = (sizes.LD, B, size)
+        if state.shape != expected:
+            raise RuntimeError(f"Expected hidden[{k}] size {expected}, got {list(state.shape)}")
+        if state.device != x.device:
+            raise RuntimeError(
+                "Input and hidden tensors are not at the same device, found input tensor at "
+                f"{x.device} and hidden[{k}] at {state.device}"
+            )
+        allowed = {x.dtype} if k == 0 else {x.dtype, accumulation_dtype(x.dtype)}
+        if state.dtype not in allowed and not (
+            state.is_floating_point() and torch.is_autocast_enabled(x.device.type)
+        ):
+            raise RuntimeError(f"Expected hidden[{k}] dtype {x.dtype}, got {state.dtype}")
+    return h, c
+
+
+def check_reset_mask(
+    reset_mask: Tensor | None,
+    T: int,
+    B: int,
+    device: torch.device,
+    batched: bool,
+    batch_first: bool,
+) -> Tensor | None:
+    """Returns the mask as (T, B)."""
+    if reset_mask is None:
+        return None
+    if not isinstance(reset_mask, Tensor) or reset_mask.dtype != torch.bool:
+        kind = getattr(reset_mask, "dtype", type(reset_mask).__name__)
+        raise TypeError(f"reset_mask must be a bool tensor, got {kind}")
+    expected = ((B, T) if batch_first else (T, B)) if batched else (T,)
+    if reset_mask.shape != expected:
+        raise ValueError(f"reset_mask must have shape {expected}, got {tuple(reset_mask.shape)}")
+    if reset_mask.device != device:
+        raise RuntimeError(f"reset_mask must be on {device}, got {reset_mask.device}")
+    if not batched:
+        return reset_mask.unsqueeze(1)
+    return reset_mask.transpose(0, 1) if batch_first else reset_mask
+
+
+def check_lengths(lengths: Tensor | None, T: int, B: int, device: torch.device) -> Tensor | None:
+    """Returns the lengths on the input's device.
+
+    Their values are looked at where that costs no synchronisation, on the CPU; kernels elsewhere
+    guard themselves.
+    """
+    if lengths is None:
+        return None
+    if not isinstance(lengths, Tensor) or lengths.dtype != torch.int64:
+        kind = getattr(lengths, "dtype", type(lengths).__name__)
+        raise TypeError(f"lengths must be an int64 tensor, got {kind}")
+    if lengths.shape != (B,):
+        raise ValueError(f"lengths must have shape {(B,)}, got {tuple(lengths.shape)}")
+    if lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+        for row, length in enumerate(lengths.tolist()):
+            if not 0 <= length <= T:
+                raise ValueError(f"lengths[{row}] is {length}, expected 0 to T = {T}")
+    return lengths.to(device, non_blocking=True)
+
+
+def check_state_indices(indices: Tensor, B: int, slots: int, device: torch.device) -> bool:
+    """Returns whether some row is padding (-1); where that cannot be known freely, True."""
+    if not isinstance(indices, Tensor) or indices.dtype not in (torch.int32, torch.int64):
+        kind = getattr(indices, "dtype", type(indices).__name__)
+        raise TypeError(f"state_indices must be an int32 or int64 tensor, got {kind}")
+    if indices.shape != (B,):
+        raise ValueError(f"state_indices must have shape {(B,)}, got {tuple(indices.shape)}")
+    if indices.device != device:
+        raise RuntimeError(f"state_indices must be on {device}, got {indices.device}")
+    if indices.device.type != "cpu" or torch.compiler.is_compiling():
+        return True
+    rows = indices.tolist()
+    taken = set()
+    for row, slot in enumerate(rows):
+        if not -1 <= slot < slots:
+            raise IndexError(f"state_indices[{row}] is {slot}, expected -1 to {slots - 1}")
+        if slot >= 0 and slot in taken:
+            raise ValueError(f"state_indices names slot {slot} twice: rows would race")
+        taken.add(slot)
+    return -1 in taken

@@ -1,0 +1,199 @@
+"""``lstm()``: the pure function. Chooses a backend and runs the stack on it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from . import checks, ops, reference
+from .autograd import compiled_layer
+from .stack import Layer, accumulation_dtype, run_stack, split_weights
+
+BACKENDS = ("auto", "reference", "cpu", "cuda")
+RECOMPUTE = ("none", "gates", "segments", "auto")
+
+_memory_budget = 1 << 30
+
+
+def set_memory_budget(bytes: int) -> None:
+    """Sets the bytes of activations that ``recompute="auto"`` may keep in one call (1 GiB).
+
+    Raises:
+        ValueError: if it is not a positive number.
+    """
+    global _memory_budget
+    if bytes <= 0:
+        raise ValueError(f"the memory budget must be a positive number of bytes, got {bytes}")
+    _memory_budget = int(bytes)
+
+
+def lstm(
+    input: Tensor,
+    hx: tuple[Tensor, Tensor] | None,
+    weights: Sequence[Tensor],
+    *,
+    num_layers: int = 1,
+    bias: bool = True,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    proj_size: int = 0,
+    reset_mask: Tensor | None = None,
+    lengths: Tensor | None = None,
+    recompute: str = "none",
+    backend: str = "auto",
+    recurrent_dropout: float = 0.0,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """A stack of LSTM layers over a sequence: pure, no resident state.
+
+    T steps, B rows, I input size, H hidden size, P size of h (H, or ``proj_size``), L layers,
+    D directions.
+
+    Args:
+        input: (T, B, I); (B, T, I) with ``batch_first``; (T, I) unbatched.
+        hx: (h_0 (L*D, B, P), c_0 (L*D, B, H)), without B when unbatched; None: zeros. c_0 may also
+            be in the dtype of sums (float32 for float16 and bfloat16).
+        weights: the flat list in ``nn.LSTM``'s parameter order, all of the input's dtype.
+        num_layers: L.
+        bias: whether the list has biases.
+        batch_first: whether B comes before T in input, output and ``reset_mask``.
+        dropout: probability of an element of a lower layer's output being zeroed, in training.
+        training: whether the dropouts are on.
+        bidirectional: D = 2.
+        proj_size: size of the projected h, 0 for none.
+        reset_mask: bool, (T, B), or (B, T) with ``batch_first``, or (T,) unbatched: True where the
+            state of the row is zero before the step. In the reverse direction a True at t cuts
+            between t-1 and t as well.
+        lengths: int64 (B,), 0 to T: output is 0 from there on, the final state is that after the
+            row's last valid step, where the reverse direction starts.
+        recompute: what backward computes anew to save memory: "none"; "gates" keeps h and c only;
+            "segments" keeps them at about sqrt(T) points; "auto" takes the fastest that fits
+            :func:`set_memory_budget`. The reference keeps everything.
+        backend: "auto", "reference", "cpu" or "cuda".
+        recurrent_dropout: probability of an entry of h being zeroed before the recurrent product,
+            in training; one mask per row for the whole call (Gal & Ghahramani 2016).
+
+    Returns:
+        output (T, B, D*P), laid out as the input; (h_n (L*D, B, P), c_n (L*D, B, H)).
+
+    Raises:
+        ValueError, RuntimeError, TypeError: of the kind ``nn.LSTM`` raises, saying what was
+            expected and what came. RuntimeError when the backend is not to be had, and why.
+    """
+    check_recompute(recompute)
+    config = checks.Config(
+        num_layers, bias, batch_first, dropout, bidirectional, proj_size, recurrent_dropout
+    )
+    call = checks.prepare(input, hx, weights, config, reset_mask, lengths)
+    y, h_n, c_n = run(call, weights, config, training, recompute, backend)
+    return call.results(y, h_n, c_n)
+
+
+def run(
+    call: checks.Call,
+    weights: Sequence[Tensor],
+    config: checks.Config,
+    training: bool,
+    recompute: str,
+    backend: str = "auto",
+    packed_rows: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs a checked call: y (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H) in the dtype of sums."""
+    device = call.x.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        call.x, call.h0, call.c0, *weights = (
+            t if t.dtype == torch.float64 else t.to(dtype)
+            for t in (call.x, call.h0, call.c0, *weights)
+        )
+        with torch.autocast(device, enabled=False):
+            return run(call, weights, config, training, recompute, backend, packed_rows)
+    return run_stack(
+        _layer(backend, recompute, call, weights, config),
+        call.x,
+        call.h0,
+        call.c0,
+        split_weights(weights, config.bias, config.proj_size > 0),
+        directions=config.directions,
+        dropout=config.dropout,
+        recurrent_dropout=config.recurrent_dropout,
+        training=training,
+        reset=call.reset,
+        lengths=call.lengths,
+        packed_rows=packed_rows,
+    )
+
+
+def _layer(
+    backend: str,
+    recompute: str,
+    call: checks.Call,
+    weights: Sequence[Tensor],
+    config: checks.Config,
+) -> Layer:
+    """The backend's function for one layer."""
+    why_not = why_not_cpu(call.x)
+    if backend == "cpu":
+        if why_not:
+            raise RuntimeError(f"backend 'cpu' cannot be had: {why_not}")
+    elif backend == "cuda":
+        raise RuntimeError(
+            "backend 'cuda' cannot be had: this version has no CUDA kernels; CUDA tensors run on "
+            "backend 'reference'"
+        )
+    elif backend not in BACKENDS:
+        raise RuntimeError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "reference" or why_not:
+        if backend == "auto" and ops.missing and call.x.device.type == "cpu":
+            _warn_once(f"stateful_lstm runs on its slow reference: {ops.missing}")
+        return reference.layer
+    segments, keep_gates = _recompute_plan(recompute, call.x, weights, config)
+    return partial(compiled_layer, segments=segments, keep_gates=keep_gates)
+
+
+def why_not_cpu(x: Tensor) -> str | None:
+    """None if the CPU kernels can run on this input, else why not."""
+    if ops.missing:
+        return ops.missing
+    if x.device.type != "cpu":
+        return f"the input is on {x.device}"
+    if x.dtype not in ops.DTYPES:
+        return f"it has no kernels for {x.dtype}"
+    if torch._C._are_functorch_transforms_active():
+        return "it does not run under torch.func transforms"
+    return None
+
+
+@cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def check_recompute(recompute: str) -> None:
+    """One of the four names."""
+    if recompute not in RECOMPUTE:
+        raise ValueError(f"recompute must be one of {', '.join(RECOMPUTE)}, got {recompute!r}")
+
+
+def _recompute_plan(
+    recompute: str, x: Tensor, weights: Sequence[Tensor], config: checks.Config
+) -> tuple[int, bool]:
+    """How many segments a sequence is cut into for backward, and whether gates are kept."""
+    T, B = x.shape[:2]
+    if recompute == "auto":
+        sizes = checks.state_sizes(weights, config)
+        cells = sizes.LD * T * B * sizes.H * accumulation_dtype(x.dtype).itemsize
+        gates = sizes.LD * T * B * 4 * sizes.H * x.dtype.itemsize
+        if cells + gates <= _memory_budget:
+            recompute = "none"
+        else:
+            recompute = "gates" if cells <= _memory_budget else "segments"
+    if recompute == "segments":
+        return max(1, math.isqrt(T)), True
+    return 1, recompute == "none"

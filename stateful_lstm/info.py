@@ -1,0 +1,37 @@
+"""``info()``: what is built, and what this machine offers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from . import ops
+from ._version import __version__
+
+
+def info() -> dict[str, Any]:
+    """What is built and what the machine offers.
+
+    Returns:
+        version, torch: version strings.
+        backends: name -> True, or the reason why it cannot be had.
+        cpu_capability: instruction set of the CPU kernels ("avx2", "portable"), None if not built.
+        cuda_built: architectures that CUDA kernels were built for.
+        cuda_present: architectures of the GPUs present, one each.
+    """
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "backends": {
+            "reference": True,
+            "cpu": ops.missing or True,
+            "cuda": "this version has no CUDA kernels",
+        },
+        "cpu_capability": ops.cpu_capability(),
+        "cuda_built": [],
+        "cuda_present": [
+            "sm_{}{}".format(*torch.cuda.get_device_capability(k))
+            for k in range(torch.cuda.device_count())
+        ],
+    }

@@ -1,0 +1,420 @@
+"""``StatefulLSTM``: the front door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from . import checks, functional, ops
+from .state import LSTMState
+
+Input = TypeVar("Input", Tensor, PackedSequence)
+
+
+class StatefulLSTM(nn.RNNBase):
+    """An LSTM whose state stays on the device between calls; stands where an ``nn.LSTM`` stood.
+
+    T steps, B rows, I input size, H hidden size, P size of h (H, or ``proj_size``), L layers,
+    D directions, S slots. Parameters, their names, order and initialisation are those of
+    ``torch.nn.LSTM``, and so are the gates (i, f, g, o).
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+        num_layers: L.
+        bias: whether there are biases.
+        batch_first: whether B comes before T in input, output and ``reset_mask``.
+        dropout: probability of an element of a lower layer's output being zeroed, in training.
+        bidirectional: D = 2. The forward direction carries its state from call to call, the reverse
+            direction starts from zero at every call.
+        proj_size: size of the projected h; 0: no projection.
+        device: of parameters and state.
+        dtype: of parameters and h; c is float32 for float16 and bfloat16.
+        stateful: whether a call without ``hx`` starts from where the last one ended.
+        recurrent_dropout: probability of an entry of h being zeroed before the recurrent product,
+            in training, one mask per row and call (Gal & Ghahramani 2016).
+        unit_forget_bias: adds 1 to the forget gate's bias when parameters are initialised.
+        recompute: "none", "gates", "segments" or "auto": see :func:`stateful_lstm.lstm`.
+
+    Raises:
+        ValueError: for sizes and probabilities out of range, as ``nn.LSTM`` does.
+
+    Example:
+        >>> lstm = StatefulLSTM(8, 16)
+        >>> first, _ = lstm(torch.randn(5, 3, 8))
+        >>> second, _ = lstm(torch.randn(5, 3, 8))  # goes on where the first ended
+        >>> lstm.reset_state(torch.tensor([True, False, False]))  # row 0 begins anew
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        stateful: bool = True,
+        recurrent_dropout: float = 0.0,
+        unit_forget_bias: bool = False,
+        recompute: str = "none",
+    ) -> None:
+        checks.check_probability(recurrent_dropout, "recurrent_dropout")
+        functional.check_recompute(recompute)
+        if unit_forget_bias and not bias:
+            raise ValueError("unit_forget_bias=True needs bias=True: there is no bias to add 1 to")
+        super().__init__(
+            "LSTM",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
+        )
+        self._set_extras(stateful, recurrent_dropout, unit_forget_bias, recompute)
+        if unit_forget_bias:
+            self._add_unit_forget_bias()
+
+    def _set_extras(
+        self, stateful: bool, recurrent_dropout: float, unit_forget_bias: bool, recompute: str
+    ) -> None:
+        """What this class has beyond ``nn.LSTM``; :func:`stateful_lstm.convert` adds it to one."""
+        self.stateful = stateful
+        self.recurrent_dropout = recurrent_dropout
+        self.unit_forget_bias = unit_forget_bias
+        self.recompute = recompute
+        # A plain attribute: neither a buffer nor in state_dict(), so that strict loading, another
+        # batch size and DistributedDataParallel's broadcasts leave it alone.
+        self._state: LSTMState | None = None
+
+    # ------------------------------------------------------------ resident state
+
+    @property
+    def state(self) -> LSTMState | None:
+        """The resident state, or None before the first call."""
+        return self._state
+
+    def new_state(self, slots: int) -> LSTMState:
+        """A second, independent state for this layer, all zeros, for the argument ``state``."""
+        weight = self._weights()[0]
+        return LSTMState(self._sizes(), slots, weight.dtype, weight.device)
+
+    def allocate_state(self, slots: int) -> LSTMState:
+        """Makes the resident state anew for so many slots, all zeros; discards what was there."""
+        self._state = self.new_state(slots)
+        return self._state
+
+    def reset_state(self, which: Any = None) -> None:
+        """Sets rows of the resident state to zero; nothing happens before the first call.
+
+        Args:
+            which: None: all rows; a bool mask (S,); or int64 indices.
+        """
+        if self._state is not None:
+            self._state.reset(which)
+
+    reset_states = reset_state  # Keras's older name
+
+    @contextmanager
+    def preserve_state(self) -> Iterator[None]:
+        """On leaving, also by an exception, puts back exactly the state that was there on entry."""
+        state = self._state
+        kept = None if state is None else state.read()
+        try:
+            yield
+        finally:
+            self._state = state
+            if state is not None and kept is not None:
+                state.write(kept)
+
+    # ------------------------------------------------------------ forward
+
+    def forward(  # type: ignore[override]
+        self,
+        input: Input,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        reset_mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+        state: LSTMState | None = None,
+        state_indices: Tensor | None = None,
+    ) -> tuple[Input, tuple[Tensor, Tensor]]:
+        """Runs a sequence, and with ``stateful`` leaves the final state behind.
+
+        Args:
+            input: (T, B, I); (B, T, I) with ``batch_first``; (T, I) unbatched; or a
+                ``PackedSequence``.
+            hx: (h_0 (L*D, B, P), c_0 (L*D, B, H)), without B when unbatched. It wins over the
+                resident state, and gradients flow to it.
+            reset_mask: bool, (T, B), or (B, T) with ``batch_first``, or (T,) unbatched: True where
+                the row's state is zero before the step.
+            lengths: int64 (B,), 0 to T, any device: see :func:`stateful_lstm.lstm`.
+            state: another state for this call, from :meth:`new_state`. Calls that use different
+                states may run in different threads at the same time.
+            state_indices: int32 or int64 (B,): the slot of each row; -1: a padding row, whose
+                output is 0 and which writes nothing.
+
+        Returns:
+            output, laid out as the input; (h_n, c_n) as ``nn.LSTM`` returns them.
+
+        Raises:
+            ValueError, RuntimeError, TypeError, IndexError: saying what was expected and what came,
+                before anything is computed or any state touched.
+        """
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx, reset_mask, lengths, state, state_indices)
+        weights, config = self._weights(), self._config()
+        x, batched = checks.check_input(input, weights[0], self.batch_first)
+        T, B = x.shape[:2]
+        hidden = checks.check_hx(hx, checks.state_sizes(weights, config), B, x, batched)
+        reset = checks.check_reset_mask(reset_mask, T, B, x.device, batched, self.batch_first)
+        lengths = checks.check_lengths(lengths, T, B, x.device)
+        call = checks.Call(x, x, x, reset, lengths, batched, self.batch_first)
+        y, h_n, c_n = self._run(call, hidden, weights, config, state, state_indices, None)
+        return call.results(y, h_n, c_n)
+
+    def _forward_packed(
+        self,
+        input: PackedSequence,
+        hx: tuple[Tensor, Tensor] | None,
+        reset_mask: Tensor | None,
+        lengths: Tensor | None,
+        state: LSTMState | None,
+        state_indices: Tensor | None,
+    ) -> tuple[PackedSequence, tuple[Tensor, Tensor]]:
+        """Unpacks to (T, B, I) with lengths, rows in the caller's order, and packs again."""
+        if reset_mask is not None or lengths is not None:
+            raise ValueError("a PackedSequence takes neither reset_mask nor lengths")
+        weights, config = self._weights(), self._config()
+        data, batch_sizes, order, back = input
+        if data.dim() != 2:
+            raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
+        checks.check_features(data, weights[0])
+        T, B = batch_sizes.numel(), int(batch_sizes[0])
+        # Position in (T, B) of every packed element: step t holds the first batch_sizes[t] rows.
+        present = torch.arange(B) < batch_sizes.unsqueeze(1)
+        steps, rows = present.nonzero().unbind(1)
+        if order is not None:
+            rows = order.cpu()[rows]
+        places = (steps * B + rows).to(data.device)
+        x = data.new_zeros(T * B, data.size(1)).index_copy(0, places, data).view(T, B, -1)
+        row_lengths = present.sum(0)
+        if back is not None:
+            row_lengths = row_lengths[back.cpu()]
+        hidden = checks.check_hx(hx, checks.state_sizes(weights, config), B, x, True)
+        call = checks.Call(x, x, x, None, row_lengths.to(x.device), True, False)
+        y, h_n, c_n = self._run(call, hidden, weights, config, state, state_indices, places)
+        packed = PackedSequence(y.flatten(0, 1).index_select(0, places), batch_sizes, order, back)
+        return packed, (h_n, c_n.to(h_n.dtype))
+
+    def _run(
+        self,
+        call: checks.Call,
+        hidden: tuple[Tensor, Tensor] | None,
+        weights: list[Tensor],
+        config: checks.Config,
+        state: LSTMState | None,
+        state_indices: Tensor | None,
+        packed_rows: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Finds the state, runs the call, leaves the new state; call.x is all that is filled in."""
+        carries = self.stateful or state is not None
+        sizes = checks.state_sizes(weights, config)
+        B = call.x.size(1)
+        own = state if state is not None else self._state
+        if not carries:
+            if state_indices is not None:
+                raise ValueError("state_indices needs resident state: stateful=True, or state=")
+            if call.x.size(0) == 0:
+                raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+            own = None
+        else:
+            _refuse_inside_backward()
+            padding = self._check_state(own, sizes, call.x, B, state_indices, weights[0].dtype)
+            if padding and state_indices is not None:  # a padding row is one without any step
+                T = call.x.size(0)
+                lengths = torch.full_like(state_indices, T) if call.lengths is None else call.lengths
+                call.lengths = lengths.to(torch.int64).masked_fill(state_indices < 0, 0)
+            if own is None:  # only now kept: a call that fails leaves none behind
+                own = LSTMState(sizes, B, weights[0].dtype, call.x.device)
+            if hidden is None and not padding and self._can_step(call, weights, config):
+                result = self._step(call, own, weights, state_indices)
+                self._keep(own, state)
+                return result
+        if hidden is not None:
+            call.h0, call.c0 = hidden
+        elif own is not None:
+            call.h0, call.c0 = own.start(state_indices, self.bidirectional)
+        else:
+            call.h0, call.c0 = checks.zero_state(sizes, B, call.x)
+        y, h_n, c_n = functional.run(
+            call, weights, config, self.training, self.recompute, "auto", packed_rows
+        )
+        if own is not None:
+            own.finish(state_indices, h_n, c_n)
+            self._keep(own, state)
+        return y, h_n, c_n
+
+    def _keep(self, own: LSTMState, given: LSTMState | None) -> None:
+        if given is None:
+            self._state = own
+
+    def _check_state(
+        self,
+        own: LSTMState | None,
+        sizes: checks.StateSizes,
+        x: Tensor,
+        B: int,
+        state_indices: Tensor | None,
+        dtype: torch.dtype,
+    ) -> bool:
+        """Refuses a state that does not fit; returns whether some row is padding."""
+        if own is not None:
+            if not isinstance(own, LSTMState):
+                raise TypeError(f"state must be an LSTMState, got {type(own).__name__}")
+            misfit = own.fits(sizes, dtype, x.device)
+            if misfit:
+                raise ValueError(f"this LSTMState does not fit the layer: {misfit}")
+        if state_indices is not None:
+            if own is None:
+                raise ValueError(
+                    "state_indices needs slots to point at: call allocate_state(slots) first"
+                )
+            return checks.check_state_indices(state_indices, B, own.slots, x.device)
+        if own is not None and own.slots != B:
+            raise ValueError(
+                f"the batch has {B} rows, the resident state has {own.slots} slots. Use a batch of "
+                f"{own.slots}; or allocate_state({B}), which discards the state (reset_state keeps "
+                f"its size); or say with state_indices which slots the rows belong to"
+            )
+        return False
+
+    def _can_step(self, call: checks.Call, weights: list[Tensor], config: checks.Config) -> bool:
+        """Whether the one-step operator does this call: T = 1 without gradients or dropout."""
+        if call.x.size(0) != 1 or call.lengths is not None:
+            return False
+        if self.training and (config.recurrent_dropout or (config.dropout and self.num_layers > 1)):
+            return False
+        if torch.is_grad_enabled() and (
+            call.x.requires_grad or any(w.requires_grad for w in weights)
+        ):
+            return False
+        return not torch.is_autocast_enabled(call.x.device.type) and not functional.why_not_cpu(
+            call.x
+        )
+
+    def _step(
+        self,
+        call: checks.Call,
+        own: LSTMState,
+        weights: list[Tensor],
+        state_indices: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y, h_n, c_n = ops.lstm_step_(
+            call.x[0],
+            weights,
+            own.h,
+            own.c,
+            state_indices,
+            None if call.reset is None else call.reset[0],
+            self.bias,
+            self.bidirectional,
+        )
+        return y.unsqueeze(0), h_n, c_n
+
+    # ------------------------------------------------------------ being a module
+
+    def _weights(self) -> list[Tensor]:
+        """The parameters as they are now: replaced, parametrized or swapped ones included."""
+        own = self._parameters
+        weights = []
+        for name in self._flat_weights_names:
+            weight = own.get(name)
+            weights.append(getattr(self, name) if weight is None else weight)
+        return weights
+
+    def _config(self) -> checks.Config:
+        return checks.Config(
+            self.num_layers,
+            self.bias,
+            self.batch_first,
+            self.dropout,
+            self.bidirectional,
+            self.proj_size,
+            self.recurrent_dropout,
+        )
+
+    def _sizes(self) -> checks.StateSizes:
+        return checks.state_sizes(self._weights(), self._config())
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: the kernels read the parameters where they lie."""
+
+    def reset_parameters(self) -> None:
+        """Initialises the parameters as ``nn.LSTM`` does, and then the forget gates' biases."""
+        super().reset_parameters()
+        if getattr(self, "unit_forget_bias", False):
+            self._add_unit_forget_bias()
+
+    def _add_unit_forget_bias(self) -> None:
+        with torch.no_grad():
+            for name, weight in self.named_parameters(recurse=False):
+                if name.startswith("bias_ih"):
+                    weight[self.hidden_size : 2 * self.hidden_size] += 1
+
+    def extra_repr(self) -> str:
+        """As ``nn.LSTM``'s, with the extras that differ from their defaults."""
+        text = super().extra_repr()
+        extras = (
+            ("stateful", self.stateful, True),
+            ("recurrent_dropout", self.recurrent_dropout, 0.0),
+            ("unit_forget_bias", self.unit_forget_bias, False),
+            ("recompute", self.recompute, "none"),
+        )
+        return text + "".join(f", {name}={value}" for name, value, default in extras if value != default)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StatefulLSTM:
+        super()._apply(fn, recurse)
+        if self._state is not None:
+            weight = self._weights()[0]
+            self._state.move(weight.dtype, weight.device)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        contents: dict[str, Any] = super().__getstate__()
+        contents["_state"] = None  # pickles hold the weights; get_state is for the state
+        return contents
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StatefulLSTM:
+        new = self.__class__.__new__(self.__class__)
+        memo[id(self)] = new
+        new.__setstate__(deepcopy(self.__getstate__(), memo))
+        new._state = deepcopy(self._state, memo)
+        return new
+
+
+def _refuse_inside_backward() -> None:
+    # The id of the running backward pass, or -1. torch.utils.checkpoint runs forward again there,
+    # and this layer would start from a state that has moved on: wrong gradients, without a word.
+    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "a stateful layer was run inside a backward pass, as torch.utils.checkpoint does: its "
+            "state has moved on since, so the gradients would be wrong. To save memory use "
+            "StatefulLSTM(..., recompute='gates' or 'segments') instead of checkpointing"
+        )

@@ -1,0 +1,105 @@
+"""Functions for a whole model: every :class:`StatefulLSTM` inside it, at any depth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from .lstm import StatefulLSTM
+from .state import LSTMState
+
+
+def _layers(model: nn.Module) -> dict[str, StatefulLSTM]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, StatefulLSTM)}
+
+
+def reset_state(model: nn.Module, which: Any = None) -> None:
+    """Sets rows of every layer's resident state to zero.
+
+    Args:
+        model: any module.
+        which: None: all rows; a bool mask (S,); or int64 indices. Checked against every layer
+            before any is touched.
+    """
+    states = [layer.state for layer in _layers(model).values() if layer.state is not None]
+    if which is not None:
+        for state in states:
+            state._select(which)
+    for state in states:
+        state.reset(which)
+
+
+@contextmanager
+def preserve_state(model: nn.Module) -> Iterator[None]:
+    """On leaving, puts back exactly the state that every layer had on entry."""
+    with ExitStack() as stack:
+        for layer in _layers(model).values():
+            stack.enter_context(layer.preserve_state())
+        yield
+
+
+def get_state(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Copies of the resident states, (h (L*D, S, P), c (L*D, S, H)) by the layers' names.
+
+    Layers that have none yet are left out. Save the result beside ``state_dict()``;
+    :func:`set_state` resumes exactly there.
+    """
+    return {
+        name: layer.state.read() for name, layer in _layers(model).items() if layer.state is not None
+    }
+
+
+def set_state(model: nn.Module, states: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Puts back what :func:`get_state` returned; layers it does not name have no state then.
+
+    Raises:
+        KeyError: for a name that is no layer of the model.
+        TypeError, ValueError: for tensors that do not fit a layer. Nothing is changed then.
+    """
+    layers = _layers(model)
+    unknown = [name for name in states if name not in layers]
+    if unknown:
+        raise KeyError(f"no StatefulLSTM of the model is named {unknown}; there are {list(layers)}")
+    new: dict[str, LSTMState] = {}
+    for name, hc in states.items():
+        if not isinstance(hc, (tuple, list)) or len(hc) != 2 or any(t.dim() != 3 for t in hc):
+            raise ValueError(f"{name}: expected (h, c), each of three dimensions")
+        new[name] = layers[name].new_state(hc[0].size(1))
+        new[name].write(hc)
+    for name, layer in layers.items():
+        old, fresh = layer.state, new.get(name)
+        if old is not None and fresh is not None and old.slots == fresh.slots:
+            old.write((fresh.h, fresh.c))  # in place: its address stays
+        else:
+            layer._state = fresh
+
+
+def convert(model: nn.Module, stateful: bool = True) -> nn.Module:
+    """Turns every ``nn.LSTM`` inside the model, or the model itself, into a StatefulLSTM.
+
+    In place: parameters, hooks, mode and all references to the module stay what they are. Only
+    plain ``nn.LSTM`` modules are turned, and parametrized ones; a subclass with a forward of its
+    own is left alone.
+
+    Returns:
+        The model.
+    """
+    for module in model.modules():
+        if not isinstance(module, nn.LSTM):
+            continue
+        kind: type[StatefulLSTM]
+        if type(module) is nn.LSTM:
+            kind = StatefulLSTM
+        elif nn.utils.parametrize.is_parametrized(module) and type(module).__bases__ == (nn.LSTM,):
+            # torch gave this one module a class of its own, with a property per weight.
+            own = {k: v for k, v in vars(type(module)).items() if isinstance(v, property)}
+            kind = type(f"Parametrized{StatefulLSTM.__name__}", (StatefulLSTM,), own)
+        else:
+            continue
+        module.__class__ = kind  # type: ignore[assignment]
+        converted: Any = module
+        converted._set_extras(stateful, 0.0, False, "none")
+    return model

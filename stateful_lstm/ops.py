@@ -1,0 +1,224 @@
+"""The compiled operators: loads the library, tells torch their shapes, and gives them types.
+
+The library registers its operators in C++ (``csrc/binding.cpp``); importing this file never
+compiles anything. Where the library is not built, :data:`missing` says why and the rest of the
+package works on the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .stack import accumulation_dtype
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)  # of the CPU kernels
+
+
+def _load() -> str | None:
+    """Loads the library. Returns None, or why there is none."""
+    path = Path(__file__).with_name("_C.abi3.so")
+    if not path.exists():
+        return (
+            f"the compiled library {path.name} is not beside the package: build it with "
+            "`make build`, or install with `pip install --no-build-isolation .`"
+        )
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        return f"the compiled library does not load with torch {torch.__version__}: {error}"
+    return None
+
+
+missing: str | None = _load()
+
+
+def cpu_capability() -> str | None:
+    """The instruction set that the CPU kernels use here ("avx2", "portable"), or None."""
+    return None if missing else str(torch.ops.stateful_lstm.cpu_capability())
+
+
+def lstm_forward(
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    weight_hr: Tensor | None,
+    h0: Tensor,
+    c0: Tensor,
+    reset_mask: Tensor | None,
+    lengths: Tensor | None,
+    recurrent_mask: Tensor | None,
+    reverse: bool,
+    save: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The recurrence of one layer in one direction.
+
+    Args:
+        gates_x: (T, B, 4H) input projection plus both biases, in the dtype of sums.
+        weight_hh: (4H, P). Its dtype is the layer's.
+        weight_hr: (P, H), or None without a projection.
+        h0: (B, P).
+        c0: (B, H), in the dtype of sums.
+        reset_mask: (T, B) bool in the order of processing: state zero before that step.
+        lengths: (B,) int64.
+        recurrent_mask: (B, P) multiplies h before the recurrent product.
+        reverse: run t from T-1 down to 0.
+        save: for backward: 0 nothing, 1 the cells, 2 the cells and the activated gates.
+
+    Returns:
+        y (T, B, P), h_n (B, P), c_n (B, H), gates (T, B, 4H), cells (T, B, H); what is not saved
+        has T = 0.
+    """
+    out: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = torch.ops.stateful_lstm.lstm_forward(
+        gates_x,
+        weight_hh,
+        weight_hr,
+        h0,
+        c0,
+        reset_mask,
+        lengths,
+        recurrent_mask,
+        reverse,
+        save,
+    )
+    return out
+
+
+def lstm_backward(
+    grad_y: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    gates: Tensor,
+    cells: Tensor,
+    weight_hh: Tensor,
+    weight_hr: Tensor | None,
+    c0: Tensor,
+    reset_mask: Tensor | None,
+    lengths: Tensor | None,
+    recurrent_mask: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The recurrence backward: arguments as in :func:`lstm_forward`, gates and cells from it.
+
+    Returns:
+        In the dtype of sums: grad_gates (T, B, 4H) of the pre-activations, grad_h0 (B, P),
+        grad_c0 (B, H), and with a projection grad_hidden (T, B, P), the whole gradient of each h
+        (T = 0 without one).
+    """
+    out: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.stateful_lstm.lstm_backward(
+        grad_y,
+        grad_h_n,
+        grad_c_n,
+        gates,
+        cells,
+        weight_hh,
+        weight_hr,
+        c0,
+        reset_mask,
+        lengths,
+        recurrent_mask,
+        reverse,
+    )
+    return out
+
+
+def lstm_step_(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    h: Tensor,
+    c: Tensor,
+    state_indices: Tensor | None,
+    reset_mask: Tensor | None,
+    bias: bool,
+    bidirectional: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of the whole stack, in place on the state: inference only, no gradients.
+
+    Args:
+        x: (B, I).
+        weights: the flat list in ``nn.LSTM``'s parameter order.
+        h: (L*D, slots, P), updated.
+        c: (L*D, slots, H) in the dtype of sums, updated.
+        state_indices: (B,) int32 or int64, -1 for padding; None: row b is slot b.
+        reset_mask: (B,) bool.
+        bias: whether the list has biases.
+        bidirectional: the reverse direction starts from zero.
+
+    Returns:
+        y (B, D*P), h_n (L*D, B, P), c_n (L*D, B, H), all in the layer's dtype.
+    """
+    out: tuple[Tensor, Tensor, Tensor] = torch.ops.stateful_lstm.lstm_step_(
+        x, weights, h, c, state_indices, reset_mask, bias, bidirectional
+    )
+    _mark_changed(h, c)
+    return out
+
+
+def state_gather(h: Tensor, c: Tensor, state_indices: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Copies of slots of a state: h0 (L*D, B, P), c0 (L*D, B, H); zeros for index -1."""
+    out: tuple[Tensor, Tensor] = torch.ops.stateful_lstm.state_gather(h, c, state_indices)
+    return out
+
+
+def state_scatter_(
+    h: Tensor, c: Tensor, state_indices: Tensor | None, h_n: Tensor, c_n: Tensor
+) -> None:
+    """Writes rows into slots of a state; rows of index -1 write nothing."""
+    torch.ops.stateful_lstm.state_scatter_(h, c, state_indices, h_n, c_n)
+    _mark_changed(h, c)
+
+
+def _mark_changed(h: Tensor, c: Tensor) -> None:
+    # Operators of one's own do not bump the version counter: without this a graph that saved the
+    # state would give wrong gradients without a word.
+    if not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version((h, c))
+
+
+def _register_fakes() -> None:
+    @torch.library.register_fake("stateful_lstm::lstm_forward")
+    def _(gates_x, weight_hh, weight_hr, h0, c0, reset, lengths, mask, reverse, save):  # type: ignore[no-untyped-def]
+        T, B, H = gates_x.size(0), gates_x.size(1), gates_x.size(2) // 4
+        P, acc = weight_hh.size(1), accumulation_dtype(weight_hh.dtype)
+        return (
+            weight_hh.new_empty(T, B, P),
+            weight_hh.new_empty(B, P),
+            weight_hh.new_empty(B, H, dtype=acc),
+            weight_hh.new_empty(T if save == 2 else 0, B, 4 * H),
+            weight_hh.new_empty(T if save >= 1 else 0, B, H, dtype=acc),
+        )
+
+    @torch.library.register_fake("stateful_lstm::lstm_backward")
+    def _(gy, gh, gc, gates, cells, weight_hh, weight_hr, c0, reset, lengths, mask, reverse):  # type: ignore[no-untyped-def]
+        T, B, H = cells.shape
+        P, acc = weight_hh.size(1), accumulation_dtype(weight_hh.dtype)
+        return (
+            weight_hh.new_empty(T, B, 4 * H, dtype=acc),
+            weight_hh.new_empty(B, P, dtype=acc),
+            weight_hh.new_empty(B, H, dtype=acc),
+            weight_hh.new_empty(0 if weight_hr is None else T, B, P, dtype=acc),
+        )
+
+    @torch.library.register_fake("stateful_lstm::lstm_step_")
+    def _(x, weights, h, c, state_indices, reset, bias, bidirectional):  # type: ignore[no-untyped-def]
+        B, P = x.size(0), h.size(2)
+        return (
+            x.new_empty(B, (2 if bidirectional else 1) * P),
+            x.new_empty(h.size(0), B, P),
+            x.new_empty(h.size(0), B, c.size(2)),
+        )
+
+    @torch.library.register_fake("stateful_lstm::state_gather")
+    def _(h, c, state_indices):  # type: ignore[no-untyped-def]
+        B = h.size(1) if state_indices is None else state_indices.size(0)
+        return h.new_empty(h.size(0), B, h.size(2)), c.new_empty(c.size(0), B, c.size(2))
+
+    @torch.library.register_fake("stateful_lstm::state_scatter_")
+    def _(h, c, state_indices, h_n, c_n):  # type: ignore[no-untyped-def]
+        return None
+
+
+if missing is None:
+    _register_fakes()

@@ -1,0 +1,89 @@
+"""Says in plain words what `make` lacks on this machine. Exit status 1 when anything is missing.
+
+    check_environment.py tools                     Python, its venv module, a C++ compiler
+    check_environment.py packages FILE [FILE...]   torch, numpy and the packages in these files
+
+No third-party import at the top, and nothing newer than Python 3.6: it must run to complain.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+
+OLDEST_PYTHON = (3, 10)
+OLDEST_TORCH = (2, 11)
+# These are used as commands, or go by another name when imported.
+COMMANDS = {"clang-format", "ninja"}
+
+
+def compiler_problem():
+    # CXX may be "ccache g++": the first word is what must exist.
+    compiler = os.environ.get("CXX", "c++").split()[0]
+    if shutil.which(compiler):
+        return []
+    return ["no C++ compiler ({}): sudo apt install g++".format(compiler)]
+
+
+def tools_problems():
+    problems = compiler_problem()
+    # Debian packs venv's other half, ensurepip, apart; without it a venv has no pip.
+    if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
+        problems.append(
+            "{} cannot make a virtual environment: sudo apt install python3-venv\n"
+            "    (for a Python that is not the system's own: python{}.{}-venv)".format(
+                sys.executable, *sys.version_info[:2]
+            )
+        )
+    return problems
+
+
+def packages_problems(files):
+    problems = compiler_problem()
+    try:
+        # Another process: an import that crashes must not take the message with it.
+        version = subprocess.check_output(
+            [sys.executable, "-c", "import torch; print(torch.__version__)"],
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+        ).strip()
+    except subprocess.CalledProcessError as error:
+        last_line = (error.stderr.strip().splitlines() or ["no message"])[-1]
+        problems.append("torch >= 2.11 cannot be imported ({})".format(last_line))
+    else:
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TORCH:
+            problems.append("torch >= 2.11 is needed, found {}".format(version))
+
+    names = {"numpy"}
+    for path in files:
+        with open(path) as lines:
+            names.update(line.split("#")[0].strip() for line in lines)
+    for requirement in sorted(names - {""}):
+        name = requirement
+        for mark in "<>=!~;[ ":
+            name = name.split(mark)[0]
+        found = shutil.which(name) if name in COMMANDS else importlib.util.find_spec(name)
+        if not found:
+            problems.append("missing: {}".format(requirement))
+    return problems
+
+
+def main(arguments):
+    if sys.version_info < OLDEST_PYTHON:
+        problems = [
+            "Python >= 3.10 is needed; {} is {}.{}. Name another: make PYTHON=python3.12".format(
+                sys.executable, *sys.version_info[:2]
+            )
+        ]
+    elif arguments[0] == "tools":
+        problems = tools_problems()
+    else:
+        problems = packages_problems(arguments[1:])
+    for problem in problems:
+        sys.stderr.write("  - {}\n".format(problem))
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
