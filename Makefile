@@ -53,6 +53,7 @@ $(ENVIRONMENT): $(REQUIREMENTS)
 	@command -v $(PYTHON) >/dev/null || \
 	    { echo "make: no $(PYTHON): sudo apt install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) tools/check_environment.py tools
+	@"$(PY)" -c pass 2>/dev/null || rm -f "$(VENV_PATH)"/bin/python*  # dead links stop venv
 	@echo "Installing $(TORCH) and the tools into $(VENV). This is done once."
 	@$(PYTHON) -m venv $(CLEAR) "$(VENV)"
 	"$(PY)" -m pip install -q "$(TORCH)" numpy

@@ -14,9 +14,16 @@ import sys
 from glob import glob
 from pathlib import Path
 
-from setuptools import setup
+import setuptools
 
 OLDEST_TORCH = (2, 11)
+
+# A venv of Python 3.11 comes with 65, which fails later and says something else.
+if int(setuptools.__version__.split(".")[0]) < 77:
+    sys.exit(
+        f"stateful_lstm: needs setuptools >= 77, found {setuptools.__version__}.\n"
+        "Bring it up to date:  pip install --upgrade setuptools"
+    )
 
 try:
     import torch
@@ -57,7 +64,7 @@ for path in include_paths():
 if os.environ.get("STATEFUL_LSTM_WERROR") == "1":
     flags.append("-Werror")
 
-setup(
+setuptools.setup(
     ext_modules=[
         CppExtension(
             "stateful_lstm._C",

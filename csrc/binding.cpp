@@ -61,8 +61,8 @@ void check(const Tensor& x, std::initializer_list<int64_t> shape, const char* na
   STD_TORCH_CHECK(x.scalar_type() == kType<T>, name, " has the wrong dtype: expected code ",
                   int(kType<T>), ", got ", int(x.scalar_type()));
   const std::vector<int64_t> got(x.sizes().begin(), x.sizes().end());
-  STD_TORCH_CHECK(got == std::vector<int64_t>(shape), name, " must have shape ",
-                  shape_text(shape), ", got ", shape_text(got));
+  STD_TORCH_CHECK(got == std::vector<int64_t>(shape), name, " must have shape ", shape_text(shape),
+                  ", got ", shape_text(got));
 }
 
 template <class T>
@@ -136,8 +136,8 @@ void fill_sequence(SequenceParams<S>& p, Inputs& in, const Tensor& gates, const 
   p.H = gates.size(2) / 4;
   p.P = weight_hh.size(1);
   p.reverse = reverse;
-  STD_TORCH_CHECK(weight_hr.has_value() || p.P == p.H, "weight_hh has ", p.P, " columns for H = ",
-                  p.H, ", which needs weight_hr");
+  STD_TORCH_CHECK(weight_hr.has_value() || p.P == p.H, "weight_hh has ", p.P,
+                  " columns for H = ", p.H, ", which needs weight_hr");
   p.weight_hr = in.get<S>(weight_hr, {p.P, p.H}, "weight_hr");
   p.c0 = in.get<Acc<S>>(c0, {p.B, p.H}, "c0");
   p.reset = in.get<bool>(reset_mask, {p.T, p.B}, "reset_mask");
@@ -152,8 +152,7 @@ void fill_sequence(SequenceParams<S>& p, Inputs& in, const Tensor& gates, const 
 // save: 0 nothing, 1 the cells, 2 the cells and the activated gates.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     Tensor gates_x, Tensor weight_hh, OptTensor weight_hr, Tensor h0, Tensor c0,
-    OptTensor reset_mask, OptTensor lengths, OptTensor recurrent_mask, bool reverse,
-    int64_t save) {
+    OptTensor reset_mask, OptTensor lengths, OptTensor recurrent_mask, bool reverse, int64_t save) {
   check_sequence(gates_x, weight_hh, "gates_x");
   STD_TORCH_CHECK(save >= 0 && save <= 2, "save must be 0, 1 or 2, got ", save);
   return by_dtype(weight_hh, "weight_hh", [&](auto number) {
@@ -188,10 +187,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
-    OptTensor grad_y, OptTensor grad_h_n, OptTensor grad_c_n, Tensor gates, Tensor cells,
-    Tensor weight_hh, OptTensor weight_hr, Tensor c0, OptTensor reset_mask, OptTensor lengths,
-    OptTensor recurrent_mask, bool reverse) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(OptTensor grad_y, OptTensor grad_h_n,
+                                                         OptTensor grad_c_n, Tensor gates,
+                                                         Tensor cells, Tensor weight_hh,
+                                                         OptTensor weight_hr, Tensor c0,
+                                                         OptTensor reset_mask, OptTensor lengths,
+                                                         OptTensor recurrent_mask, bool reverse) {
   check_sequence(gates, weight_hh, "gates");
   return by_dtype(weight_hh, "weight_hh", [&](auto number) {
     using S = decltype(number);
@@ -350,8 +351,7 @@ void run_step(const StepParams<S>& p) {
 
 std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weights, Tensor h,
                                               Tensor c, OptTensor state_indices,
-                                              OptTensor reset_mask, bool bias,
-                                              bool bidirectional) {
+                                              OptTensor reset_mask, bool bias, bool bidirectional) {
   return by_dtype(h, "h", [&](auto number) {
     using S = decltype(number);
     const StateSizes s = check_state<S>(h, c);
@@ -381,9 +381,9 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
       fill_weights(p, in, weights, k, bias, projection);
       p.x = layer == 0 ? input : data<S>(between) + (layer - 1) % 2 * B * width;
       p.x_stride = p.I;
-      p.y = (k >= s.LD - D ? mutable_data<S>(y)
-                           : mutable_data<S>(between) + layer % 2 * B * width) +
-            direction * s.P;
+      p.y =
+          (k >= s.LD - D ? mutable_data<S>(y) : mutable_data<S>(between) + layer % 2 * B * width) +
+          direction * s.P;
       p.y_stride = width;
       p.from_zero = direction == 1;
       p.slots = slots.empty() ? nullptr : slots.data();

@@ -54,16 +54,16 @@ struct ForwardParams : SequenceParams<S> {
 
 template <class S>
 struct BackwardParams : SequenceParams<S> {
-  const S* weight_hh;    // (4H, P)
-  const S* grad_y;       // (T, B, P) or null: zero
-  const S* grad_h_n;     // (B, P) or null: zero
+  const S* weight_hh;      // (4H, P)
+  const S* grad_y;         // (T, B, P) or null: zero
+  const S* grad_h_n;       // (B, P) or null: zero
   const Acc<S>* grad_c_n;  // (B, H) or null: zero
-  const S* gates;        // (T, B, 4H) from forward
-  const Acc<S>* cells;   // (T, B, H) from forward
-  Acc<S>* grad_gates;    // (T, B, 4H) of the pre-activations, zero where t >= lengths[b]
-  Acc<S>* grad_h0;       // (B, P)
-  Acc<S>* grad_c0;       // (B, H)
-  Acc<S>* grad_hidden;   // (T, B, P) whole gradient of each h, for weight_hr; null without it
+  const S* gates;          // (T, B, 4H) from forward
+  const Acc<S>* cells;     // (T, B, H) from forward
+  Acc<S>* grad_gates;      // (T, B, 4H) of the pre-activations, zero where t >= lengths[b]
+  Acc<S>* grad_h0;         // (B, P)
+  Acc<S>* grad_c0;         // (B, H)
+  Acc<S>* grad_hidden;     // (T, B, P) whole gradient of each h, for weight_hr; null without it
 };
 
 // T = 1 for one layer and direction, in place on the resident state.

@@ -41,7 +41,7 @@ def compiled_layer(
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, *weights, h0, c0)
     ):
-        out: tuple[Tensor, Tensor, Tensor] = _LayerFunction.apply(
+        out: tuple[Tensor, Tensor, Tensor] = _LayerFunction.apply(  # type: ignore[no-untyped-call]
             x, *weights, h0, c0, *control, segments, keep_gates
         )
         return out
@@ -133,7 +133,7 @@ def _segments(T: int, count: int, reverse: bool) -> list[tuple[int, int]]:
 
 
 def _input_product(x: Tensor, weights: LayerWeights) -> Tensor:
-    """x (T, B, I) to gates_x (T, B, 4H), in the dtype of sums."""
+    """Projects x (T, B, I) to gates_x (T, B, 4H), in the dtype of sums."""
     acc = accumulation_dtype(x.dtype)
     w_ih = weights.w_ih.to(acc)
     bias = None
@@ -216,7 +216,7 @@ def _backward(
 
 
 def _previous_hidden(y: Tensor, h0: Tensor, control: Control) -> Tensor:
-    """h before each step as the recurrent product saw it, (T, B, P) in the dtype of sums."""
+    """The h that each step's recurrent product saw, (T, B, P) in the dtype of sums."""
     reset, lengths, mask, reverse = control
     first = h0.unsqueeze(0)
     if not reverse:
@@ -306,7 +306,9 @@ def _backward_with_graph(ctx: Any, grads: tuple[Tensor | None, ...]) -> list[Ten
         ctx.reverse,
     )
     wanted = [t for t, need in zip(aliases, ctx.needs_input_grad, strict=False) if need]
-    pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
+    pairs = [
+        (o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad
+    ]
     found = iter(
         torch.autograd.grad(
             [o for o, _ in pairs],

@@ -46,9 +46,7 @@ class Call:
     batched: bool
     batch_first: bool
 
-    def results(
-        self, y: Tensor, h_n: Tensor, c_n: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def results(self, y: Tensor, h_n: Tensor, c_n: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Time-major results in the layout that the caller's arguments had."""
         if not self.batched:
             return y.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1).to(h_n.dtype))

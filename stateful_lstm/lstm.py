@@ -16,6 +16,10 @@ from .state import LSTMState
 
 Input = TypeVar("Input", Tensor, PackedSequence)
 
+# Up to so many rows the one-step operator, which reads each weight once and packs nothing, beats
+# the kernels for sequences, which do large batches as matrix products.
+_STEP_ROWS = 8
+
 
 class StatefulLSTM(nn.RNNBase):
     """An LSTM whose state stays on the device between calls; stands where an ``nn.LSTM`` stood.
@@ -145,7 +149,7 @@ class StatefulLSTM(nn.RNNBase):
 
     # ------------------------------------------------------------ forward
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input: Input,
         hx: tuple[Tensor, Tensor] | None = None,
@@ -249,7 +253,9 @@ class StatefulLSTM(nn.RNNBase):
             padding = self._check_state(own, sizes, call.x, B, state_indices, weights[0].dtype)
             if padding and state_indices is not None:  # a padding row is one without any step
                 T = call.x.size(0)
-                lengths = torch.full_like(state_indices, T) if call.lengths is None else call.lengths
+                lengths = call.lengths
+                if lengths is None:
+                    lengths = torch.full_like(state_indices, T)
                 call.lengths = lengths.to(torch.int64).masked_fill(state_indices < 0, 0)
             if own is None:  # only now kept: a call that fails leaves none behind
                 own = LSTMState(sizes, B, weights[0].dtype, call.x.device)
@@ -307,7 +313,7 @@ class StatefulLSTM(nn.RNNBase):
 
     def _can_step(self, call: checks.Call, weights: list[Tensor], config: checks.Config) -> bool:
         """Whether the one-step operator does this call: T = 1 without gradients or dropout."""
-        if call.x.size(0) != 1 or call.lengths is not None:
+        if call.x.size(0) != 1 or call.x.size(1) > _STEP_ROWS or call.lengths is not None:
             return False
         if self.training and (config.recurrent_dropout or (config.dropout and self.num_layers > 1)):
             return False
@@ -387,24 +393,25 @@ class StatefulLSTM(nn.RNNBase):
             ("unit_forget_bias", self.unit_forget_bias, False),
             ("recompute", self.recompute, "none"),
         )
-        return text + "".join(f", {name}={value}" for name, value, default in extras if value != default)
+        changed = (f", {name}={value}" for name, value, default in extras if value != default)
+        return text + "".join(changed)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StatefulLSTM:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self._state is not None:
             weight = self._weights()[0]
             self._state.move(weight.dtype, weight.device)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        contents: dict[str, Any] = super().__getstate__()
+        contents: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
         contents["_state"] = None  # pickles hold the weights; get_state is for the state
         return contents
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StatefulLSTM:
         new = self.__class__.__new__(self.__class__)
         memo[id(self)] = new
-        new.__setstate__(deepcopy(self.__getstate__(), memo))
+        new.__setstate__(deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
         new._state = deepcopy(self._state, memo)
         return new
 

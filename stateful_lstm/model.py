@@ -48,7 +48,9 @@ def get_state(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     :func:`set_state` resumes exactly there.
     """
     return {
-        name: layer.state.read() for name, layer in _layers(model).items() if layer.state is not None
+        name: layer.state.read()
+        for name, layer in _layers(model).items()
+        if layer.state is not None
     }
 
 

@@ -47,7 +47,9 @@ class Layer(Protocol):
         lengths: Tensor | None,
         recurrent_mask: Tensor | None,
         reverse: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]: ...
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs the layer."""
+        ...
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

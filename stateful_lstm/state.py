@@ -122,13 +122,15 @@ class LSTMState:
             if slots.dim() > 1:
                 raise ValueError(f"indices of slots must be 1-D, got {slots.dim()}-D")
             slots = slots.reshape(-1)
-            if slots.numel() and not (0 <= int(slots.min()) and int(slots.max()) < self.slots):
+            if slots.numel() and (int(slots.min()) < 0 or int(slots.max()) >= self.slots):
                 raise IndexError(
                     f"slots must be 0 to {self.slots - 1}, got {int(slots.min())} to "
                     f"{int(slots.max())}"
                 )
         else:
-            raise TypeError(f"slots are selected by a bool mask or int64 indices, got {slots.dtype}")
+            raise TypeError(
+                f"slots are selected by a bool mask or int64 indices, got {slots.dtype}"
+            )
         return slots
 
     # What follows is for the layer that the state belongs to.

@@ -41,9 +41,9 @@ LSTM_INLINE void forward_cell(const ForwardParams<S>& a, int64_t step_row, int64
   using V = Vec<A>;
   const int64_t n = a.H - unit;  // lanes that exist
   const A* x = a.gates_x + step_row * 4 * a.H + unit;
-  const Gates<V> gate = activate<Math<A>, V>({load(x, n) + sum[0], load(x + a.H, n) + sum[1],
-                                              load(x + 2 * a.H, n) + sum[2],
-                                              load(x + 3 * a.H, n) + sum[3]});
+  const Gates<V> gate =
+      activate<Math<A>, V>({load(x, n) + sum[0], load(x + a.H, n) + sum[1],
+                            load(x + 2 * a.H, n) + sum[2], load(x + 3 * a.H, n) + sum[3]});
   const V cell = cell_state(gate, load(c + unit, n));
   V h = hidden_state<Math<A>>(gate.o, cell);
   if (last_product) h = round_to<S>(h);  // before a projection h stays exact

@@ -20,8 +20,8 @@ LSTM_INLINE bool starts_at_zero(const StepParams<S>& a, int64_t b) {
 
 // sum[r][j] += weight[j * H + unit] . in[r], for four gates and R rows (in[r] null: zero).
 template <class S, int R>
-LSTM_INLINE void gate_dots(Acc<S> (&sum)[R][4], const S* weight, int64_t H, int64_t unit,
-                           int64_t K, const S* const (&in)[R]) {
+LSTM_INLINE void gate_dots(Acc<S> (&sum)[R][4], const S* weight, int64_t H, int64_t unit, int64_t K,
+                           const S* const (&in)[R]) {
   using A = Acc<S>;
   using V = Vec<A>;
   constexpr int64_t lanes = kLanes<A>;
@@ -48,8 +48,7 @@ void step_cell(const StepParams<S>& a, int64_t unit, int64_t b, const Gates<Vec<
   const int64_t n = a.H - unit < kLanes<A> ? a.H - unit : kLanes<A>;
   A* c = a.c + slot_of(a, b) * a.H + unit;
   const Gates<V> gate = activate<Math<A>, V>(pre);
-  const V cell =
-      cell_state(gate, starts_at_zero(a, b) ? V{} : load(static_cast<const A*>(c), n));
+  const V cell = cell_state(gate, starts_at_zero(a, b) ? V{} : load(static_cast<const A*>(c), n));
   const V h = hidden_state<Math<A>>(gate.o, cell);
   store(c, cell, n);
   store(a.c_n + b * a.H + unit, cell, n);
@@ -80,9 +79,8 @@ LSTM_INLINE void step_tile(const StepParams<S>& a, int64_t block, int64_t b) {
     A sum[R][4];
     for (int r = 0; r < R; ++r)
       for (int j = 0; j < 4; ++j)
-        sum[r][j] = a.bias_ih
-                        ? widen(a.bias_ih[j * a.H + unit]) + widen(a.bias_hh[j * a.H + unit])
-                        : 0;
+        sum[r][j] =
+            a.bias_ih ? widen(a.bias_ih[j * a.H + unit]) + widen(a.bias_hh[j * a.H + unit]) : 0;
     gate_dots<S, R>(sum, a.weight_ih, a.H, unit, a.I, x);
     gate_dots<S, R>(sum, a.weight_hh, a.H, unit, a.P, h);
     for (int r = 0; r < R; ++r)
@@ -90,10 +88,10 @@ LSTM_INLINE void step_tile(const StepParams<S>& a, int64_t block, int64_t b) {
   }
   for (int r = 0; r < R; ++r)
     if (slot_of(a, b + r) >= 0)
-      step_cell<S>(a, first, b + r,
-                   {load(static_cast<const A*>(pre[r][0])), load(static_cast<const A*>(pre[r][1])),
-                    load(static_cast<const A*>(pre[r][2])),
-                    load(static_cast<const A*>(pre[r][3]))});
+      step_cell<S>(
+          a, first, b + r,
+          {load(static_cast<const A*>(pre[r][0])), load(static_cast<const A*>(pre[r][1])),
+           load(static_cast<const A*>(pre[r][2])), load(static_cast<const A*>(pre[r][3]))});
 }
 
 template <class S>

@@ -1,0 +1,244 @@
+"""The compiled operators themselves: schemas, fake kernels, mutation and last-line checks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from stateful_lstm import ops
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+T, B, H, P, SLOTS = 4, 3, 6, 5, 7
+
+SCHEMAS = {
+    "lstm_forward": "(Tensor gates_x, Tensor weight_hh, Tensor? weight_hr, Tensor h0, Tensor c0, "
+    "Tensor? reset_mask, Tensor? lengths, Tensor? recurrent_mask, bool reverse, int save) -> "
+    "(Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)",
+    "lstm_backward": "(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor gates, "
+    "Tensor cells, Tensor weight_hh, Tensor? weight_hr, Tensor c0, Tensor? reset_mask, "
+    "Tensor? lengths, Tensor? recurrent_mask, bool reverse) -> "
+    "(Tensor grad_gates, Tensor grad_h0, Tensor grad_c0, Tensor grad_hidden)",
+    "lstm_step_": "(Tensor x, Tensor[] weights, Tensor(a!) h, Tensor(b!) c, "
+    "Tensor? state_indices, Tensor? reset_mask, bool bias, bool bidirectional) -> "
+    "(Tensor y, Tensor h_n, Tensor c_n)",
+    "state_gather": "(Tensor h, Tensor c, Tensor? state_indices) -> (Tensor h0, Tensor c0)",
+    "state_scatter_": "(Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, Tensor h_n, Tensor c_n) "
+    "-> ()",
+    "cpu_capability": "() -> str",
+}
+
+
+def acc(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
+def forward_args(dtype: torch.dtype, projection: bool, steered: bool, reverse: bool) -> list:
+    p = P if projection else H
+    return [
+        torch.randn(T, B, 4 * H, dtype=acc(dtype)),
+        torch.randn(4 * H, p, dtype=dtype),
+        torch.randn(p, H, dtype=dtype) if projection else None,
+        torch.randn(B, p, dtype=dtype),
+        torch.randn(B, H, dtype=acc(dtype)),
+        torch.rand(T, B) < 0.3 if steered else None,
+        torch.tensor([T, 0, 2]) if steered else None,
+        torch.rand(B, p).to(dtype) if steered else None,
+        reverse,
+        2,
+    ]
+
+
+def backward_args(dtype: torch.dtype, projection: bool, steered: bool, reverse: bool) -> list:
+    args = forward_args(dtype, projection, steered, reverse)
+    y, h_n, c_n, gates, cells = ops.lstm_forward(*args)
+    grads = [torch.randn_like(t) for t in (y, h_n, c_n)]
+    if not steered:
+        grads = [grads[0], None, None]
+    return [*grads, gates, cells, args[1], args[2], args[4], *args[5:9]]
+
+
+def state(dtype: torch.dtype, layers: int, p: int) -> tuple[Tensor, Tensor]:
+    return (
+        torch.randn(layers, SLOTS, p, dtype=dtype),
+        torch.randn(layers, SLOTS, H, dtype=acc(dtype)),
+    )
+
+
+def step_args(dtype: torch.dtype, projection: bool, bidirectional: bool) -> list:
+    lstm = torch.nn.LSTM(
+        4, H, 2, proj_size=P * projection, bidirectional=bidirectional, dtype=dtype
+    )
+    weights = [p.detach() for p in lstm.parameters()]
+    h, c = state(dtype, 4 if bidirectional else 2, P if projection else H)
+    x = torch.randn(B, 4, dtype=dtype)
+    reset = torch.tensor([True, False, False])
+    return [x, weights, h, c, torch.tensor([5, -1, 2]), reset, True, bidirectional]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_operator_is_registered_with_its_schema(name: str) -> None:
+    # Errors of registration in C++ are swallowed: a malformed schema would leave no operator.
+    schema = str(getattr(torch.ops.stateful_lstm, name).default._schema)
+    assert schema == f"stateful_lstm::{name}{SCHEMAS[name]}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("projection", [False, True])
+@pytest.mark.parametrize("steered", [False, True])
+def test_opcheck_forward_and_backward(dtype: torch.dtype, projection: bool, steered: bool) -> None:
+    op = torch.ops.stateful_lstm
+    for reverse in (False, True):
+        torch.library.opcheck(op.lstm_forward, forward_args(dtype, projection, steered, reverse))
+        torch.library.opcheck(op.lstm_backward, backward_args(dtype, projection, steered, reverse))
+
+
+@pytest.mark.parametrize("save", [0, 1])
+def test_opcheck_forward_that_saves_less(save: int) -> None:
+    args = forward_args(torch.float32, False, True, False)
+    torch.library.opcheck(torch.ops.stateful_lstm.lstm_forward, [*args[:-1], save])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("projection", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_opcheck_step(dtype: torch.dtype, projection: bool, bidirectional: bool) -> None:
+    args = step_args(dtype, projection, bidirectional)
+    torch.library.opcheck(torch.ops.stateful_lstm.lstm_step_, args)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64])
+def test_opcheck_gather_and_scatter(dtype: torch.dtype, index_dtype: torch.dtype) -> None:
+    h, c = state(dtype, 2, P)
+    slots = torch.tensor([5, -1, 2], dtype=index_dtype)
+    torch.library.opcheck(torch.ops.stateful_lstm.state_gather, [h, c, slots])
+    torch.library.opcheck(torch.ops.stateful_lstm.state_gather, [h, c, None])
+    rows = [torch.randn(2, 3, P, dtype=dtype), torch.randn(2, 3, H, dtype=acc(dtype))]
+    torch.library.opcheck(torch.ops.stateful_lstm.state_scatter_, [h, c, slots, *rows])
+
+
+def test_mutating_operators_bump_the_version_of_the_state() -> None:
+    args = step_args(torch.float32, False, False)
+    h, c = args[2:4]
+    before = h._version, c._version
+    ops.lstm_step_(*args)
+    assert h._version > before[0] and c._version > before[1]
+    before = h._version, c._version
+    ops.state_scatter_(h, c, None, torch.randn_like(h), torch.randn_like(c))
+    assert h._version > before[0] and c._version > before[1]
+
+
+def test_gradients_are_bitwise_repeatable() -> None:
+    args = backward_args(torch.float32, True, True, False)
+    for first, second in zip(ops.lstm_backward(*args), ops.lstm_backward(*args), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_a_row_does_not_depend_on_its_neighbours_nor_on_the_number_of_threads() -> None:
+    rows = 11
+    gates_x, w = torch.randn(T, rows, 4 * H), torch.randn(4 * H, H)
+    h0, c0 = torch.randn(rows, H), torch.randn(rows, H)
+
+    def run(part: slice) -> Tensor:
+        args = gates_x[:, part], w, None, h0[part], c0[part], None, None, None, False, 0
+        return ops.lstm_forward(*args)[0]
+
+    whole = run(slice(None))
+    for part in (slice(0, 1), slice(3, 5), slice(2, 9)):
+        assert torch.equal(run(part), whole[:, part])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert torch.equal(run(slice(None)), whole)
+    finally:
+        torch.set_num_threads(threads)
+
+
+BAD_FORWARD = [
+    (0, torch.randn(T, B, 4 * H, dtype=torch.float64), "gates_x has the wrong dtype"),
+    (0, torch.randn(T, B, 4 * H + 4), "gates_x must be"),
+    (0, torch.randn(T, 4 * H), "gates_x must be"),
+    (1, torch.randn(4 * H, H, dtype=torch.float16), "must be float32, float64 or bfloat16"),
+    (3, torch.randn(B, H + 1), r"h0 must have shape \(3, 6\), got \(3, 7\)"),
+    (4, torch.randn(B, H, dtype=torch.float64), "c0 has the wrong dtype"),
+    (5, torch.zeros(T, B, dtype=torch.uint8), "reset_mask has the wrong dtype"),
+    (6, torch.tensor([T + 1, 0, 0]), r"lengths\[0\] is 5, expected 0 to 4"),
+    (6, torch.tensor([0, -1, 0]), r"lengths\[1\] is -1"),
+    (7, torch.randn(B, H + 1), "recurrent_mask must have shape"),
+    (9, 3, "save must be 0, 1 or 2"),
+]
+
+
+@pytest.mark.parametrize(("position", "value", "message"), BAD_FORWARD)
+def test_forward_refuses(position: int, value: object, message: str) -> None:
+    args = forward_args(torch.float32, False, False, False)
+    args[position] = value
+    with pytest.raises(RuntimeError, match=message):
+        ops.lstm_forward(*args)
+
+
+@pytest.mark.parametrize(
+    ("slots", "message"),
+    [
+        (torch.tensor([0, 1, SLOTS]), r"state_indices\[2\] is 7, expected -1 to 6"),
+        (torch.tensor([0, -2, 1]), r"state_indices\[1\] is -2"),
+        (torch.tensor([3, 1, 3]), "names slot 3 twice"),
+        (torch.tensor([0.0, 1.0, 2.0]), "state_indices has the wrong dtype"),
+        (None, "a batch of 3 rows does not fit a state of 7 slots"),
+    ],
+)
+def test_step_refuses_and_leaves_the_state(slots: Tensor | None, message: str) -> None:
+    args = step_args(torch.float32, False, False)
+    args[4] = slots
+    before = [t.clone() for t in args[2:4]]
+    with pytest.raises(RuntimeError, match=message):
+        ops.lstm_step_(*args)
+    assert all(torch.equal(old, new) for old, new in zip(before, args[2:4], strict=True))
+
+
+def test_step_refuses_weights_that_do_not_fit() -> None:
+    args = step_args(torch.float32, False, False)
+    args[1] = args[1][:-1]
+    with pytest.raises(RuntimeError, match="the number of weights"):
+        ops.lstm_step_(*args)
+
+
+INSTRUCTION_SETS = """
+import torch
+from stateful_lstm import ops
+torch.manual_seed(3)
+print(ops.cpu_capability())
+for dtype in (torch.float32, torch.float64, torch.bfloat16):
+    wide = torch.float32 if dtype == torch.bfloat16 else dtype
+    w, h, c = torch.randn(76, 19, dtype=dtype), torch.randn(5, 19, dtype=dtype), torch.randn(5, 19)
+    args = torch.randn(6, 5, 76, dtype=wide), w, None, h, c.to(wide), None, None, None, False, 2
+    y, h_n, c_n, gates, cells = ops.lstm_forward(*args)
+    grads = ops.lstm_backward(y, None, None, gates, cells, w, None, c.to(wide), *args[5:9])
+    print(*(t.double().abs().sum().item() for t in (y, c_n, *grads)))
+"""
+
+
+def test_every_instruction_set_can_be_forced_and_agrees() -> None:
+    def run(name: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "STATEFUL_LSTM_CPU": name, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", INSTRUCTION_SETS]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    def sums(lines: list[str]) -> list[list[float]]:
+        return [[float(number) for number in line.split()] for line in lines]
+
+    portable = run("portable").stdout.splitlines()
+    assert portable[0] == "portable" and len(portable) == 4
+    if ops.cpu_capability() != "portable":
+        own = run(str(ops.cpu_capability())).stdout.splitlines()
+        assert own[0] == ops.cpu_capability()
+        tolerances = (1e-5, 1e-13, 1e-2)  # tens of roundings of float32, float64, bfloat16
+        for a, b, rel in zip(sums(own[1:]), sums(portable[1:]), tolerances, strict=True):
+            assert a == pytest.approx(b, rel=rel)
+    refused = run("abacus")
+    assert refused.returncode != 0 and "STATEFUL_LSTM_CPU=abacus" in refused.stderr
