@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .lstm import StatefulLSTM
+from .module import StatefulLSTM
 from .state import LSTMState
 
 

@@ -1,0 +1,127 @@
+"""Draws architecture.svg, the picture in docs/architecture.md.
+
+python docs/pictures/architecture.py [FILE]    (any format that matplotlib knows)
+"""
+
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+# The same bytes at every run, so that git shows a change only where there is one.
+mpl.rcParams["svg.hashsalt"] = "stateful_lstm"
+mpl.rcParams["font.family"] = "DejaVu Sans"  # comes with matplotlib
+
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.patches import FancyBboxPatch  # noqa: E402
+
+PYTHON, CPP, STATE, LIBRARY = "#dbe9f6", "#fbe3cf", "#dff0d8", "#eeeeee"
+INK, QUIET = "#222222", "#666666"
+CENTRED = {"ha": "center", "va": "center"}
+BOTH, BACK = "<->", "<-"
+
+
+def rounded(ax, place, fill, edge):
+    x, y, width, height = place
+    style = "round,pad=0,rounding_size=0.8"
+    ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, fc=fill, ec=edge, lw=1))
+
+
+def region(ax, place, name):
+    rounded(ax, place, "white", QUIET)
+    x, y, _, height = place
+    ax.text(x + 1.2, y + height - 1, name, va="top", size=9, color=QUIET)
+
+
+def box(ax, place, colour, name, *lines):
+    """A box at (x, y, width, height): a file's name over what the file does."""
+    rounded(ax, place, colour, INK)
+    x, y, width, height = place
+    middle = x + width / 2
+    ax.text(middle, y + height - 1.1, name, ha="center", va="top", weight="bold", color=INK)
+    text = "\n".join(lines)
+    ax.text(middle, y + height / 2 - 1.3, text, size=8.5, color=INK, linespacing=1.35, **CENTRED)
+
+
+def arrow(ax, start, end, style="->", line="-"):
+    look = {"arrowstyle": style, "ls": line, "lw": 1.4, "color": INK}
+    ax.annotate("", xy=end, xytext=start, arrowprops=look)
+
+
+def label(ax, x, y, text, **where):
+    where = {"va": "center", **where}
+    ax.text(x, y, text, size=8, color=QUIET, style="italic", linespacing=1.3, **where)
+
+
+def draw(path):
+    fig, ax = plt.subplots(figsize=(11, 9))
+    ax.set(xlim=(0, 110), ylim=(0, 90))
+    ax.set_axis_off()
+    fig.subplots_adjust(0, 0, 1, 1)
+
+    call = "output, (h_n, c_n) = lstm(input, reset_mask=…, lengths=…, state_indices=…)"
+    ax.text(35, 87, call, family="DejaVu Sans Mono", size=9.5, color=INK, **CENTRED)
+    arrow(ax, (35, 85.5), (35, 79.3), BOTH)
+
+    # Python, from the top down.
+    region(ax, (2, 33, 106, 49), "Python: stateful_lstm/")
+    box(ax, (19, 71, 32, 8), PYTHON, "module.py", "StatefulLSTM: the front door; parameters")
+    arrow(ax, (35, 70.7), (35, 66.8), BOTH)
+    first = "lstm(): checks (checks.py),"
+    box(ax, (19, 56.5, 32, 10), PYTHON, "functional.py", first, "then choice of backend, autocast")
+    arrow(ax, (35, 56.2), (35, 52.8), BOTH)
+    box(ax, (19, 44.5, 32, 8), PYTHON, "stack.py", "layers × directions, dropout")
+    arrow(ax, (35, 44.2), (35, 40.8), BOTH)
+    box(ax, (19, 34.5, 32, 6), PYTHON, "reference.py", "the specification, any device")
+
+    owner = ("LSTMState: the only owner of", "h (L·D, S, P) and c (L·D, S, H)", "between calls")
+    box(ax, (76, 67, 31, 12), STATE, "state.py", *owner)
+    arrow(ax, (51.3, 76.5), (75.7, 76.5), BACK)
+    label(ax, 63.5, 78, "state_gather: rows of this call", ha="center")
+    arrow(ax, (51.3, 73.5), (75.7, 73.5))
+    label(ax, 63.5, 72, "state_scatter_: after success", ha="center")
+
+    arrow(ax, (51.3, 48.5), (55.7, 48.5), BOTH)
+    layer = ("one layer, one direction:", "autograd Function")
+    box(ax, (56, 44.5, 20, 11), PYTHON, "autograd.py", *layer)
+    arrow(ax, (76.3, 48.5), (80.7, 48.5), BOTH)
+    products = ("before:  x · W_ihᵀ + b for all T", "after:  dW_ih, dW_hh, db, dx")
+    box(ax, (81, 44.5, 26, 11), LIBRARY, "library products", *products)
+    arrow(ax, (66, 44.2), (66, 41.3), BOTH)
+    box(
+        ax,
+        (56, 34.5, 51, 6.5),
+        PYTHON,
+        "ops.py",
+        "loads the library; shapes and types of its operators",
+    )
+
+    # C++.
+    region(ax, (2, 2, 106, 29), "C++: csrc/")
+    arrow(ax, (81.5, 34.2), (81.5, 28.3), BOTH)
+    label(ax, 82.5, 32.1, "tensors")
+    schemas = "schemas, checks, threads over rows; alone knows torch"
+    operators = "lstm_forward   lstm_backward   lstm_step_"
+    box(ax, (56, 19, 51, 9), CPP, "binding.cpp", schemas, operators)
+    arrow(ax, (81.5, 18.7), (81.5, 14.3), BOTH)
+    label(ax, 82.5, 16.5, "params.h: plain structs")
+    kernels = ("vector kernels, built once per instruction set,", "chosen at run time")
+    box(ax, (56, 4.5, 51, 9.5), CPP, "cpu/", *kernels)
+    equations = ("one step, forward and backward:", "the only place of the equations")
+    box(ax, (19, 4.5, 28, 9.5), CPP, "cell.h", *equations)
+    arrow(ax, (47.3, 9.2), (55.7, 9.2))
+    label(ax, 51.5, 10.7, "included", ha="center")
+
+    # A single step without gradients: straight to the operator, which writes the state where it is.
+    ax.plot([18.7, 15, 15, 40], [75, 75, 23.5, 23.5], color=INK, lw=1.4, ls="--")
+    arrow(ax, (40, 23.5), (55.7, 23.5), line="--")
+    label(ax, 16.5, 21.5, "T = 1, few rows, no gradients: lstm_step_ runs")
+    label(ax, 16.5, 20, "the whole stack and writes h and c in place")
+
+    # A date would change the file at every run.
+    fig.savefig(path, dpi=110, metadata={"Date": None} if str(path).endswith(".svg") else None)
+
+
+if __name__ == "__main__":
+    draw(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_suffix(".svg"))

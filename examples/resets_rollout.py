@@ -1,0 +1,123 @@
+"""Episodes that end inside a rollout, as in recurrent PPO: one call in place of a loop over time.
+
+A rollout of T steps in B environments comes with `episode_starts`, (T, B). Where it is True, the
+state must be zero before the step. Libraries for reinforcement learning loop over the steps for
+that; here the whole rollout is one call with `reset_mask`. Both are timed, forward and backward.
+
+    python examples/resets_rollout.py [--quick] [--out DIR]
+
+It prints the ratio of the medians and, with --out, writes it to a file there.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stateful_lstm import StatefulLSTM
+
+T, B, OBSERVATION, H = 128, 16, 64, 256
+EPISODE = 50  # mean length in steps
+
+Result = list[Tensor]  # the output, then the gradients of input, hx and weights
+
+
+def step_by_step(
+    lstm: nn.LSTM, x: Tensor, h: Tensor, c: Tensor, starts: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The usual loop: zero the state where an episode starts, then one step."""
+    outputs = []
+    for t in range(len(x)):
+        going_on = (~starts[t]).to(x.dtype).view(1, -1, 1)
+        output, (h, c) = lstm(x[t : t + 1], (going_on * h, going_on * c))
+        outputs.append(output)
+    return torch.cat(outputs), (h, c)
+
+
+def differentiate(
+    forward: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, object]],
+    weights: list[nn.Parameter],
+    inputs: Result,
+    towards: Tensor,
+) -> Result:
+    """Runs forward and backward; `towards` is the gradient that reaches the output."""
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    output, _ = forward(leaves[0], leaves[1], leaves[2])
+    return [output.detach(), *torch.autograd.grad(output, [*leaves, *weights], towards)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Episode starts inside a rollout")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write the figures there")
+    options = parser.parse_args()
+
+    torch.manual_seed(0)
+    starts = torch.rand(T, B) < 1 / EPISODE
+    towards = torch.randn(T, B, H)
+    inputs = [torch.randn(T, B, OBSERVATION), torch.randn(1, B, H), torch.randn(1, B, H)]
+    loop_lstm = nn.LSTM(OBSERVATION, H)
+    ours = StatefulLSTM(OBSERVATION, H, stateful=False)
+    ours.load_state_dict(loop_lstm.state_dict())
+
+    def loop() -> Result:
+        return differentiate(
+            lambda x, h, c: step_by_step(loop_lstm, x, h, c, starts),
+            list(loop_lstm.parameters()),
+            inputs,
+            towards,
+        )
+
+    def one_call() -> Result:
+        return differentiate(
+            lambda x, h, c: ours(x, (h, c), reset_mask=starts),
+            list(ours.parameters()),
+            inputs,
+            towards,
+        )
+
+    # The truth is the loop in double precision; one call may err as much as the float32 loop does.
+    exact_lstm = nn.LSTM(OBSERVATION, H, dtype=torch.float64)
+    exact_lstm.load_state_dict(loop_lstm.state_dict())
+    exact = differentiate(
+        lambda x, h, c: step_by_step(exact_lstm, x, h, c, starts),
+        list(exact_lstm.parameters()),
+        [tensor.double() for tensor in inputs],
+        towards.double(),
+    )
+    names = ["output", "d input", "d h0", "d c0", *(f"d {n}" for n, _ in ours.named_parameters())]
+    print(f"{int(starts.sum())} episode starts in {T} steps of {B} environments\n")
+    print(f"{'largest error':<16}{'loop':>10}{'one call':>10}")
+    for name, truth, looped, called in zip(names, exact, loop(), one_call(), strict=True):
+        loop_error = float((looped - truth).abs().max())
+        call_error = float((called - truth).abs().max())
+        print(f"{name:<16}{loop_error:>10.1e}{call_error:>10.1e}")
+        assert call_error <= 4 * loop_error, f"{name} differs by more than rounding"
+
+    # Turn about, in one process, so that both share whatever else the machine does.
+    seconds: dict[str, list[float]] = {"loop": [], "one call": []}
+    for repetition in range(-2, 3 if options.quick else 25):
+        for name, run in (("loop", loop), ("one call", one_call)):
+            began = time.perf_counter()
+            run()
+            if repetition >= 0:  # the first two are a warm-up
+                seconds[name].append(time.perf_counter() - began)
+    medians = {name: 1000 * statistics.median(each) for name, each in seconds.items()}
+    ratio = medians["loop"] / medians["one call"]
+    print(f"\nforward and backward, T={T} B={B} H={H}, {torch.get_num_threads()} threads, medians:")
+    print(f"  loop over nn.LSTM      {medians['loop']:8.1f} ms")
+    print(f"  one call, reset_mask   {medians['one call']:8.1f} ms   {ratio:.1f} times faster")
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        file = options.out / "resets_rollout.json"
+        file.write_text(json.dumps({"milliseconds": medians, "ratio": ratio}, indent=1) + "\n")
+        print(file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""Random combinations of every feature at once, against the oracle and the reference."""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import DTYPES, assert_close, oracle, results, tolerance
+from torch import Tensor, nn
+
+import stateful_lstm
+from stateful_lstm import StatefulLSTM
+
+bounded = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+@dataclass
+class Case:
+    """A network, an input and the controls; everything time-major but what the call is given."""
+
+    net: nn.LSTM
+    x: Tensor
+    hx: tuple[Tensor, Tensor] | None
+    mask: Tensor | None
+    lengths: Tensor | None
+
+    @property
+    def shape(self) -> dict:
+        names = ("num_layers", "bias", "bidirectional", "proj_size")
+        return {name: getattr(self.net, name) for name in names}
+
+    @property
+    def bound(self) -> float:
+        steps, batch, inputs = self.x.shape
+        width = inputs + 4 * self.net.hidden_size + steps * batch
+        return tolerance(self.x.dtype, self.net.num_layers * max(steps, 1), width)
+
+    @property
+    def controls(self) -> dict:
+        """The keywords of a call, in the layout that the network wants."""
+        mask = self.turn(self.mask) if self.mask is not None else None
+        return {"reset_mask": mask, "lengths": self.lengths}
+
+    def turn(self, t: Tensor) -> Tensor:
+        return t.transpose(0, 1) if self.net.batch_first else t
+
+    def truth(self, hx) -> dict:
+        """The oracle's outputs and gradients, in float64, starting from hx."""
+        weights = {k: w.detach().double().requires_grad_() for k, w in self.net.named_parameters()}
+        hx = None if hx is None else tuple(t.double() for t in hx)
+        call = lambda x, hx: oracle(  # noqa: E731
+            x,
+            hx,
+            list(weights.values()),
+            **self.shape,
+            reset_mask=self.mask,
+            lengths=self.lengths,
+        )
+        return results(call, self.x.double(), hx, weights)
+
+
+def numbers(draw, *shape):
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**30)))
+    return torch.randn(*shape, generator=generator)
+
+
+@st.composite
+def cases(draw, directions=(1, 2), dtypes=tuple(DTYPES), most_steps=6):
+    steps, batch = draw(st.integers(1, most_steps)), draw(st.integers(1, 5))
+    hidden = draw(st.sampled_from([1, 2, 3, 8, 9, 17]))
+    proj = draw(st.integers(0, hidden - 1)) if draw(st.booleans()) else 0
+    dtype = draw(st.sampled_from(dtypes))
+    net = nn.LSTM(
+        draw(st.integers(1, 5)),
+        hidden,
+        num_layers=draw(st.integers(1, 3)),
+        bias=draw(st.booleans()),
+        batch_first=draw(st.booleans()),
+        bidirectional=draw(st.sampled_from(directions)) == 2,
+        proj_size=proj,
+        dtype=dtype,
+    )
+    with torch.no_grad():  # drawn, since the initial values depend on what ran before
+        for weight in net.parameters():
+            weight.copy_(numbers(draw, *weight.shape) / (1 + weight.shape[-1]) ** 0.5)
+    x = numbers(draw, steps, batch, net.input_size).to(dtype)
+    stacks = net.num_layers * (2 if net.bidirectional else 1)
+    hx = None
+    if draw(st.booleans()):
+        hx = tuple(numbers(draw, stacks, batch, n).to(dtype) for n in (proj or hidden, hidden))
+    mask = lengths = None
+    if draw(st.booleans()):
+        row = st.lists(st.booleans(), min_size=batch, max_size=batch)
+        mask = torch.tensor(draw(st.lists(row, min_size=steps, max_size=steps)))
+    if draw(st.booleans()):
+        each = st.one_of(st.just(0), st.just(steps), st.integers(0, steps))
+        lengths = torch.tensor(draw(st.lists(each, min_size=batch, max_size=batch)))
+    return Case(net, x, hx, mask, lengths)
+
+
+def compute(case, call, x=None):
+    """The results of call(x, hx) on a case, in time-major order."""
+
+    def turned(x, hx):
+        output, states = call(case.turn(x), hx)
+        return case.turn(output), states
+
+    weights = dict(case.net.named_parameters())
+    return results(turned, case.x if x is None else x, case.hx, weights)
+
+
+def function(case, backend, **extras):
+    weights = list(case.net.parameters())
+    keywords = case.shape | case.controls | {"batch_first": case.net.batch_first} | extras
+    return lambda x, hx: stateful_lstm.lstm(x, hx, weights, backend=backend, **keywords)
+
+
+def layer_like(net, **extras):
+    """A StatefulLSTM on the very parameters of a net, so that gradients reach them."""
+    layer = StatefulLSTM(
+        net.input_size,
+        net.hidden_size,
+        net.num_layers,
+        net.bias,
+        net.batch_first,
+        bidirectional=net.bidirectional,
+        proj_size=net.proj_size,
+        dtype=next(net.parameters()).dtype,
+        **extras,
+    )
+    for name, weight in net.named_parameters():
+        setattr(layer, name, weight)
+    return layer
+
+
+@given(cases(dtypes=(torch.float64,)))
+@bounded
+def test_the_reference_equals_the_oracle(case):
+    assert_close(compute(case, function(case, "reference")), case.truth(case.hx), case.bound)
+
+
+@given(cases(), st.sampled_from(["none", "gates", "segments", "auto"]))
+@bounded
+def test_the_cpu_backend_equals_the_oracle(case, recompute):
+    got = compute(case, function(case, "cpu", recompute=recompute))
+    assert_close(got, case.truth(case.hx), case.bound)
+
+
+@given(cases(dtypes=(torch.float64, torch.float32)), st.integers(0, 99), st.floats(0.1, 0.9))
+@bounded
+def test_the_cpu_backend_equals_the_reference_under_dropout(case, seed, p):
+    extras = {"training": True, "dropout": 1 - p, "recurrent_dropout": p}
+    torch.manual_seed(seed)
+    truth = compute(case, function(case, "reference", **extras))
+    torch.manual_seed(seed)
+    got = compute(case, function(case, "cpu", **extras))
+    assert_close(got, truth, 4 * case.bound / ((1 - p) * p))  # dropout scales what it keeps
+
+
+@given(cases())
+@bounded
+def test_a_layer_without_state_equals_the_oracle(case):
+    layer = layer_like(case.net, stateful=False)
+    got = compute(case, lambda x, hx: layer(x, hx, **case.controls))
+    assert_close(got, case.truth(case.hx), case.bound)
+
+
+@given(cases(dtypes=(torch.float64, torch.float32)))
+@bounded
+def test_what_lies_beyond_the_lengths_is_never_read(case):
+    if case.lengths is None:
+        case.lengths = torch.zeros(case.x.shape[1], dtype=torch.int64)
+    padding = torch.arange(case.x.shape[0])[:, None] >= case.lengths
+    dirty = case.x.masked_fill(padding[..., None], float("nan"))
+    clean = compute(case, function(case, "cpu"))
+    assert_close(compute(case, function(case, "cpu"), dirty), clean, 0.0)
+    assert clean["output"][padding].count_nonzero() == 0
+
+
+# ---- the resident state --------------------------------------------------------------------------
+
+
+def random_state(layer, slots, draw):
+    h, c = layer.allocate_state(slots).read()
+    state = numbers(draw, *h.shape).to(h.dtype), numbers(draw, *c.shape).to(c.dtype)
+    layer.state.write(state)
+    return state
+
+
+def forward_rows(layer):
+    """Rows of the state that a call starts from: the reverse direction starts from zero."""
+    return slice(None, None, 2 if layer.bidirectional else 1)
+
+
+def start_of(layer, rows):
+    """What a call without hx starts from: the resident state's rows, zero in reverse."""
+    h, c = (torch.zeros_like(t) for t in rows)
+    forward = forward_rows(layer)
+    h[forward], c[forward] = rows[0][forward], rows[1][forward]
+    return h, c
+
+
+@given(cases(), st.data(), st.booleans())
+@bounded
+def test_slots_equal_the_oracle_and_leave_the_others_alone(case, data, inference):
+    batch, draw = case.x.shape[1], data.draw
+    slots = batch + draw(st.integers(0, 3), label="spare slots")
+    order = draw(st.permutations(range(slots)), label="order")[:batch]
+    absent = draw(st.lists(st.booleans(), min_size=batch, max_size=batch), label="absent")
+    kind = draw(st.sampled_from([torch.int32, torch.int64]))
+    rows = torch.tensor([-1 if a else s for s, a in zip(order, absent, strict=True)], dtype=kind)
+    present = rows >= 0
+    taken = rows[present].long()
+    layer = layer_like(case.net)
+    old = random_state(layer, slots, draw)
+
+    start = case.hx
+    if start is None:  # c stays as precise as it is kept; absent rows start wherever
+        start = start_of(layer, tuple(t[:, rows.long().clamp(min=0)] for t in old))
+    truth = case.truth(start)
+    x = case.turn(case.x)
+    with torch.inference_mode(inference):
+        output, (h_n, c_n) = layer(x, case.hx, state_indices=rows, **case.controls)
+
+    output = case.turn(output).detach()
+    got = {"output": output, "h_n": h_n.detach(), "c_n": c_n.detach()}
+    axis = {"output": 1, "h_n": 1, "c_n": 1}
+    here = {name: t.index_select(axis[name], present.nonzero()[:, 0]) for name, t in got.items()}
+    expected = {name: truth[name][:, present] for name in got}
+    assert_close(here, expected, case.bound)
+    assert output[:, ~present].count_nonzero() == 0
+
+    others = torch.ones(slots, dtype=torch.bool)
+    others[taken] = False
+    forward = forward_rows(layer)
+    for name, before in zip("hc", old, strict=True):
+        after = getattr(layer.state, name)
+        assert after[:, others].equal(before[:, others]), name
+        new = {name: after[forward][:, taken]}
+        assert_close(new, {name: expected[f"{name}_n"][forward]}, case.bound)
+
+
+@given(cases(dtypes=(torch.float64, torch.float32)), st.data())
+@bounded
+def test_gradients_with_slots_equal_the_oracles(case, data):
+    batch, draw = case.x.shape[1], data.draw
+    order = draw(st.permutations(range(batch + 2)))[:batch]
+    absent = draw(st.integers(-1, batch - 1), label="absent row")
+    rows = torch.tensor([-1 if b == absent else s for b, s in enumerate(order)])
+    layer = layer_like(case.net)
+    old = random_state(layer, batch + 2, draw)
+    if case.hx is None:
+        start = start_of(layer, tuple(t[:, rows.clamp(min=0)] for t in old))
+    else:
+        start = case.hx
+    weight = numbers(draw, 1).item()
+
+    def grads(call, hx, dtype, weights):
+        x = case.x.to(dtype).detach().requires_grad_()
+        output = call(x, hx)
+        present = output[:, rows >= 0]
+        loss = (present.pow(2) * weight).sum() + present.sum()
+        leaves = {"input": x, **weights}
+        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        return {
+            name: torch.zeros_like(leaf) if g is None else g
+            for (name, leaf), g in zip(leaves.items(), found, strict=True)
+        }
+
+    def ours(x, hx):
+        y, _ = layer(case.turn(x), hx, state_indices=rows, **case.controls)
+        return case.turn(y)
+
+    exact = {k: w.detach().double().requires_grad_() for k, w in case.net.named_parameters()}
+    keywords = case.shape | {"reset_mask": case.mask, "lengths": case.lengths}
+    truth = grads(
+        lambda x, hx: oracle(x, hx, list(exact.values()), **keywords)[0],
+        tuple(t.double() for t in start),
+        torch.float64,
+        exact,
+    )
+    got = grads(ours, case.hx, case.x.dtype, dict(case.net.named_parameters()))
+    assert_close(got, truth, 2 * case.bound)
+    if absent >= 0:
+        assert got["input"][:, absent].count_nonzero() == 0
+
+
+@given(cases(directions=(1,), most_steps=8), st.data())
+@bounded
+def test_any_cut_into_calls_equals_one(case, data):
+    steps, batch, _ = case.x.shape
+    inner = data.draw(st.lists(st.integers(0, steps), max_size=4).map(sorted), label="cuts")
+    cut = [0, *inner, steps]
+    layer = layer_like(case.net).requires_grad_(False)
+    start = random_state(layer, batch, data.draw)
+    truth = case.truth(start)
+    outputs = []
+    for a, b in itertools.pairwise(cut):
+        mask = None if case.mask is None else case.turn(case.mask[a:b])
+        lengths = None if case.lengths is None else (case.lengths - a).clamp(0, b - a)
+        output, (h, c) = layer(case.turn(case.x[a:b]), reset_mask=mask, lengths=lengths)
+        outputs.append(case.turn(output))
+    got = {"output": torch.cat(outputs), "h_n": h, "c_n": c}
+    assert_close(got, {name: truth[name] for name in got}, case.bound)
+    resident = {"h_n": layer.state.h, "c_n": layer.state.c}
+    assert_close(resident, {name: truth[name] for name in resident}, case.bound)
