@@ -1,4 +1,4 @@
-# From a fresh checkout `make demo` and `make test` set up all they need; `make help` lists the rest.
+# From a fresh checkout `make demo` and `make test` set up all they need; `make help` lists more.
 #
 # PYTHON  the Python to start from, 3.10 or later
 # VENV    where packages are installed. Empty (make test VENV=): use PYTHON as it is, no downloads

@@ -49,6 +49,7 @@ headers = sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.inl", rec
 
 flags = [
     "-O3",
+    "-g0",  # Python's own flags say -g, which makes the library many times larger
     "-std=c++17",
     "-fvisibility=hidden",
     # a * b + c as one instruction wherever the hardware has it, the same in every kernel.

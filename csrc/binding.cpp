@@ -322,6 +322,14 @@ void state_scatter_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Ten
   });
 }
 
+// Whether two dense tensors share memory: an input may be the state itself, which changes under it.
+bool overlap(const Tensor& a, const Tensor& b) {
+  const char *first = static_cast<const char*>(a.const_data_ptr()),
+             *second = static_cast<const char*>(b.const_data_ptr());
+  return first < second + b.numel() * b.element_size() &&
+         second < first + a.numel() * a.element_size();
+}
+
 // The weights of one layer and direction, from the flat list in torch.nn.LSTM's order.
 template <class S>
 void fill_weights(StepParams<S>& p, Inputs& in, const std::vector<Tensor>& weights, int64_t index,
@@ -355,6 +363,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
   return by_dtype(h, "h", [&](auto number) {
     using S = decltype(number);
     const StateSizes s = check_state<S>(h, c);
+    STD_TORCH_CHECK(x.dim() == 2, "x must be (B, I), got ", shape_text(x.sizes()));
     const int64_t D = bidirectional ? 2 : 1, B = x.size(0);
     const bool projection = s.P != s.H;
     STD_TORCH_CHECK(s.LD % D == 0 && int64_t(weights.size()) ==
@@ -364,6 +373,8 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
     const std::vector<int64_t> slots = read_slots(state_indices, B, s.slots);
     Inputs in;
     std::vector<StepParams<S>> steps(s.LD);
+    x = torch::stable::contiguous(x);
+    if (overlap(x, h) || overlap(x, c)) x = torch::stable::clone(x);
     const S* input = in.get<S>(x, {B, x.size(1)}, "x");
     const bool* reset = in.get<bool>(reset_mask, {B}, "reset_mask");
     const int64_t width = D * s.P;  // of every layer's output

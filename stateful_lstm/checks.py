@@ -167,9 +167,14 @@ def check_input(input: Tensor, weight_ih: Tensor, batch_first: bool) -> tuple[Te
     return (input.transpose(0, 1) if batch_first else input), True
 
 
+def autocast_enabled(device: torch.device) -> bool:
+    """Whether autocast is on for tensors of this device; some devices ("meta") know none."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 def check_features(input: Tensor, weight_ih: Tensor) -> None:
     """Dtype, device and last size of an input."""
-    if input.dtype != weight_ih.dtype and not torch.is_autocast_enabled(input.device.type):
+    if input.dtype != weight_ih.dtype and not autocast_enabled(input.device):
         raise ValueError(
             f"LSTM input dtype ({input.dtype}) does not match weight dtype ({weight_ih.dtype}). "
             f"Convert input: input.to({weight_ih.dtype}), or convert model: "
@@ -219,7 +224,7 @@ def check_hx(
             )
         allowed = {x.dtype} if k == 0 else {x.dtype, accumulation_dtype(x.dtype)}
         if state.dtype not in allowed and not (
-            state.is_floating_point() and torch.is_autocast_enabled(x.device.type)
+            state.is_floating_point() and autocast_enabled(x.device)
         ):
             raise RuntimeError(f"Expected hidden[{k}] dtype {x.dtype}, got {state.dtype}")
     return h, c

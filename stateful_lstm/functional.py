@@ -105,12 +105,11 @@ def run(
     packed_rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Runs a checked call: y (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H) in the dtype of sums."""
-    device = call.x.device.type
-    if torch.is_autocast_enabled(device):
+    if checks.autocast_enabled(call.x.device):
+        device = call.x.device.type
         dtype = torch.get_autocast_dtype(device)
-        call.x, call.h0, call.c0, *weights = (
-            t if t.dtype == torch.float64 else t.to(dtype)
-            for t in (call.x, call.h0, call.c0, *weights)
+        call.x, call.h0, *weights = (
+            t if t.dtype == torch.float64 else t.to(dtype) for t in (call.x, call.h0, *weights)
         )
         with torch.autocast(device, enabled=False):
             return run(call, weights, config, training, recompute, backend, packed_rows)

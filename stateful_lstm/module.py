@@ -127,11 +127,15 @@ class StatefulLSTM(nn.RNNBase):
     def reset_state(self, which: Any = None) -> None:
         """Sets rows of the resident state to zero; nothing happens before the first call.
 
+        After a reset of all rows the next call may have a batch of another size: the state is then
+        allocated anew. With the same size it stays where it is.
+
         Args:
             which: None: all rows; a bool mask (S,); or int64 indices.
         """
         if self._state is not None:
             self._state.reset(which)
+            self._state.resizable = which is None
 
     reset_states = reset_state  # Keras's older name
 
@@ -140,12 +144,14 @@ class StatefulLSTM(nn.RNNBase):
         """On leaving, also by an exception, puts back exactly the state that was there on entry."""
         state = self._state
         kept = None if state is None else state.read()
+        resizable = state is not None and state.resizable
         try:
             yield
         finally:
             self._state = state
             if state is not None and kept is not None:
                 state.write(kept)
+                state.resizable = resizable
 
     # ------------------------------------------------------------ forward
 
@@ -250,21 +256,23 @@ class StatefulLSTM(nn.RNNBase):
             own = None
         else:
             _refuse_inside_backward()
+            if own is not None and own is self._state and own.resizable and state_indices is None:
+                own = own if own.slots == B else None
             padding = self._check_state(own, sizes, call.x, B, state_indices, weights[0].dtype)
-            if padding and state_indices is not None:  # a padding row is one without any step
-                T = call.x.size(0)
-                lengths = call.lengths
-                if lengths is None:
-                    lengths = torch.full_like(state_indices, T)
-                call.lengths = lengths.to(torch.int64).masked_fill(state_indices < 0, 0)
-            if own is None:  # only now kept: a call that fails leaves none behind
+            if own is None:  # only kept at the end: a call that fails leaves none behind
                 own = LSTMState(sizes, B, weights[0].dtype, call.x.device)
-            if hidden is None and not padding and self._can_step(call, weights, config):
+            if hidden is None and self._can_step(call, weights, config):
                 result = self._step(call, own, weights, state_indices)
                 self._keep(own, state)
                 return result
-        if hidden is not None:
-            call.h0, call.c0 = hidden
+            if padding and state_indices is not None:  # a padding row is one without any step
+                lengths = call.lengths
+                if lengths is None:
+                    lengths = torch.full_like(state_indices, call.x.size(0))
+                call.lengths = lengths.to(torch.int64).masked_fill(state_indices < 0, 0)
+        if hidden is not None:  # copies: they may be the state itself, which is written below
+            h0, c0 = hidden
+            call.h0, call.c0 = (h0, c0) if own is None else (h0.clone(), c0.clone())
         elif own is not None:
             call.h0, call.c0 = own.start(state_indices, self.bidirectional)
         else:
@@ -278,6 +286,7 @@ class StatefulLSTM(nn.RNNBase):
         return y, h_n, c_n
 
     def _keep(self, own: LSTMState, given: LSTMState | None) -> None:
+        own.resizable = False
         if given is None:
             self._state = own
 
@@ -306,8 +315,9 @@ class StatefulLSTM(nn.RNNBase):
         if own is not None and own.slots != B:
             raise ValueError(
                 f"the batch has {B} rows, the resident state has {own.slots} slots. Use a batch of "
-                f"{own.slots}; or allocate_state({B}), which discards the state (reset_state keeps "
-                f"its size); or say with state_indices which slots the rows belong to"
+                f"{own.slots}; or discard the state by reset_state(), after which a batch may have "
+                f"another size, or by allocate_state({B}); or say with state_indices which slots "
+                f"the rows belong to"
             )
         return False
 
@@ -321,9 +331,7 @@ class StatefulLSTM(nn.RNNBase):
             call.x.requires_grad or any(w.requires_grad for w in weights)
         ):
             return False
-        return not torch.is_autocast_enabled(call.x.device.type) and not functional.why_not_cpu(
-            call.x
-        )
+        return not checks.autocast_enabled(call.x.device) and not functional.why_not_cpu(call.x)
 
     def _step(
         self,
@@ -411,8 +419,10 @@ class StatefulLSTM(nn.RNNBase):
     def __deepcopy__(self, memo: dict[int, Any]) -> StatefulLSTM:
         new = self.__class__.__new__(self.__class__)
         memo[id(self)] = new
-        new.__setstate__(deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
-        new._state = deepcopy(self._state, memo)
+        own = {k: v for k, v in self.__dict__.items() if not k.startswith("_flat_weight")}
+        new.__dict__.update(deepcopy(own, memo))
+        new.__dict__["_flat_weights_names"] = list(self._flat_weights_names)
+        new._init_flat_weights()
         return new
 
 

@@ -26,6 +26,8 @@ class LSTMState:
 
     h: Tensor
     c: Tensor
+    # True between a layer's reset of all rows and its next call, which may bring another size.
+    resizable: bool = False
 
     def __init__(
         self, sizes: StateSizes, slots: int, dtype: torch.dtype, device: torch.device
@@ -103,6 +105,7 @@ class LSTMState:
             expected = (own.size(0), n, own.size(2))
             if new.shape != expected:
                 raise ValueError(f"{name} must have shape {expected}, got {tuple(new.shape)}")
+        self.resizable = False
         with torch.no_grad():
             for new, own in zip(hc, (self.h, self.c), strict=True):
                 if slots is None:

@@ -8,3 +8,12 @@ import torch
 def fixed_seed():
     """Give every test the same random numbers, whichever tests run before it."""
     torch.manual_seed(20)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tiny products gain nothing from threads, and lose much where the cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

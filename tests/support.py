@@ -124,9 +124,18 @@ def results(call, x, hx, weights):
     output, (h_n, c_n) = call(x, hx)
     outputs = {"output": output, "h_n": h_n, "c_n": c_n}
     seeds = [cotangent(t, k) for k, t in enumerate(outputs.values())]
-    grads = torch.autograd.grad(list(outputs.values()), list(leaves.values()), seeds)
+    grads = gradients(list(outputs.values()), list(leaves.values()), seeds)
     named = {f"gradient of {name}": g for name, g in zip(leaves, grads, strict=True)}
     return {name: t.detach() for name, t in outputs.items()} | named
+
+
+def gradients(outputs, leaves, seeds):
+    """torch.autograd.grad, where what does not reach a leaf counts as zero."""
+    used = [k for k, output in enumerate(outputs) if output.requires_grad]
+    if not used:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    outputs, seeds = [outputs[k] for k in used], [seeds[k] for k in used]
+    return torch.autograd.grad(outputs, leaves, seeds, materialize_grads=True)
 
 
 def cotangent(like, seed):

@@ -10,6 +10,8 @@ from torch import nn
 import stateful_lstm
 from stateful_lstm import StatefulLSTM
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 T, B, I, H = 9, 3, 4, 6  # noqa: E741
 
 CONFIGS = {

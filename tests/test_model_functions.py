@@ -277,19 +277,36 @@ def by_equation(scale, steps, h):
     return torch.stack(out)
 
 
+@pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("steps", [1, 6])
-def test_recurrent_dropout_is_one_mask_per_row_for_the_whole_call(steps):
-    lstm, p = window_on_the_mask(), 0.25
-    hx = (torch.full((1, 8, 64), 0.3, dtype=torch.float64), torch.zeros(1, 8, 64).double())
-    y, _ = lstm(torch.zeros(steps, 8, 1, dtype=torch.float64), hx)
-    dropped, kept = by_equation(0, steps, hx[0][0]), by_equation(1 / (1 - p), steps, hx[0][0])
+def test_recurrent_dropout_is_one_mask_per_row_for_the_whole_call(steps, grad):
+    lstm, p, x = window_on_the_mask(), 0.25, noise(steps, 8, 1)
+    h = torch.full((1, 8, 64), 0.3, dtype=torch.float64)
+    lstm.allocate_state(8).write((h, h))
+    with lstm.preserve_state():
+        y, _ = call(lstm, x, grad)
+    dropped, kept = by_equation(0, steps, h[0]), by_equation(1 / (1 - p), steps, h[0])
     is_dropped = (y - dropped).abs().amax(0) < 1e-9
     is_kept = (y - kept).abs().amax(0) < 1e-9
     assert (is_dropped ^ is_kept).all(), "not one mask, or not scaled by 1 / (1 - p)"
     assert abs(is_dropped.double().mean() - p) < 0.1  # five standard deviations
     assert not (is_dropped == is_dropped[:1]).all(), "the rows share a mask"
-    other = lstm(torch.zeros(steps, 8, 1, dtype=torch.float64), hx)[0]
-    assert not same_bits(other, y), "two calls share a mask"
+    with lstm.preserve_state():
+        assert not same_bits(call(lstm, x, grad)[0], y), "two calls share a mask"
+    assert not same_bits(call(lstm, x, grad, hx=(h, h))[0], y), "hx is not dropped from"
+
+
+@every_mode
+def test_dropout_between_layers_is_on_in_training_mode_and_off_in_eval_mode(steps, grad):
+    lstm, x = make(num_layers=2, dropout=0.5), noise(steps, 4, 3)
+    lstm.allocate_state(4)
+    outputs = []
+    for training in (True, True, False, False):
+        lstm.train(training)
+        with lstm.preserve_state():
+            outputs.append(call(lstm, x, grad)[0])
+    assert not same_bits(outputs[0], outputs[1]) and same_bits(outputs[2], outputs[3])
+    close(outputs[2], by_hand(lstm, x)[0])
 
 
 def test_recurrent_dropout_leaves_output_and_state_whole_and_rests_in_eval_mode():

@@ -25,7 +25,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 import stateful_lstm
 from stateful_lstm import StatefulLSTM
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
+]
 
 T, B, I, H = 5, 3, 6, 7  # noqa: E741
 
@@ -166,6 +169,23 @@ def test_more_than_65535_steps():
     x, hx = dense(lstm, steps, 1), random_hx(lstm, 1)
     bound = 2 * eps(x.dtype) * steps**0.5  # a sum's roundings, of either sign
     assert_close(functional(lstm, "cpu")(x, hx), module_results(lstm, x, hx), bound)
+
+
+@pytest.mark.parametrize("shape", [(6, 33, 200), (1, 64, 256), (9, 1, 300), (4, 130, 64)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_threads_change_nothing_but_rounding(shape, dtype):
+    steps, batch, hidden = shape
+    lstm = nn.LSTM(hidden, hidden, dtype=dtype)
+    x, hx = dense(lstm, steps, batch), random_hx(lstm, batch)
+    compute = functional(lstm, "cpu")
+    one = compute(x, hx)
+    torch.set_num_threads(3)
+    try:
+        three = compute(x, hx)
+    finally:
+        torch.set_num_threads(1)
+    assert_close(three, one, tolerance(dtype, steps, 1))
+    check(compute, lstm, x, hx)
 
 
 @configs

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import dataclass
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,9 @@ bounded = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @dataclass
@@ -50,19 +54,32 @@ class Case:
     def turn(self, t: Tensor) -> Tensor:
         return t.transpose(0, 1) if self.net.batch_first else t
 
-    def truth(self, hx) -> dict:
-        """The oracle's outputs and gradients, in float64, starting from hx."""
+    def oracle(self, x, hx, weights):
+        masks = {"reset_mask": self.mask, "lengths": self.lengths}
+        return oracle(x, hx, list(weights.values()), **self.shape, **masks)
+
+    def truth(self, hx, rows=slice(None)) -> dict:
+        """The oracle's outputs of some rows from hx, and their gradients, in float64."""
         weights = {k: w.detach().double().requires_grad_() for k, w in self.net.named_parameters()}
         hx = None if hx is None else tuple(t.double() for t in hx)
-        call = lambda x, hx: oracle(  # noqa: E731
-            x,
-            hx,
-            list(weights.values()),
-            **self.shape,
-            reset_mask=self.mask,
-            lengths=self.lengths,
-        )
+        call = of_rows(rows, lambda x, hx: self.oracle(x, hx, weights))
         return results(call, self.x.double(), hx, weights)
+
+    def values(self, hx) -> dict:
+        """The oracle's outputs alone."""
+        weights = {k: w.detach().double() for k, w in self.net.named_parameters()}
+        output, (h, c) = self.oracle(self.x.double(), tuple(t.double() for t in hx), weights)
+        return {"output": output, "h_n": h, "c_n": c}
+
+
+def of_rows(rows, call):
+    """call, but what it returns is of some rows only."""
+
+    def chosen(x, hx):
+        output, (h, c) = call(x, hx)
+        return output[:, rows], (h[:, rows], c[:, rows])
+
+    return chosen
 
 
 def numbers(draw, *shape):
@@ -104,7 +121,7 @@ def cases(draw, directions=(1, 2), dtypes=tuple(DTYPES), most_steps=6):
     return Case(net, x, hx, mask, lengths)
 
 
-def compute(case, call, x=None):
+def compute(case, call, x=None, rows=slice(None)):
     """The results of call(x, hx) on a case, in time-major order."""
 
     def turned(x, hx):
@@ -112,7 +129,7 @@ def compute(case, call, x=None):
         return case.turn(output), states
 
     weights = dict(case.net.named_parameters())
-    return results(turned, case.x if x is None else x, case.hx, weights)
+    return results(of_rows(rows, turned), case.x if x is None else x, case.hx, weights)
 
 
 def function(case, backend, **extras):
@@ -199,41 +216,37 @@ def forward_rows(layer):
 
 
 def start_of(layer, rows):
-    """What a call without hx starts from: the resident state's rows, zero in reverse."""
-    h, c = (torch.zeros_like(t) for t in rows)
-    forward = forward_rows(layer)
-    h[forward], c[forward] = rows[0][forward], rows[1][forward]
+    """What a call without hx starts from: the slots of its rows, and zero in reverse."""
+    h, c = (t[:, rows.clamp(min=0).long()] for t in (layer.state.h, layer.state.c))
+    if layer.bidirectional:
+        h[1::2] = c[1::2] = 0
     return h, c
+
+
+def draw_slots(batch, draw):
+    """How many slots there are, and one for each row, or -1."""
+    slots = batch + draw(st.integers(0, 3), label="spare slots")
+    order = draw(st.permutations(range(slots)), label="order")[:batch]
+    absent = draw(st.lists(st.booleans(), min_size=batch, max_size=batch), label="absent")
+    kind = draw(st.sampled_from([torch.int32, torch.int64]))
+    rows = [-1 if gone else slot for slot, gone in zip(order, absent, strict=True)]
+    return slots, torch.tensor(rows, dtype=kind)
 
 
 @given(cases(), st.data(), st.booleans())
 @bounded
 def test_slots_equal_the_oracle_and_leave_the_others_alone(case, data, inference):
-    batch, draw = case.x.shape[1], data.draw
-    slots = batch + draw(st.integers(0, 3), label="spare slots")
-    order = draw(st.permutations(range(slots)), label="order")[:batch]
-    absent = draw(st.lists(st.booleans(), min_size=batch, max_size=batch), label="absent")
-    kind = draw(st.sampled_from([torch.int32, torch.int64]))
-    rows = torch.tensor([-1 if a else s for s, a in zip(order, absent, strict=True)], dtype=kind)
-    present = rows >= 0
-    taken = rows[present].long()
+    slots, rows = draw_slots(case.x.shape[1], data.draw)
+    present, taken = rows >= 0, rows[rows >= 0].long()
     layer = layer_like(case.net)
-    old = random_state(layer, slots, draw)
-
-    start = case.hx
-    if start is None:  # c stays as precise as it is kept; absent rows start wherever
-        start = start_of(layer, tuple(t[:, rows.long().clamp(min=0)] for t in old))
-    truth = case.truth(start)
-    x = case.turn(case.x)
+    old = random_state(layer, slots, data.draw)
+    start = case.hx or start_of(layer, rows)
     with torch.inference_mode(inference):
-        output, (h_n, c_n) = layer(x, case.hx, state_indices=rows, **case.controls)
-
-    output = case.turn(output).detach()
-    got = {"output": output, "h_n": h_n.detach(), "c_n": c_n.detach()}
-    axis = {"output": 1, "h_n": 1, "c_n": 1}
-    here = {name: t.index_select(axis[name], present.nonzero()[:, 0]) for name, t in got.items()}
-    expected = {name: truth[name][:, present] for name in got}
-    assert_close(here, expected, case.bound)
+        output, (h_n, c_n) = layer(case.turn(case.x), case.hx, state_indices=rows, **case.controls)
+    output = case.turn(output)
+    truth = {name: t[:, present] for name, t in case.values(start).items()}
+    got = {"output": output, "h_n": h_n, "c_n": c_n}
+    assert_close({name: t[:, present] for name, t in got.items()}, truth, case.bound)
     assert output[:, ~present].count_nonzero() == 0
 
     others = torch.ones(slots, dtype=torch.bool)
@@ -242,53 +255,24 @@ def test_slots_equal_the_oracle_and_leave_the_others_alone(case, data, inference
     for name, before in zip("hc", old, strict=True):
         after = getattr(layer.state, name)
         assert after[:, others].equal(before[:, others]), name
-        new = {name: after[forward][:, taken]}
-        assert_close(new, {name: expected[f"{name}_n"][forward]}, case.bound)
+        expected = truth[f"{name}_n"][forward]
+        assert_close({name: after[forward][:, taken]}, {name: expected}, case.bound)
 
 
 @given(cases(dtypes=(torch.float64, torch.float32)), st.data())
 @bounded
 def test_gradients_with_slots_equal_the_oracles(case, data):
-    batch, draw = case.x.shape[1], data.draw
-    order = draw(st.permutations(range(batch + 2)))[:batch]
-    absent = draw(st.integers(-1, batch - 1), label="absent row")
-    rows = torch.tensor([-1 if b == absent else s for b, s in enumerate(order)])
+    slots, rows = draw_slots(case.x.shape[1], data.draw)
+    present = rows >= 0
     layer = layer_like(case.net)
-    old = random_state(layer, batch + 2, draw)
+    random_state(layer, slots, data.draw)
+    truth = case.truth(case.hx or start_of(layer, rows), present)
     if case.hx is None:
-        start = start_of(layer, tuple(t[:, rows.clamp(min=0)] for t in old))
-    else:
-        start = case.hx
-    weight = numbers(draw, 1).item()
-
-    def grads(call, hx, dtype, weights):
-        x = case.x.to(dtype).detach().requires_grad_()
-        output = call(x, hx)
-        present = output[:, rows >= 0]
-        loss = (present.pow(2) * weight).sum() + present.sum()
-        leaves = {"input": x, **weights}
-        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        return {
-            name: torch.zeros_like(leaf) if g is None else g
-            for (name, leaf), g in zip(leaves.items(), found, strict=True)
-        }
-
-    def ours(x, hx):
-        y, _ = layer(case.turn(x), hx, state_indices=rows, **case.controls)
-        return case.turn(y)
-
-    exact = {k: w.detach().double().requires_grad_() for k, w in case.net.named_parameters()}
-    keywords = case.shape | {"reset_mask": case.mask, "lengths": case.lengths}
-    truth = grads(
-        lambda x, hx: oracle(x, hx, list(exact.values()), **keywords)[0],
-        tuple(t.double() for t in start),
-        torch.float64,
-        exact,
-    )
-    got = grads(ours, case.hx, case.x.dtype, dict(case.net.named_parameters()))
-    assert_close(got, truth, 2 * case.bound)
-    if absent >= 0:
-        assert got["input"][:, absent].count_nonzero() == 0
+        del truth["gradient of h_0"], truth["gradient of c_0"]
+    call = lambda x, hx: layer(x, hx, state_indices=rows, **case.controls)  # noqa: E731
+    got = compute(case, call, rows=present)
+    assert_close(got, truth, case.bound)
+    assert got["gradient of input"][:, ~present].count_nonzero() == 0
 
 
 @given(cases(directions=(1,), most_steps=8), st.data())
@@ -299,7 +283,7 @@ def test_any_cut_into_calls_equals_one(case, data):
     cut = [0, *inner, steps]
     layer = layer_like(case.net).requires_grad_(False)
     start = random_state(layer, batch, data.draw)
-    truth = case.truth(start)
+    truth = case.values(start)
     outputs = []
     for a, b in itertools.pairwise(cut):
         mask = None if case.mask is None else case.turn(case.mask[a:b])
@@ -307,6 +291,6 @@ def test_any_cut_into_calls_equals_one(case, data):
         output, (h, c) = layer(case.turn(case.x[a:b]), reset_mask=mask, lengths=lengths)
         outputs.append(case.turn(output))
     got = {"output": torch.cat(outputs), "h_n": h, "c_n": c}
-    assert_close(got, {name: truth[name] for name in got}, case.bound)
+    assert_close(got, truth, case.bound)
     resident = {"h_n": layer.state.h, "c_n": layer.state.c}
     assert_close(resident, {name: truth[name] for name in resident}, case.bound)
