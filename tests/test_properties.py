@@ -14,7 +14,7 @@ import stateful_lstm
 from stateful_lstm import StatefulLSTM
 
 bounded = settings(
-    max_examples=60,
+    max_examples=150,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
