@@ -17,19 +17,20 @@ def _layers(model: nn.Module) -> dict[str, StatefulLSTM]:
 
 
 def reset_state(model: nn.Module, which: Any = None) -> None:
-    """Sets rows of every layer's resident state to zero.
+    """Sets rows of every layer's resident state to zero: :meth:`StatefulLSTM.reset_state`.
 
     Args:
         model: any module.
         which: None: all rows; a bool mask (S,); or int64 indices. Checked against every layer
             before any is touched.
     """
-    states = [layer.state for layer in _layers(model).values() if layer.state is not None]
+    layers = _layers(model).values()
     if which is not None:
-        for state in states:
-            state._select(which)
-    for state in states:
-        state.reset(which)
+        for layer in layers:
+            if layer.state is not None:
+                layer.state.select(which)
+    for layer in layers:
+        layer.reset_state(which)
 
 
 @contextmanager

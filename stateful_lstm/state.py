@@ -67,7 +67,7 @@ class LSTMState:
                 self.h.zero_()
                 self.c.zero_()
                 return
-            slots = self._select(which)
+            slots = self.select(which)
             if slots.dtype == torch.bool:
                 mask = slots.view(1, -1, 1)
                 self.h.masked_fill_(mask, 0)
@@ -81,7 +81,7 @@ class LSTMState:
         with torch.no_grad():
             if which is None:
                 return self.h.clone(), self.c.clone()
-            slots = self._select(which)
+            slots = self.select(which)
             return self.h[:, slots], self.c[:, slots]
 
     def write(self, hc: tuple[Tensor, Tensor], which: Any = None) -> None:
@@ -97,7 +97,7 @@ class LSTMState:
             or not all(isinstance(t, Tensor) and t.is_floating_point() for t in hc)
         ):
             raise TypeError(f"expected a tuple of two floating-point tensors (h, c), got {hc!r}")
-        slots = None if which is None else self._select(which)
+        slots = None if which is None else self.select(which)
         if slots is not None and slots.dtype == torch.bool:
             slots = slots.nonzero().squeeze(1)
         n = self.slots if slots is None else slots.numel()
@@ -113,8 +113,12 @@ class LSTMState:
                 else:
                     own.index_copy_(1, slots, new.to(own))
 
-    def _select(self, which: Any) -> Tensor:
-        """A checked bool mask (S,) or int64 indices (n,), on the state's device."""
+    def select(self, which: Any) -> Tensor:
+        """Checks what the other methods take: a bool mask (S,) or int64 indices (n,).
+
+        Returns:
+            The same as a tensor on the state's device.
+        """
         slots = torch.as_tensor(which, device=self.h.device)
         if slots.dtype == torch.bool:
             if slots.shape != (self.slots,):

@@ -121,12 +121,14 @@ def test_chunks_equal_one_call_with_resets_and_lengths(config, dtype, cut, contr
 @cuts
 @pytest.mark.parametrize("kind", [torch.int32, torch.int64], ids=str)
 @pytest.mark.parametrize("with_mask", [False, True], ids=["", "resets"])
-def test_chunks_equal_one_call_with_slots(cut, kind, with_mask):
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_chunks_equal_one_call_with_slots(cut, kind, with_mask, training):
     lstm, x = build(num_layers=2)
     lstm.allocate_state(5).write(random_hx(lstm, 5))
     rows = torch.tensor([4, 0, 3], dtype=kind)
     before = states(lstm)
-    check(lstm, x, cut, state_indices=rows, mask=MASK if with_mask else None)
+    with torch.set_grad_enabled(training):
+        check(lstm, x, cut, state_indices=rows, mask=MASK if with_mask else None)
     for name, state in states(lstm).items():
         assert state[:, [1, 2]].equal(before[name][:, [1, 2]])
         assert not torch.isclose(state[:, [0, 3, 4]], before[name][:, [0, 3, 4]]).all()

@@ -190,12 +190,29 @@ def test_a_stateless_layer_refuses_an_empty_sequence_as_nn_lstm_does():
         lambda lstm: lstm(noise(2, 6, N), state_indices=ints(0, 1, 2, 3, -1, -1)),
         lambda lstm: (lstm.allocate_state(6), lstm(noise(2, 6, N))),
         lambda lstm: (lstm.reset_state(), lstm(noise(2, 6, N))),
+        lambda lstm: (stateful_lstm.reset_state(lstm), lstm(noise(2, 6, N))),
     ],
-    ids=["state_indices", "allocate_state", "reset_state"],
+    ids=["state_indices", "allocate_state", "reset_state", "reset_state_of_a_model"],
 )
 def test_each_way_out_named_for_another_batch_size_works(repair):
     lstm = filled()
     repair(lstm)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda lstm: lstm.reset_state(ints(0, 1, 2, 3)),
+        lambda lstm: (lstm.reset_state(), lstm(noise(2, S, N))),
+        lambda lstm: (lstm.reset_state(), lstm.state.write((noise(1, S, H), noise(1, S, H)))),
+    ],
+    ids=["rows", "then_called", "then_written"],
+)
+def test_only_a_reset_of_everything_lets_the_batch_change(spoil):
+    lstm = filled()
+    spoil(lstm)
+    with refused(ValueError, "6", "4", untouched=[lstm]):
+        lstm(noise(2, 6, N))
 
 
 @pytest.mark.parametrize("extra", ["reset_mask", "lengths"])

@@ -202,6 +202,10 @@ def test_an_empty_batch():
     lstm = nn.LSTM(I, H, num_layers=2)
     output, (h, c) = twin(lstm, stateful=False)(torch.randn(T, 0, I))
     assert (output.shape, h.shape, c.shape) == ((T, 0, H), (2, 0, H), (2, 0, H))
+    for backend in BACKENDS:
+        got = functional(lstm, backend)(torch.randn(T, 0, I))
+        assert got["output"].shape == (T, 0, H)
+        assert all(got[f"gradient of {n}"].count_nonzero() == 0 for n, _ in lstm.named_parameters())
 
 
 # ---- memory layouts, and what autograd hands over ------------------------------------------------
@@ -295,6 +299,57 @@ def test_no_graph_where_nothing_asks_for_one(backend):
     lstm = nn.LSTM(I, H).requires_grad_(False)
     output, (h, c) = stateful_lstm.lstm(dense(lstm), None, list(lstm.parameters()), backend=backend)
     assert not (output.requires_grad or h.requires_grad or c.requires_grad)
+
+
+@pytest.mark.parametrize("recompute", ["none", "gates", "segments"])
+@configs
+def test_backward_repeats_itself_bit_for_bit(config, recompute):
+    lstm = nn.LSTM(I, 40, **config)
+    x = dense(lstm, 20, 9)
+    y, (h, c) = stateful_lstm.lstm(
+        x, None, list(lstm.parameters()), backend="cpu", recompute=recompute, **settings(lstm)
+    )
+    loss, weights = y.pow(2).sum() + h.sum() + c.sum(), list(lstm.parameters())
+    first = torch.autograd.grad(loss, weights, retain_graph=True)
+    again = torch.autograd.grad(loss, weights)
+    assert all(a.equal(b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("changed", ["input", "h_0", "c_0", "weight_ih", "weight_hh", "output"])
+@pytest.mark.parametrize("recompute", ["none", "gates", "segments"])
+def test_a_change_before_backward_does_not_pass_unnoticed(changed, recompute):
+    lstm = nn.LSTM(I, H, dtype=torch.float64)
+    x, hx, weights = dense(lstm), random_hx(lstm, B), list(lstm.parameters())
+    y, (h, c) = stateful_lstm.lstm(x, hx, weights, backend="cpu", recompute=recompute)
+    loss = y.exp().sum() + h.exp().sum() + c.exp().sum()
+    truth = torch.autograd.grad(loss, weights, retain_graph=True)
+    tensors = [x, *hx, *weights[:2], y]
+    names = ["input", "h_0", "c_0", "weight_ih", "weight_hh", "output"]
+    with torch.no_grad():
+        dict(zip(names, tensors, strict=True))[changed].add_(1)
+    try:
+        got = torch.autograd.grad(loss, weights)
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        got = truth
+    assert all(a.equal(b) for a, b in zip(got, truth, strict=True))
+
+
+@pytest.mark.parametrize("control", [{}, {"lengths": torch.zeros(B, dtype=torch.int64)}], ids=str)
+@backends
+def test_results_share_no_memory(control, backend):
+    lstm = nn.LSTM(I, H).requires_grad_(False)
+    x, hx = dense(lstm), random_hx(lstm, B)
+    before = [t.clone() for t in (x, *hx)]
+    weights = list(lstm.parameters())
+    y, (h, c) = stateful_lstm.lstm(x, hx, weights, backend=backend, **control)
+    for result in (y, h, c):
+        others = [t.clone() for t in (y, h, c) if t is not result]
+        result.fill_(7.0)
+        assert all(t.equal(b) for t, b in zip((x, *hx), before, strict=True))
+        rest = [t for t in (y, h, c) if t is not result]
+        assert all(t.equal(b) for t, b in zip(rest, others, strict=True))
 
 
 # ---- packed sequences ----------------------------------------------------------------------------

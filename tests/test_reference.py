@@ -512,6 +512,26 @@ def test_double_backward_equals_the_oracles(lstm):
     assert_close(penalty(lstm), penalty(oracle), 10 * CLOSE)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("recompute", ["none", "gates", "segments"])
+def test_double_backward_in_lower_precision(dtype, recompute):
+    net = nn.LSTM(I, H, 2, bidirectional=True, dtype=dtype)
+    x, hx = torch.randn(T, B, I).to(dtype), random_hx(net, B)
+    exact = copy.deepcopy(net).double()
+
+    def penalty(net, x, hx, lstm, **extras):
+        leaves = [t.detach().requires_grad_() for t in (x, *hx)]
+        weights = list(net.parameters())
+        y, _ = lstm(leaves[0], tuple(leaves[1:]), weights, **shape_of(net), **extras)
+        first = torch.autograd.grad(y.sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(g.pow(2).sum() for g in first), weights[:2])
+        return dict(enumerate(second))
+
+    truth = penalty(exact, x.double(), tuple(t.double() for t in hx), reference.lstm)
+    got = penalty(net, x, hx, cpu, recompute=recompute)
+    assert_close(got, truth, 2 * tolerance(dtype, 2 * T, 4 * H + T * B))
+
+
 @implementations
 def test_a_gradient_penalty_reaches_the_weights(lstm):
     net, x, hx = build()

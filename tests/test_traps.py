@@ -115,22 +115,23 @@ def test_trap_3_an_lbfgs_closure_starts_each_evaluation_from_the_same_state():
 
 
 def test_trap_4_distributed_data_parallel_has_no_state_to_broadcast():
-    dist = torch.distributed
-    if not (dist.is_available() and dist.is_gloo_available()):
-        pytest.skip("this build of torch has no gloo")
+    if not torch.distributed.is_available():
+        pytest.skip("this build of torch has no torch.distributed")
+    # Two ranks without a second process. (Gloo's threads want the lock that Python holds while it
+    # frees the module, and now and then the two wait for each other for ever.)
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
     lstm = filled()
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     try:
         wrapped = torch.nn.parallel.DistributedDataParallel(lstm)
+        assert wrapped.broadcast_buffers and not wrapped.will_sync_module_buffers()
         assert list(wrapped.modules_buffers) == []
-        assert list(wrapped.named_buffers()) == []
         x = noise(4, 4, 3)
         expected = by_hand(lstm, x, lstm.state.read())[0]
-        y, _ = wrapped(x)
-        close(y, expected)
-        y.sum().backward()
+        close(call(wrapped, x)[0], expected)
     finally:
-        dist.destroy_process_group()
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("receiver", ["stateful", "nn.LSTM"])
