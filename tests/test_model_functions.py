@@ -53,6 +53,18 @@ def test_reset_state_reaches_every_layer_and_takes_rows():
     assert not any(layer.state.h.any() or layer.state.c.any() for layer in model.layers())
 
 
+def test_rows_that_one_layer_does_not_have_reset_no_layer():
+    model = nn.ModuleList([make(), make()])
+    for layer, rows in zip(model, (6, 4), strict=True):
+        layer(noise(2, rows, 3))
+    before = [snapshot(layer.state) for layer in model]
+    for which in (torch.tensor([5]), torch.ones(6, dtype=torch.bool)):
+        with pytest.raises((IndexError, ValueError)):
+            stateful_lstm.reset_state(model, which)
+        for layer, was in zip(model, before, strict=True):
+            assert_unmoved(was, layer.state)
+
+
 def test_the_functions_take_a_single_layer_and_a_model_without_any():
     lstm = make()
     lstm(noise(3, 4, 3))

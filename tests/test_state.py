@@ -99,6 +99,9 @@ def test_addresses_stay_over_everything_a_run_does():
         lstm.state.write(lstm.state.read(which), which)
     with lstm.preserve_state():
         call(lstm, noise(1, 4, 3))
+    for steps in (1, 4):
+        lstm.reset_state()
+        call(lstm, noise(steps, 4, 3))
     assert addresses(lstm) == home
 
 

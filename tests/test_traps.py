@@ -302,6 +302,20 @@ def test_trap_11_the_final_state_is_that_of_the_last_valid_step(grad):
 
 
 @every_mode
+def test_trap_11_a_row_without_steps_keeps_its_state(steps, grad):
+    lstm = filled(num_layers=2)
+    start = lstm.state.read()
+    x, lengths = noise(steps, 4, 3), torch.tensor([steps, 0, steps, 0])
+    y, (h_n, c_n) = call(lstm, x, grad, lengths=lengths)
+    close(y, by_hand(lstm, x, start, lengths=lengths)[0])
+    for row in (1, 3):
+        assert not y[:, row].any()
+        assert same_bits(lstm.state.h[:, row], start[0][:, row])
+        assert same_bits(lstm.state.c[:, row], start[1][:, row])
+    assert same_bits(lstm.state.h, h_n) and same_bits(lstm.state.c, c_n)
+
+
+@every_mode
 def test_trap_12_padding_never_writes_the_last_slot(steps, grad):
     lstm = filled()
     h, c = lstm.state.read()
