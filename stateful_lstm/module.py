@@ -135,7 +135,8 @@ class StatefulLSTM(nn.RNNBase):
         """
         if self._state is not None:
             self._state.reset(which)
-            self._state.resizable = which is None
+            if which is None:
+                self._state.mark_resizable()
 
     reset_states = reset_state  # Keras's older name
 
@@ -151,7 +152,8 @@ class StatefulLSTM(nn.RNNBase):
             self._state = state
             if state is not None and kept is not None:
                 state.write(kept)
-                state.resizable = resizable
+                if resizable:
+                    state.mark_resizable()
 
     # ------------------------------------------------------------ forward
 
@@ -243,63 +245,64 @@ class StatefulLSTM(nn.RNNBase):
         state_indices: Tensor | None,
         packed_rows: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Finds the state, runs the call, leaves the new state; call.x is all that is filled in."""
-        carries = self.stateful or state is not None
+        """Finds the state, runs the call, leaves the new state; call.h0 and call.c0 come here."""
         sizes = checks.state_sizes(weights, config)
-        B = call.x.size(1)
-        own = state if state is not None else self._state
-        if not carries:
-            if state_indices is not None:
-                raise ValueError("state_indices needs resident state: stateful=True, or state=")
-            if call.x.size(0) == 0:
-                raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-            own = None
-        else:
-            _refuse_inside_backward()
-            if own is not None and own is self._state and own.resizable and state_indices is None:
-                own = own if own.slots == B else None
-            padding = self._check_state(own, sizes, call.x, B, state_indices, weights[0].dtype)
-            if own is None:  # only kept at the end: a call that fails leaves none behind
-                own = LSTMState(sizes, B, weights[0].dtype, call.x.device)
-            if hidden is None and self._can_step(call, weights, config):
-                result = self._step(call, own, weights, state_indices)
-                self._keep(own, state)
-                return result
-            if padding and state_indices is not None:  # a padding row is one without any step
-                lengths = call.lengths
-                if lengths is None:
-                    lengths = torch.full_like(state_indices, call.x.size(0))
-                call.lengths = lengths.to(torch.int64).masked_fill(state_indices < 0, 0)
+        own, padding = self._find_state(call.x, sizes, weights[0].dtype, state, state_indices)
+        if own is not None and hidden is None and self._can_step(call, weights, config):
+            y, h_n, c_n = ops.lstm_step_(
+                call.x[0],
+                weights,
+                own.h,
+                own.c,
+                state_indices,
+                None if call.reset is None else call.reset[0],
+                self.bias,
+                self.bidirectional,
+            )
+            if state is None:
+                self._state = own
+            return y.unsqueeze(0), h_n, c_n
+        if padding and state_indices is not None:  # a padding row is one without any step
+            lengths = call.lengths
+            if lengths is None:
+                lengths = torch.full_like(state_indices, call.x.size(0))
+            call.lengths = lengths.to(torch.int64).masked_fill(state_indices < 0, 0)
         if hidden is not None:  # copies: they may be the state itself, which is written below
             h0, c0 = hidden
             call.h0, call.c0 = (h0, c0) if own is None else (h0.clone(), c0.clone())
         elif own is not None:
             call.h0, call.c0 = own.start(state_indices, self.bidirectional)
         else:
-            call.h0, call.c0 = checks.zero_state(sizes, B, call.x)
+            call.h0, call.c0 = checks.zero_state(sizes, call.x.size(1), call.x)
         y, h_n, c_n = functional.run(
             call, weights, config, self.training, self.recompute, "auto", packed_rows
         )
         if own is not None:
             own.finish(state_indices, h_n, c_n)
-            self._keep(own, state)
+            if state is None:
+                self._state = own
         return y, h_n, c_n
 
-    def _keep(self, own: LSTMState, given: LSTMState | None) -> None:
-        own.resizable = False
-        if given is None:
-            self._state = own
-
-    def _check_state(
+    def _find_state(
         self,
-        own: LSTMState | None,
-        sizes: checks.StateSizes,
         x: Tensor,
-        B: int,
-        state_indices: Tensor | None,
+        sizes: checks.StateSizes,
         dtype: torch.dtype,
-    ) -> bool:
-        """Refuses a state that does not fit; returns whether some row is padding."""
+        state: LSTMState | None,
+        state_indices: Tensor | None,
+    ) -> tuple[LSTMState | None, bool]:
+        """The state this call carries on, checked, and whether some row is padding.
+
+        A layer without state gets a new one, which the caller keeps when the call has succeeded.
+        """
+        if not self.stateful and state is None:
+            if state_indices is not None:
+                raise ValueError("state_indices needs resident state: stateful=True, or state=")
+            if x.size(0) == 0:
+                raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+            return None, False
+        _refuse_where_state_cannot_go()
+        own, B, padding = state if state is not None else self._state, x.size(1), False
         if own is not None:
             if not isinstance(own, LSTMState):
                 raise TypeError(f"state must be an LSTMState, got {type(own).__name__}")
@@ -311,15 +314,17 @@ class StatefulLSTM(nn.RNNBase):
                 raise ValueError(
                     "state_indices needs slots to point at: call allocate_state(slots) first"
                 )
-            return checks.check_state_indices(state_indices, B, own.slots, x.device)
-        if own is not None and own.slots != B:
-            raise ValueError(
-                f"the batch has {B} rows, the resident state has {own.slots} slots. Use a batch of "
-                f"{own.slots}; or discard the state by reset_state(), after which a batch may have "
-                f"another size, or by allocate_state({B}); or say with state_indices which slots "
-                f"the rows belong to"
-            )
-        return False
+            padding = checks.check_state_indices(state_indices, B, own.slots, x.device)
+        elif own is not None and own.slots != B:
+            if state is not None or not own.resizable:
+                raise ValueError(
+                    f"the batch has {B} rows, the state has {own.slots} slots. Use a batch of "
+                    f"{own.slots}; or discard the resident state by reset_state(), after which a "
+                    f"batch may have another size, or by allocate_state({B}); or say with "
+                    f"state_indices which slots the rows belong to"
+                )
+            own = None
+        return own or LSTMState(sizes, B, dtype, x.device), padding
 
     def _can_step(self, call: checks.Call, weights: list[Tensor], config: checks.Config) -> bool:
         """Whether the one-step operator does this call: T = 1 without gradients or dropout."""
@@ -332,25 +337,6 @@ class StatefulLSTM(nn.RNNBase):
         ):
             return False
         return not checks.autocast_enabled(call.x.device) and not functional.why_not_cpu(call.x)
-
-    def _step(
-        self,
-        call: checks.Call,
-        own: LSTMState,
-        weights: list[Tensor],
-        state_indices: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        y, h_n, c_n = ops.lstm_step_(
-            call.x[0],
-            weights,
-            own.h,
-            own.c,
-            state_indices,
-            None if call.reset is None else call.reset[0],
-            self.bias,
-            self.bidirectional,
-        )
-        return y.unsqueeze(0), h_n, c_n
 
     # ------------------------------------------------------------ being a module
 
@@ -426,7 +412,12 @@ class StatefulLSTM(nn.RNNBase):
         return new
 
 
-def _refuse_inside_backward() -> None:
+def _refuse_where_state_cannot_go() -> None:
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "torch.func transforms cannot carry a resident state: use stateful=False, or the pure "
+            "function stateful_lstm.lstm"
+        )
     # The id of the running backward pass, or -1. torch.utils.checkpoint runs forward again there,
     # and this layer would start from a state that has moved on: wrong gradients, without a word.
     if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:

@@ -26,14 +26,13 @@ class LSTMState:
 
     h: Tensor
     c: Tensor
-    # True between a layer's reset of all rows and its next call, which may bring another size.
-    resizable: bool = False
 
     def __init__(
         self, sizes: StateSizes, slots: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         if isinstance(slots, bool) or not isinstance(slots, int) or slots < 0:
             raise ValueError(f"slots must be a number of rows, 0 or more, got {slots!r}")
+        self._emptied: tuple[int, ...] | None = None
         # A tensor made under inference_mode could not be updated outside it.
         with torch.inference_mode(False), torch.no_grad():
             self.h = torch.zeros(sizes.LD, slots, sizes.P, dtype=dtype, device=device)
@@ -45,6 +44,22 @@ class LSTMState:
     def slots(self) -> int:
         """S, the number of streams."""
         return self.h.size(1)
+
+    @property
+    def resizable(self) -> bool:
+        """Whether a layer's reset of all rows was the last that happened to the state.
+
+        Its next call may then bring a batch of another size. Any write, by whatever way, ends that.
+        """
+        return self._emptied == self._contents()
+
+    def mark_resizable(self) -> None:
+        """Says that a layer has just reset all rows."""
+        self._emptied = self._contents()
+
+    def _contents(self) -> tuple[int, ...]:
+        """Changes when the tensors are written to or replaced."""
+        return id(self.h), self.h._version, id(self.c), self.c._version
 
     def __repr__(self) -> str:
         return (
@@ -100,12 +115,13 @@ class LSTMState:
         slots = None if which is None else self.select(which)
         if slots is not None and slots.dtype == torch.bool:
             slots = slots.nonzero().squeeze(1)
+        elif slots is not None and slots.unique().numel() != slots.numel():
+            raise ValueError(f"each slot can be written once, got {slots.tolist()}")
         n = self.slots if slots is None else slots.numel()
         for name, new, own in zip(("h", "c"), hc, (self.h, self.c), strict=True):
             expected = (own.size(0), n, own.size(2))
             if new.shape != expected:
                 raise ValueError(f"{name} must have shape {expected}, got {tuple(new.shape)}")
-        self.resizable = False
         with torch.no_grad():
             for new, own in zip(hc, (self.h, self.c), strict=True):
                 if slots is None:

@@ -314,3 +314,21 @@ def test_train_and_eval_share_the_state():
     lstm.train()
     third = lstm(x[5:])[0]
     close(torch.cat([first, second, third]), expected)
+
+
+def test_a_reset_state_that_was_edited_since_is_not_discarded():
+    lstm = make()
+    lstm(noise(2, 4, 3))
+    lstm.reset_state()
+    lstm.state.h.add_(1)
+    with pytest.raises(ValueError, match="6 rows"):
+        lstm(noise(2, 6, 3))
+    assert (lstm.state.h == 1).all()
+
+
+def test_writing_a_slot_twice_is_refused():
+    state = make().new_state(4)
+    h, c = (torch.ones(1, 2, t.size(2), dtype=t.dtype) for t in (state.h, state.c))
+    with pytest.raises(ValueError, match="once"):
+        state.write((h, c), torch.tensor([2, 2]))
+    assert not state.h.any() and not state.c.any()

@@ -54,6 +54,14 @@ def test_func_transforms() -> None:
     torch.testing.assert_close(along, run(xs[0] + step) - run(xs[0]), rtol=1e-2, atol=1e-6)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_func_transforms_of_a_stateful_layer_are_refused(steps: int) -> None:
+    lstm, xs = StatefulLSTM(4, 8), torch.randn(5, steps, 2, 4)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="stateful=False"):
+        torch.func.vmap(lambda x: lstm(x)[0])(xs)
+    assert lstm.state is None
+
+
 def test_autocast_computes_in_its_dtype_and_keeps_the_state_wide() -> None:
     lstm = StatefulLSTM(4, 8)
     with torch.autocast("cpu", torch.bfloat16):
