@@ -59,7 +59,6 @@ def table(
         bits("  first character of a window", carried.by_position[0], fresh.by_position[0]),
         bits("  last character of a window", carried.by_position[-1], fresh.by_position[-1]),
         bits("training text, last updates", carried.last_losses, fresh.last_losses),
-        row("seconds of training", f"{carried.seconds:.1f}", f"{fresh.seconds:.1f}"),
         "",
         row("characters per second", "StatefulLSTM", "nn.LSTM", "ratio (range)"),
         speed("training, state carried", speeds["training"]),
@@ -68,7 +67,7 @@ def table(
         f"{updates} updates a run, {seconds:.0f} seconds in all",
     ]
     rule = "-" * max(len(line) for line in lines)
-    lines.insert(8, rule)
+    lines.insert(7, rule)
     lines.insert(1, rule)
     return "\n".join(lines)
 

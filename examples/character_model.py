@@ -31,7 +31,7 @@ from stateful_lstm import LSTMState, StatefulLSTM, preserve_state, reset_state
 
 WINDOW, BATCH = 16, 32
 EMBEDDING, HIDDEN = 64, 192
-UPDATES = 4000
+UPDATES = 5000
 RATE, WARM_UP, CLIP = 8e-3, 100, 1.0
 REDRAW = 0.2 if sys.stderr.isatty() else 10  # seconds; a log file needs no animation
 

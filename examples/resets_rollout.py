@@ -101,7 +101,7 @@ def main() -> None:
 
     # Turn about, in one process, so that both share whatever else the machine does.
     seconds: dict[str, list[float]] = {"loop": [], "one call": []}
-    for repetition in range(-2, 3 if options.quick else 25):
+    for repetition in range(-2, 3 if options.quick else 15):
         for name, run in (("loop", loop), ("one call", one_call)):
             began = time.perf_counter()
             run()

@@ -103,6 +103,34 @@ def test_steps_equal_one_call_over_sizes(hidden, batch, dtype):
     assert_close(steps, whole, tolerance(dtype, 2 * T, 2 * hidden))
 
 
+# One layer on an input of zeros: the library's product is exact, the rest is the kernels' work.
+
+
+@pytest.mark.parametrize("config", [{}, {"bias": False}, {"proj_size": 3}], ids=str)
+@dtypes
+@cuts
+def test_chunks_equal_one_call_bit_for_bit_where_only_the_kernels_work(config, dtype, cut):
+    lstm, x = build(dtype, **config)
+    with lstm.preserve_state():
+        whole = feed(lstm, x * 0, [0, T], mask=MASK) | states(lstm)
+    pieces = feed(lstm, x * 0, cut, mask=MASK) | states(lstm)
+    for name in whole:
+        assert pieces[name].equal(whole[name]), name
+
+
+@dtypes
+@pytest.mark.parametrize("proj", [0, 3])
+def test_a_row_does_not_depend_on_its_neighbours_bit_for_bit(dtype, proj):
+    lstm = StatefulLSTM(I, 21, proj_size=proj, dtype=dtype)
+    lstm.allocate_state(8).write(random_hx(lstm, 8))
+    x = torch.zeros(T, 8, I, dtype=dtype)
+    with lstm.preserve_state():
+        together, _ = lstm(x)
+    for b in range(8):
+        alone, _ = lstm(x[:, :1], state_indices=torch.tensor([b]))
+        assert alone[:, 0].equal(together[:, b])
+
+
 @configs
 @dtypes
 @cuts

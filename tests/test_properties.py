@@ -88,7 +88,7 @@ def numbers(draw, *shape):
 
 
 @st.composite
-def cases(draw, directions=(1, 2), dtypes=tuple(DTYPES), most_steps=6):
+def cases(draw, directions=(1, 2), dtypes=tuple(DTYPES), most_steps=6, bare=False):
     steps, batch = draw(st.integers(1, most_steps)), draw(st.integers(1, 5))
     hidden = draw(st.sampled_from([1, 2, 3, 8, 9, 17]))
     proj = draw(st.integers(0, hidden - 1)) if draw(st.booleans()) else 0
@@ -109,13 +109,13 @@ def cases(draw, directions=(1, 2), dtypes=tuple(DTYPES), most_steps=6):
     x = numbers(draw, steps, batch, net.input_size).to(dtype)
     stacks = net.num_layers * (2 if net.bidirectional else 1)
     hx = None
-    if draw(st.booleans()):
+    if not bare and draw(st.booleans()):
         hx = tuple(numbers(draw, stacks, batch, n).to(dtype) for n in (proj or hidden, hidden))
     mask = lengths = None
     if draw(st.booleans()):
         row = st.lists(st.booleans(), min_size=batch, max_size=batch)
         mask = torch.tensor(draw(st.lists(row, min_size=steps, max_size=steps)))
-    if draw(st.booleans()):
+    if not bare and draw(st.booleans()):
         each = st.one_of(st.just(0), st.just(steps), st.integers(0, steps))
         lengths = torch.tensor(draw(st.lists(each, min_size=batch, max_size=batch)))
     return Case(net, x, hx, mask, lengths)
@@ -238,9 +238,8 @@ def start_of(layer, rows):
     return h.nan_to_num(), c.nan_to_num()  # for padding rows anything will do
 
 
-@given(cases(), st.data(), st.booleans())
-@bounded
-def test_slots_equal_the_oracle_and_leave_the_others_alone(case, data, inference):
+def check_slots(case, data, inference):
+    """A call with slots: right in the rows that have one, and the other slots left alone."""
     layer = layer_like(case.net)
     rows, present, taken, x = draw_slots(case, layer, data.draw)
     truth = case.values(case.hx or start_of(layer, rows))
@@ -257,6 +256,18 @@ def test_slots_equal_the_oracle_and_leave_the_others_alone(case, data, inference
         assert after[:, ~taken].isnan().all(), name
         new = {name: after[forward][:, rows[present].long()]}
         assert_close(new, {name: truth[f"{name}_n"][forward]}, case.bound)
+
+
+@given(cases(), st.data(), st.booleans())
+@bounded
+def test_slots_equal_the_oracle_and_leave_the_others_alone(case, data, inference):
+    check_slots(case, data, inference)
+
+
+@given(cases(most_steps=1, bare=True), st.data())
+@bounded
+def test_one_step_in_inference_equals_the_oracle(case, data):
+    check_slots(case, data, inference=True)
 
 
 @given(cases(dtypes=(torch.float64, torch.float32)), st.data())

@@ -7,6 +7,7 @@ import torch
 from support import (
     DTYPES,
     assert_close,
+    cotangent,
     module_results,
     oracle,
     random_hx,
@@ -417,6 +418,36 @@ def test_recompute_draws_the_same_dropout(recompute):
     assert_close(got, truth, CLOSE)
 
 
+def kept_bytes(net, x, recompute):
+    """The bytes that one call keeps for its backward, beside what it was given."""
+    given = {t.data_ptr() for t in (x, *net.parameters())}
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.update({t.data_ptr(): t.numel() * t.element_size()}) or t, lambda t: t
+    ):
+        cpu(x, None, list(net.parameters()), recompute=recompute)
+    return sum(size for where, size in kept.items() if where not in given)
+
+
+def test_recompute_keeps_less():
+    net, x = nn.LSTM(I, 8), torch.randn(100, B, I)
+    every_value = 4 * B * 100 * 8  # bytes of h alone, which is the output, or of c
+    assert kept_bytes(net, x, "none") >= 6 * every_value
+    assert 2 * every_value <= kept_bytes(net, x, "gates") < 2.2 * every_value
+    assert kept_bytes(net, x, "segments") < 1.4 * every_value
+
+
+def test_auto_keeps_what_the_budget_allows():
+    net, x = nn.LSTM(I, 8), torch.randn(100, B, I)
+    plans = {name: kept_bytes(net, x, name) for name in ("none", "gates", "segments")}
+    try:
+        for budget, plan in ((10**6, "none"), (plans["none"] // 2, "gates"), (100, "segments")):
+            stateful_lstm.set_memory_budget(budget)
+            assert kept_bytes(net, x, "auto") == plans[plan], plan
+    finally:
+        stateful_lstm.set_memory_budget(1 << 30)
+
+
 @pytest.mark.parametrize("name", ["backend=reference", "backend=cpu"])
 def test_an_unknown_recompute_is_refused(name):
     net, x, hx = build()
@@ -476,6 +507,20 @@ def test_gradcheck(lstm, feature):
 def test_gradgradcheck(lstm, feature):
     function, point = as_function(lstm, feature)
     assert gradgradcheck(function, point, fast_mode=True)
+
+
+@features
+@pytest.mark.parametrize("recompute", ["none", "gates", "segments"])
+def test_a_gradient_with_a_graph_of_its_own_is_the_same_gradient(feature, recompute):
+    function, point = as_function(cpu, feature, recompute=recompute)
+    outputs = function(*point)
+    seeds = [cotangent(t, k) for k, t in enumerate(outputs)]
+    plain, graph = (
+        torch.autograd.grad(outputs, point, seeds, retain_graph=True, create_graph=create)
+        for create in (False, True)
+    )
+    assert all(g.requires_grad for g in graph)
+    assert_close(dict(enumerate(graph)), dict(enumerate(plain)), CLOSE)
 
 
 @pytest.mark.parametrize("feature", ["plain", "all"])
