@@ -278,6 +278,8 @@ class StatefulLSTM(nn.RNNBase):
             call, weights, config, self.training, self.recompute, "auto", packed_rows
         )
         if own is not None:
+            if self.bidirectional and hidden is None:
+                state_indices = _without_idle_rows(state_indices, call)
             own.finish(state_indices, h_n, c_n)
             if state is None:
                 self._state = own
@@ -410,6 +412,21 @@ class StatefulLSTM(nn.RNNBase):
         new.__dict__["_flat_weights_names"] = list(self._flat_weights_names)
         new._init_flat_weights()
         return new
+
+
+def _without_idle_rows(state_indices: Tensor | None, call: checks.Call) -> Tensor | None:
+    """The slots to write, -1 for rows that ran no step: theirs stay as they were.
+
+    Only two directions need it: the zeros that the reverse one starts from are no state to keep.
+    """
+    T, B = call.x.shape[:2]
+    if T > 0 and call.lengths is None:
+        return state_indices
+    if state_indices is None:
+        state_indices = torch.arange(B, device=call.x.device)
+    if T == 0 or call.lengths is None:
+        return torch.full_like(state_indices, -1)
+    return state_indices.masked_fill(call.lengths == 0, -1)
 
 
 def _refuse_where_state_cannot_go() -> None:

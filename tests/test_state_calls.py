@@ -140,6 +140,23 @@ def test_no_steps_change_nothing(grad):
     assert_unmoved(before, lstm.state)
 
 
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("slots", [None, [3, 0, 1, 2], [2, -1, 0, 4]], ids=str)
+def test_rows_without_steps_keep_the_state_of_both_directions(grad, slots):
+    lstm = make(bidirectional=True, num_layers=2)
+    state = lstm.allocate_state(4 if slots is None else 5)
+    state.write((noise(4, state.slots, 5, seed=2), noise(4, state.slots, 5, seed=3)))
+    before, (h, c) = snapshot(state), state.read()
+    indices = None if slots is None else torch.tensor(slots)
+    call(lstm, noise(0, 4, 3), grad, state_indices=indices)
+    assert_unmoved(before, state)
+    call(lstm, noise(3, 4, 3), grad, state_indices=indices, lengths=torch.tensor([0, 3, 0, 1]))
+    idle = [0, 2] if slots is None else [slots[0], slots[2]]
+    assert same_bits(state.h[:, idle], h[:, idle]) and same_bits(state.c[:, idle], c[:, idle])
+    busy = 3 if slots is None else slots[3]
+    assert (state.h[:, busy] != h[:, busy]).all()
+
+
 def test_no_steps_may_come_first_and_in_every_form():
     lstm = make()
     assert lstm(noise(0, 4, 3))[0].shape == (0, 4, 5)
