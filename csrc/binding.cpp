@@ -120,6 +120,20 @@ int64_t row_grain(int64_t T, int64_t H, int64_t P) {
   return std::max<int64_t>(1, kWork / row_work);
 }
 
+// The weights of a call, packed by all threads.
+template <class S>
+Tensor pack_weights(const Tensor& like, const cpu::Packing<S>& packing,
+                    const SequenceParams<S>& p) {
+  Tensor pack = make<Acc<S>>(like, {packing.size(p)});
+  constexpr int64_t kWork = 1 << 14;  // numbers worth a thread's waking
+  const int64_t panels = packing.panels(p);
+  const int64_t grain = std::max<int64_t>(1, kWork * panels / std::max<int64_t>(1, pack.numel()));
+  torch::stable::parallel_for(0, panels, grain, [&](int64_t b, int64_t e) {
+    packing.pack(p, mutable_data<Acc<S>>(pack), b, e);
+  });
+  return pack;
+}
+
 void check_sequence(const Tensor& gates, const Tensor& weight_hh, const char* name) {
   STD_TORCH_CHECK(gates.dim() == 3 && weight_hh.dim() == 2 && gates.size(2) == weight_hh.size(0) &&
                       weight_hh.size(0) % 4 == 0,
@@ -138,6 +152,7 @@ void fill_sequence(SequenceParams<S>& p, Inputs& in, const Tensor& gates, const 
   p.reverse = reverse;
   STD_TORCH_CHECK(weight_hr.has_value() || p.P == p.H, "weight_hh has ", p.P,
                   " columns for H = ", p.H, ", which needs weight_hr");
+  p.weight_hh = in.get<S>(weight_hh, {4 * p.H, p.P}, "weight_hh");
   p.weight_hr = in.get<S>(weight_hr, {p.P, p.H}, "weight_hr");
   p.c0 = in.get<Acc<S>>(c0, {p.B, p.H}, "c0");
   p.reset = in.get<bool>(reset_mask, {p.T, p.B}, "reset_mask");
@@ -163,7 +178,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     fill_sequence<S>(p, in, gates_x, weight_hh, weight_hr, c0, reset_mask, lengths, recurrent_mask,
                      reverse);
     p.gates_x = in.get<A>(gates_x, {p.T, p.B, 4 * p.H}, "gates_x");
-    p.weight_hh = in.get<S>(weight_hh, {4 * p.H, p.P}, "weight_hh");
     p.h0 = in.get<S>(h0, {p.B, p.P}, "h0");
     Tensor y = make<S>(weight_hh, {p.T, p.B, p.P});
     Tensor h_n = make<S>(weight_hh, {p.B, p.P});
@@ -176,9 +190,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     p.gates = save == 2 ? mutable_data<S>(gates) : nullptr;
     p.cells = save >= 1 ? mutable_data<A>(cells) : nullptr;
     const auto& kernel = cpu::kernels<S>();
-    Tensor pack = make<A>(weight_hh, {kernel.forward_pack_size(p)});
     if (p.B > 0) {
-      kernel.forward_pack(p, mutable_data<A>(pack));
+      const Tensor pack = pack_weights(weight_hh, kernel.forward_weights, p);
       torch::stable::parallel_for(0, p.B, row_grain(p.T, p.H, p.P), [&](int64_t b, int64_t e) {
         kernel.forward_rows(p, data<A>(pack), b, e);
       });
@@ -201,7 +214,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(OptTensor grad_y, OptTe
     BackwardParams<S> p;
     fill_sequence<S>(p, in, gates, weight_hh, weight_hr, c0, reset_mask, lengths, recurrent_mask,
                      reverse);
-    p.weight_hh = in.get<S>(weight_hh, {4 * p.H, p.P}, "weight_hh");
     p.grad_y = in.get<S>(grad_y, {p.T, p.B, p.P}, "grad_y");
     p.grad_h_n = in.get<S>(grad_h_n, {p.B, p.P}, "grad_h_n");
     p.grad_c_n = in.get<A>(grad_c_n, {p.B, p.H}, "grad_c_n");
@@ -216,9 +228,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(OptTensor grad_y, OptTe
     p.grad_c0 = mutable_data<A>(grad_c0);
     p.grad_hidden = weight_hr ? mutable_data<A>(grad_hidden) : nullptr;
     const auto& kernel = cpu::kernels<S>();
-    Tensor pack = make<A>(weight_hh, {kernel.backward_pack_size(p)});
     if (p.B > 0) {
-      kernel.backward_pack(p, mutable_data<A>(pack));
+      const Tensor pack = pack_weights(weight_hh, kernel.backward_weights, p);
       torch::stable::parallel_for(0, p.B, row_grain(p.T, p.H, p.P), [&](int64_t b, int64_t e) {
         kernel.backward_rows(p, data<A>(pack), b, e);
       });

@@ -33,6 +33,7 @@ template <class S>
 struct SequenceParams {
   int64_t T, B, H, P;
   bool reverse;
+  const S* weight_hh;       // (4H, P)
   const S* weight_hr;       // (P, H), or null when P == H and there is no projection
   const Acc<S>* c0;         // (B, H)
   const bool* reset;        // (T, B) or null
@@ -43,7 +44,6 @@ struct SequenceParams {
 template <class S>
 struct ForwardParams : SequenceParams<S> {
   const Acc<S>* gates_x;  // (T, B, 4H) input projection with both biases, before activation
-  const S* weight_hh;     // (4H, P)
   const S* h0;            // (B, P)
   S* y;                   // (T, B, P) zero where t >= lengths[b]
   S* h_n;                 // (B, P)
@@ -54,7 +54,6 @@ struct ForwardParams : SequenceParams<S> {
 
 template <class S>
 struct BackwardParams : SequenceParams<S> {
-  const S* weight_hh;      // (4H, P)
   const S* grad_y;         // (T, B, P) or null: zero
   const S* grad_h_n;       // (B, P) or null: zero
   const Acc<S>* grad_c_n;  // (B, H) or null: zero

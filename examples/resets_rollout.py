@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from stateful_lstm import StatefulLSTM
 
-T, B, OBSERVATION, H = 128, 16, 64, 256
+SIZES = 128, 16, 64, 256  # T steps, B environments, size of an observation, H
+QUICK = 64, 8, 32, 64
 EPISODE = 50  # mean length in steps
 
 Result = list[Tensor]  # the output, then the gradients of input, hx and weights
@@ -53,16 +54,17 @@ def differentiate(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Episode starts inside a rollout")
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    parser.add_argument("--quick", action="store_true", help="small sizes, few repetitions")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the figures there")
     options = parser.parse_args()
 
+    T, B, observation, H = QUICK if options.quick else SIZES
     torch.manual_seed(0)
     starts = torch.rand(T, B) < 1 / EPISODE
     towards = torch.randn(T, B, H)
-    inputs = [torch.randn(T, B, OBSERVATION), torch.randn(1, B, H), torch.randn(1, B, H)]
-    loop_lstm = nn.LSTM(OBSERVATION, H)
-    ours = StatefulLSTM(OBSERVATION, H, stateful=False)
+    inputs = [torch.randn(T, B, observation), torch.randn(1, B, H), torch.randn(1, B, H)]
+    loop_lstm = nn.LSTM(observation, H)
+    ours = StatefulLSTM(observation, H, stateful=False)
     ours.load_state_dict(loop_lstm.state_dict())
 
     def loop() -> Result:
@@ -82,7 +84,7 @@ def main() -> None:
         )
 
     # The truth is the loop in double precision; one call may err as much as the float32 loop does.
-    exact_lstm = nn.LSTM(OBSERVATION, H, dtype=torch.float64)
+    exact_lstm = nn.LSTM(observation, H, dtype=torch.float64)
     exact_lstm.load_state_dict(loop_lstm.state_dict())
     exact = differentiate(
         lambda x, h, c: step_by_step(exact_lstm, x, h, c, starts),

@@ -1,6 +1,7 @@
 // The kernels for x86-64 processors with AVX2 and FMA: vectors of 32 bytes.
 #if defined(__x86_64__)
 #include <cstdlib>
+#include <utility>
 
 #include "kernels.h"
 #include "memory.h"
@@ -19,6 +20,7 @@ constexpr int kVectorBytes = 32;
 constexpr const char* kName = "avx2";
 #include "simd.h"
 // Keep this order: each builds on the one before.
+#include "pack.h"
 #include "panel.h"
 #include "recurrence.h"
 #include "step.h"

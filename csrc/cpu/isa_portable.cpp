@@ -1,5 +1,6 @@
 // The kernels for any processor: vectors of 16 bytes, which the compiler maps to what is there.
 #include <cstdlib>
+#include <utility>
 
 #include "../cell.h"
 #include "kernels.h"
@@ -10,6 +11,7 @@ constexpr int kVectorBytes = 16;
 constexpr const char* kName = "portable";
 #include "simd.h"
 // Keep this order: each builds on the one before.
+#include "pack.h"
 #include "panel.h"
 #include "recurrence.h"
 #include "step.h"

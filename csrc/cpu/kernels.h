@@ -10,18 +10,21 @@
 
 namespace stateful_lstm::cpu {
 
+// How a call's weights are laid out for its products: panels, packed apart, in any order.
+template <class S>
+struct Packing {
+  int64_t (*panels)(const SequenceParams<S>&);
+  int64_t (*size)(const SequenceParams<S>&);  // elements of Acc<S> in all
+  void (*pack)(const SequenceParams<S>&, Acc<S>* pack, int64_t begin, int64_t end);
+};
+
 template <class S>
 struct Kernels {
   const char* name;  // of the instruction set
   int64_t lanes;     // numbers of type Acc<S> in a vector
 
-  // Elements of Acc<S> that the packed weights take, and the packing itself.
-  int64_t (*forward_pack_size)(const SequenceParams<S>&);
-  void (*forward_pack)(const ForwardParams<S>&, Acc<S>* pack);
+  Packing<S> forward_weights, backward_weights;
   void (*forward_rows)(const ForwardParams<S>&, const Acc<S>* pack, int64_t begin, int64_t end);
-
-  int64_t (*backward_pack_size)(const SequenceParams<S>&);
-  void (*backward_pack)(const BackwardParams<S>&, Acc<S>* pack);
   void (*backward_rows)(const BackwardParams<S>&, const Acc<S>* pack, int64_t begin, int64_t end);
 
   void (*step_units)(const StepParams<S>&, int64_t begin, int64_t end);

@@ -83,24 +83,20 @@ void store_rows(S* to, const Acc<S>* from, int64_t n) {
   for (int64_t k = 0; k < n; k += kLanes<Acc<S>>) store(to + k, load(from + k, n - k), n - k);
 }
 
+// The weights as the columns of the products that h (rows, P) and hidden (rows, H) go into.
 template <class S>
-int64_t forward_pack_size(const SequenceParams<S>& a) {
-  return pack_size<S>(a.P, 4 * a.H, true) + (a.weight_hr ? pack_size<S>(a.H, a.P, false) : 0);
-}
-
-template <class S>
-void forward_pack(const ForwardParams<S>& a, Acc<S>* pack) {
-  pack_panels(pack, a.weight_hh, a.P, 4 * a.H, 1, a.P, true);
-  if (a.weight_hr)
-    pack_panels(pack + pack_size<S>(a.P, 4 * a.H, true), a.weight_hr, a.H, a.P, 1, a.H, false);
+Packed<S> forward_weights(const SequenceParams<S>& a) {
+  return {{a.weight_hh, a.P, 4 * a.H, 1, a.P, true},
+          {a.weight_hr, a.H, a.weight_hr ? a.P : 0, 1, a.H, false}};
 }
 
 template <class S>
 void forward_rows(const ForwardParams<S>& a, const Acc<S>* pack, int64_t begin, int64_t end) {
   using A = Acc<S>;
   const int64_t rows = end - begin, H = a.H, P = a.P;
-  const A* projection = pack + pack_size<S>(P, 4 * H, true);
-  const int64_t unit_panels = panels(H, kLanes<A>);
+  const Packed<S> weights = forward_weights(static_cast<const SequenceParams<S>&>(a));
+  const A* projection = pack + weights.hh.pack_size();
+  const int64_t unit_panels = weights.hh.panels();
   Scratch<A> h_buffer(rows * P), next_buffer(rows * P), c_buffer(rows * H);
   Scratch<A> masked_buffer(a.recurrent_mask ? rows * P : 0);
   Scratch<A> hidden_buffer(a.weight_hr ? rows * H : 0);
@@ -153,16 +149,11 @@ void forward_rows(const ForwardParams<S>& a, const Acc<S>* pack, int64_t begin, 
   store_rows(a.c_n + begin * H, static_cast<const A*>(c), rows * H);
 }
 
+// The weights as the columns of the products that the gradients of gates and of h go into.
 template <class S>
-int64_t backward_pack_size(const SequenceParams<S>& a) {
-  return pack_size<S>(4 * a.H, a.P, false) + (a.weight_hr ? pack_size<S>(a.P, a.H, false) : 0);
-}
-
-template <class S>
-void backward_pack(const BackwardParams<S>& a, Acc<S>* pack) {
-  pack_panels(pack, a.weight_hh, 4 * a.H, a.P, a.P, 1, false);
-  if (a.weight_hr)
-    pack_panels(pack + pack_size<S>(4 * a.H, a.P, false), a.weight_hr, a.P, a.H, a.H, 1, false);
+Packed<S> backward_weights(const SequenceParams<S>& a) {
+  return {{a.weight_hh, 4 * a.H, a.P, a.P, 1, false},
+          {a.weight_hr, a.P, a.weight_hr ? a.H : 0, a.H, 1, false}};
 }
 
 // The cell before step t of a row, as the step saw it.
@@ -204,7 +195,8 @@ template <class S>
 void backward_rows(const BackwardParams<S>& a, const Acc<S>* pack, int64_t begin, int64_t end) {
   using A = Acc<S>;
   const int64_t rows = end - begin, H = a.H, P = a.P;
-  const A* projection = pack + pack_size<S>(4 * H, P, false);
+  const A* projection =
+      pack + backward_weights(static_cast<const SequenceParams<S>&>(a)).hh.pack_size();
   Scratch<A> dh_buffer(rows * P), dh_prev_buffer(rows * P), dc_buffer(rows * H);
   Scratch<A> hidden_buffer(a.weight_hr ? rows * H : 0);
   A *dh = dh_buffer.data, *dh_prev = dh_prev_buffer.data, *dc = dc_buffer.data;

@@ -91,6 +91,35 @@ LSTM_INLINE Vec<Acc<S>> round_to(const Vec<Acc<S>>& v) {
   return load(static_cast<const S*>(stored));
 }
 
+// Turns a square of numbers: row[l] lane k <-> row[k] lane l. Each round swaps, between rows that
+// are `distance` apart, the blocks of so many lanes that lie on the wrong side of the diagonal.
+template <class A, int... index>  // lanes of a, then of b
+LSTM_INLINE Vec<A> pick(const Vec<A>& a, const Vec<A>& b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, index...);
+#else
+  return __builtin_shuffle(a, b, typename VectorOf<A>::ints{index...});
+#endif
+}
+template <class A, int distance, int... lane>
+LSTM_INLINE void transpose_round(Vec<A>* row, std::integer_sequence<int, lane...> all) {
+  constexpr int lanes = kLanes<A>;
+  if constexpr (distance < lanes) {
+#pragma GCC unroll 16
+    for (int l = 0; l < lanes; ++l)
+      if ((l & distance) == 0) {
+        const Vec<A> a = row[l], b = row[l + distance];
+        row[l] = pick<A, (lane & distance ? lane - distance + lanes : lane)...>(a, b);
+        row[l + distance] = pick<A, (lane & distance ? lane + lanes : lane + distance)...>(a, b);
+      }
+    transpose_round<A, 2 * distance>(row, all);
+  }
+}
+template <class A>
+LSTM_INLINE void transpose(Vec<A> (&row)[kLanes<A>]) {
+  transpose_round<A, 1>(row, std::make_integer_sequence<int, kLanes<A>>{});
+}
+
 // exp(x) = 2^n (1 + q), with n = round(x / ln 2) and q = expm1(x - n ln 2) by its Taylor series,
 // |r| <= ln(2)/2: the first term left out is below half a unit in the last place. Keeping q apart
 // from 1 gives tanh its relative accuracy near zero.

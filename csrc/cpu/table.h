@@ -1,14 +1,21 @@
 // The table of one instruction set's kernels. Included last by isa_*.cpp.
+template <class S, Packed<S> (*weights)(const SequenceParams<S>&)>
+Packing<S> packing() {
+  return {[](const SequenceParams<S>& a) { return weights(a).panels(); },
+          [](const SequenceParams<S>& a) { return weights(a).size(); },
+          [](const SequenceParams<S>& a, Acc<S>* pack, int64_t begin, int64_t end) {
+            weights(a).pack(pack, begin, end);
+          }};
+}
+
 template <class S>
 Kernels<S> table() {
   Kernels<S> k;
   k.name = kName;
   k.lanes = kLanes<Acc<S>>;
-  k.forward_pack_size = forward_pack_size<S>;
-  k.forward_pack = forward_pack<S>;
+  k.forward_weights = packing<S, forward_weights<S>>();
+  k.backward_weights = packing<S, backward_weights<S>>();
   k.forward_rows = forward_rows<S>;
-  k.backward_pack_size = backward_pack_size<S>;
-  k.backward_pack = backward_pack<S>;
   k.backward_rows = backward_rows<S>;
   k.step_units = step_units<S>;
   k.step_project = step_project<S>;

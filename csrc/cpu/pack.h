@@ -1,0 +1,77 @@
+// Weights laid out for the recurrent product. Included only by isa_*.cpp, after simd.h.
+//
+// A matrix W (N columns of length K) is packed into panels of kGroup = 4 vectors of columns:
+//   pack[panel][k][4][lanes],   columns past N are zero.
+// Column j * lanes + l of panel p is n = first(p, j) + l, where first(p, j) is
+//   gates:  j * H + p * lanes      (one panel holds i, f, g, o of the same units)
+//   plain:  (p * 4 + j) * lanes
+// Packing happens anew in every call, so it must cost little beside one step's product: vectors are
+// copied, or turned in registers where W lies the other way, and panels are shared out to threads.
+
+constexpr int64_t kGroup = 4;
+
+// W inside a weight matrix: element (k, n) lies at data[k * k_stride + n * n_stride], and one of
+// the strides is 1.
+template <class S>
+struct Columns {
+  const S* data;
+  int64_t K, N, k_stride, n_stride;
+  bool gates;
+
+  int64_t units() const { return gates ? N / kGroup : N; }
+  int64_t panels() const {
+    const int64_t each = (gates ? 1 : kGroup) * kLanes<Acc<S>>;
+    return (units() + each - 1) / each;
+  }
+  int64_t panel_size() const { return K * kGroup * kLanes<Acc<S>>; }
+  int64_t pack_size() const { return panels() * panel_size(); }
+};
+
+// One vector of columns; target's rows are a panel's, kGroup vectors apart.
+template <class S>
+LSTM_INLINE void pack_columns(Acc<S>* target, const Columns<S>& w, const S* source, int64_t live) {
+  using A = Acc<S>;
+  constexpr int64_t lanes = kLanes<A>, step = kGroup * lanes;
+  if (w.n_stride == 1) {
+    for (int64_t k = 0; k < w.K; ++k)
+      store(target + k * step, live > 0 ? load(source + k * w.k_stride, live) : Vec<A>{});
+    return;
+  }
+  for (int64_t k = 0; k < w.K; k += lanes) {
+    const int64_t n = w.K - k < lanes ? w.K - k : lanes;
+    Vec<A> row[lanes];
+    for (int64_t l = 0; l < lanes; ++l)
+      row[l] = l < live ? load(source + l * w.n_stride + k, n) : Vec<A>{};
+    transpose<A>(row);
+    for (int64_t l = 0; l < n; ++l) store(target + (k + l) * step, row[l]);
+  }
+}
+
+// Panels [begin, end) of W, each to its place in `pack`.
+template <class S>
+void pack_panels(Acc<S>* pack, const Columns<S>& w, int64_t begin, int64_t end) {
+  constexpr int64_t lanes = kLanes<Acc<S>>;
+  const int64_t units = w.units();
+  for (int64_t p = begin; p < end; ++p)
+    for (int64_t j = 0; j < kGroup; ++j) {
+      const int64_t unit = w.gates ? p * lanes : (p * kGroup + j) * lanes;
+      const int64_t live = units - unit < lanes ? units - unit : lanes;
+      const int64_t column = w.gates ? j * units + unit : unit;
+      pack_columns(pack + p * w.panel_size() + j * lanes, w, w.data + column * w.n_stride, live);
+    }
+}
+
+// The packed weights of one call: weight_hh's panels, then weight_hr's (N = 0 without one).
+template <class S>
+struct Packed {
+  Columns<S> hh, hr;
+
+  int64_t panels() const { return hh.panels() + hr.panels(); }
+  int64_t size() const { return hh.pack_size() + hr.pack_size(); }
+  void pack(Acc<S>* to, int64_t begin, int64_t end) const {
+    const int64_t border = hh.panels();
+    pack_panels(to, hh, begin < border ? begin : border, end < border ? end : border);
+    pack_panels(to + hh.pack_size(), hr, begin > border ? begin - border : 0,
+                end > border ? end - border : 0);
+  }
+};
