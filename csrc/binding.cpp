@@ -55,14 +55,14 @@ std::string shape_text(const Sizes& sizes) {
 }
 
 // A dense CPU tensor of type T and this shape, or an error that says what came.
-template <class T>
-void check(const Tensor& x, std::initializer_list<int64_t> shape, const char* name) {
+template <class T, class Sizes = std::initializer_list<int64_t>>
+void check(const Tensor& x, const Sizes& shape, const char* name) {
   STD_TORCH_CHECK(x.is_cpu(), name, " must be on the CPU");
   STD_TORCH_CHECK(x.scalar_type() == kType<T>, name, " has the wrong dtype: expected code ",
                   int(kType<T>), ", got ", int(x.scalar_type()));
-  const std::vector<int64_t> got(x.sizes().begin(), x.sizes().end());
-  STD_TORCH_CHECK(got == std::vector<int64_t>(shape), name, " must have shape ", shape_text(shape),
-                  ", got ", shape_text(got));
+  const auto got = x.sizes();
+  STD_TORCH_CHECK(std::equal(got.begin(), got.end(), shape.begin(), shape.end()), name,
+                  " must have shape ", shape_text(shape), ", got ", shape_text(got));
 }
 
 template <class T>
@@ -74,12 +74,13 @@ T* mutable_data(const Tensor& x) {
   return static_cast<T*>(x.mutable_data_ptr());
 }
 
-// Inputs as the kernels want them: dense, checked, and kept alive until the call ends.
+// Inputs as the kernels want them: dense and checked. Dense copies live until the call ends.
 class Inputs {
  public:
   template <class T>
   const T* get(const Tensor& x, std::initializer_list<int64_t> shape, const char* name) {
     check<T>(x, shape, name);
+    if (x.is_contiguous()) return data<T>(x);  // the caller holds it
     kept_.push_back(torch::stable::contiguous(x));
     return data<T>(kept_.back());
   }
@@ -92,9 +93,24 @@ class Inputs {
   std::vector<Tensor> kept_;
 };
 
-template <class T>
-Tensor make(const Tensor& like, std::initializer_list<int64_t> shape) {
-  return torch::stable::new_empty(like, std::vector<int64_t>(shape), kType<T>);
+// A new CPU tensor, dense and not filled. Goes past the dispatcher, which would take longer than a
+// small step does.
+template <class T, class Sizes = std::initializer_list<int64_t>>
+Tensor make(const Sizes& shape) {
+  constexpr int64_t kMost = 8;
+  int64_t strides[kMost], stride = 1;
+  int64_t k = shape.size();
+  STD_TORCH_CHECK(k <= kMost, "at most ", kMost, " dimensions, got ", k);
+  for (auto n = shape.end(); n != shape.begin();) {
+    strides[--k] = stride;
+    stride *= *--n;
+  }
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      shape.size(), &*shape.begin(), strides,
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(kType<T>)),
+      aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
 }
 
 // Calls f with a value of the C++ type that the tensor's dtype names.
@@ -122,9 +138,8 @@ int64_t row_grain(int64_t T, int64_t H, int64_t P) {
 
 // The weights of a call, packed by all threads.
 template <class S>
-Tensor pack_weights(const Tensor& like, const cpu::Packing<S>& packing,
-                    const SequenceParams<S>& p) {
-  Tensor pack = make<Acc<S>>(like, {packing.size(p)});
+Tensor pack_weights(const cpu::Packing<S>& packing, const SequenceParams<S>& p) {
+  Tensor pack = make<Acc<S>>({packing.size(p)});
   constexpr int64_t kWork = 1 << 14;  // numbers worth a thread's waking
   const int64_t panels = packing.panels(p);
   const int64_t grain = std::max<int64_t>(1, kWork * panels / std::max<int64_t>(1, pack.numel()));
@@ -179,11 +194,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
                      reverse);
     p.gates_x = in.get<A>(gates_x, {p.T, p.B, 4 * p.H}, "gates_x");
     p.h0 = in.get<S>(h0, {p.B, p.P}, "h0");
-    Tensor y = make<S>(weight_hh, {p.T, p.B, p.P});
-    Tensor h_n = make<S>(weight_hh, {p.B, p.P});
-    Tensor c_n = make<A>(weight_hh, {p.B, p.H});
-    Tensor gates = make<S>(weight_hh, {save == 2 ? p.T : 0, p.B, 4 * p.H});
-    Tensor cells = make<A>(weight_hh, {save >= 1 ? p.T : 0, p.B, p.H});
+    Tensor y = make<S>({p.T, p.B, p.P});
+    Tensor h_n = make<S>({p.B, p.P});
+    Tensor c_n = make<A>({p.B, p.H});
+    Tensor gates = make<S>({save == 2 ? p.T : 0, p.B, 4 * p.H});
+    Tensor cells = make<A>({save >= 1 ? p.T : 0, p.B, p.H});
     p.y = mutable_data<S>(y);
     p.h_n = mutable_data<S>(h_n);
     p.c_n = mutable_data<A>(c_n);
@@ -191,7 +206,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     p.cells = save >= 1 ? mutable_data<A>(cells) : nullptr;
     const auto& kernel = cpu::kernels<S>();
     if (p.B > 0) {
-      const Tensor pack = pack_weights(weight_hh, kernel.forward_weights, p);
+      const Tensor pack = pack_weights(kernel.forward_weights, p);
       torch::stable::parallel_for(0, p.B, row_grain(p.T, p.H, p.P), [&](int64_t b, int64_t e) {
         kernel.forward_rows(p, data<A>(pack), b, e);
       });
@@ -219,17 +234,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(OptTensor grad_y, OptTe
     p.grad_c_n = in.get<A>(grad_c_n, {p.B, p.H}, "grad_c_n");
     p.gates = in.get<S>(gates, {p.T, p.B, 4 * p.H}, "gates");
     p.cells = in.get<A>(cells, {p.T, p.B, p.H}, "cells");
-    Tensor grad_gates = make<A>(weight_hh, {p.T, p.B, 4 * p.H});
-    Tensor grad_h0 = make<A>(weight_hh, {p.B, p.P});
-    Tensor grad_c0 = make<A>(weight_hh, {p.B, p.H});
-    Tensor grad_hidden = make<A>(weight_hh, {weight_hr ? p.T : 0, p.B, p.P});
+    Tensor grad_gates = make<A>({p.T, p.B, 4 * p.H});
+    Tensor grad_h0 = make<A>({p.B, p.P});
+    Tensor grad_c0 = make<A>({p.B, p.H});
+    Tensor grad_hidden = make<A>({weight_hr ? p.T : 0, p.B, p.P});
     p.grad_gates = mutable_data<A>(grad_gates);
     p.grad_h0 = mutable_data<A>(grad_h0);
     p.grad_c0 = mutable_data<A>(grad_c0);
     p.grad_hidden = weight_hr ? mutable_data<A>(grad_hidden) : nullptr;
     const auto& kernel = cpu::kernels<S>();
     if (p.B > 0) {
-      const Tensor pack = pack_weights(weight_hh, kernel.backward_weights, p);
+      const Tensor pack = pack_weights(kernel.backward_weights, p);
       torch::stable::parallel_for(0, p.B, row_grain(p.T, p.H, p.P), [&](int64_t b, int64_t e) {
         kernel.backward_rows(p, data<A>(pack), b, e);
       });
@@ -311,8 +326,8 @@ std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indi
     const StateSizes s = check_state<S>(h, c);
     const int64_t B = state_indices ? state_indices->numel() : s.slots;
     const std::vector<int64_t> rows = read_slots(state_indices, B, s.slots);
-    Tensor h0 = make<S>(h, {s.LD, B, s.P});
-    Tensor c0 = make<Acc<S>>(h, {s.LD, B, s.H});
+    Tensor h0 = make<S>({s.LD, B, s.P});
+    Tensor c0 = make<Acc<S>>({s.LD, B, s.H});
     gather(mutable_data<S>(h0), data<S>(h), s, B, s.P, rows);
     gather(mutable_data<Acc<S>>(c0), data<Acc<S>>(c), s, B, s.H, rows);
     return std::make_tuple(h0, c0);
@@ -374,8 +389,11 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
   return by_dtype(h, "h", [&](auto number) {
     using S = decltype(number);
     const StateSizes s = check_state<S>(h, c);
-    STD_TORCH_CHECK(x.dim() == 2, "x must be (B, I), got ", shape_text(x.sizes()));
-    const int64_t D = bidirectional ? 2 : 1, B = x.size(0);
+    STD_TORCH_CHECK(x.dim() >= 2, "x must be (..., B, I), got ", shape_text(x.sizes()));
+    std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
+    const int64_t D = bidirectional ? 2 : 1, I = shape.back();
+    int64_t B = 1;
+    for (size_t k = 0; k + 1 < shape.size(); ++k) B *= shape[k];
     const bool projection = s.P != s.H;
     STD_TORCH_CHECK(s.LD % D == 0 && int64_t(weights.size()) ==
                                          s.LD * (2 + (bias ? 2 : 0) + (projection ? 1 : 0)),
@@ -386,18 +404,20 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
     std::vector<StepParams<S>> steps(s.LD);
     x = torch::stable::contiguous(x);
     if (overlap(x, h) || overlap(x, c)) x = torch::stable::clone(x);
-    const S* input = in.get<S>(x, {B, x.size(1)}, "x");
+    check<S>(x, shape, "x");
+    const S* input = data<S>(x);
     const bool* reset = in.get<bool>(reset_mask, {B}, "reset_mask");
     const int64_t width = D * s.P;  // of every layer's output
-    Tensor y = make<S>(x, {B, width});
-    Tensor between = make<S>(x, {s.LD > D ? 2 : 0, B, width});  // outputs of the lower layers
-    Tensor h_n = make<S>(x, {s.LD, B, s.P}), c_n = make<S>(x, {s.LD, B, s.H});
-    Tensor hidden = make<Acc<S>>(x, {projection ? B : 0, s.H});
+    shape.back() = width;
+    Tensor y = make<S>(shape);
+    Tensor between = make<S>({s.LD > D ? 2 : 0, B, width});  // outputs of the lower layers
+    Tensor h_n = make<S>({s.LD, B, s.P}), c_n = make<S>({s.LD, B, s.H});
+    Tensor hidden = make<Acc<S>>({projection ? B : 0, s.H});
     for (int64_t k = 0; k < s.LD; ++k) {  // all checks before the first effect
       const int64_t layer = k / D, direction = k % D;
       StepParams<S>& p = steps[k];
       p.B = B;
-      p.I = layer == 0 ? x.size(1) : width;
+      p.I = layer == 0 ? I : width;
       p.H = s.H;
       p.P = s.P;
       fill_weights(p, in, weights, k, bias, projection);

@@ -36,7 +36,7 @@ def compiled_layer(
     keep_gates: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One layer in one direction. Arguments and results: :class:`stateful_lstm.stack.Layer`."""
-    h0, c0 = h0.to(x.dtype), c0.to(accumulation_dtype(x.dtype))
+    h0, c0 = _cast(h0, x.dtype), _cast(c0, accumulation_dtype(x.dtype))
     control = Control(reset, lengths, recurrent_mask, reverse)
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, *weights, h0, c0)
@@ -48,6 +48,11 @@ def compiled_layer(
     gates_x = _input_product(x, weights)
     y, h_n, c_n, _, _ = _forward(gates_x, weights, h0, c0, control, 0, x.size(0), save=0)
     return y, h_n, c_n
+
+
+def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """``t.to(dtype)``, which costs even where there is nothing to do."""
+    return t if t.dtype == dtype else t.to(dtype)
 
 
 class Control(NamedTuple):
@@ -135,16 +140,18 @@ def _segments(T: int, count: int, reverse: bool) -> list[tuple[int, int]]:
 def _input_product(x: Tensor, weights: LayerWeights) -> Tensor:
     """Projects x (T, B, I) to gates_x (T, B, 4H), in the dtype of sums."""
     acc = accumulation_dtype(x.dtype)
-    w_ih = weights.w_ih.to(acc)
+    w_ih = _cast(weights.w_ih, acc)
     bias = None
     if weights.b_ih is not None and weights.b_hh is not None:
-        bias = weights.b_ih.to(acc) + weights.b_hh.to(acc)
-    return torch.nn.functional.linear(x.to(acc), w_ih, bias)
+        bias = _cast(weights.b_ih, acc) + _cast(weights.b_hh, acc)
+    return torch.nn.functional.linear(_cast(x, acc), w_ih, bias)
 
 
 def _part(control: Control, begin: int, end: int) -> Control:
     """The control of steps [begin, end)."""
     reset, lengths, mask, reverse = control
+    if reset is None and lengths is None:
+        return control
     return Control(
         None if reset is None else reset[begin:end],
         None if lengths is None else (lengths - begin).clamp(0, end - begin),
@@ -199,7 +206,7 @@ def _backward(
                 gates = _gates_anew(part_x, weights, h_prev)
         grad_gates, grad_h, grad_c, grad_hidden = ops.lstm_backward(
             None if grad_y is None else grad_y[begin:end],
-            None if grad_h is None else grad_h.to(x.dtype),
+            None if grad_h is None else _cast(grad_h, x.dtype),
             grad_c,
             gates,
             cells,
@@ -210,16 +217,18 @@ def _backward(
         )
         sums.add(part_x, h_prev, grad_gates, grad_hidden, gates, cells)
         if grad_x is not None:
-            grad_x[begin:end] = grad_gates @ w_ih.to(grad_gates.dtype)
+            grad_x[begin:end] = grad_gates @ _cast(w_ih, grad_gates.dtype)
     assert grad_h is not None
-    return [grad_x, *sums.results(), grad_h.to(h0.dtype), grad_c]
+    return [grad_x, *sums.results(), _cast(grad_h, h0.dtype), grad_c]
 
 
 def _previous_hidden(y: Tensor, h0: Tensor, control: Control) -> Tensor:
     """The h that each step's recurrent product saw, (T, B, P) in the dtype of sums."""
     reset, lengths, mask, reverse = control
     first = h0.unsqueeze(0)
-    if not reverse:
+    if y.size(0) == 1:
+        prev = first
+    elif not reverse:
         prev = torch.cat([first, y[:-1]]) if y.size(0) else y
     else:
         prev = torch.cat([y[1:], first]) if y.size(0) else y
@@ -230,7 +239,7 @@ def _previous_hidden(y: Tensor, h0: Tensor, control: Control) -> Tensor:
         prev = prev.masked_fill((steps >= lengths).unsqueeze(2), 0)
     if reset is not None:
         prev = prev.masked_fill(reset.unsqueeze(2), 0)
-    prev = prev.to(accumulation_dtype(y.dtype))
+    prev = _cast(prev, accumulation_dtype(y.dtype))
     return prev if mask is None else prev * mask
 
 
@@ -250,11 +259,8 @@ class _WeightGrads:
 
     def __init__(self, needs: tuple[bool, ...], weights: LayerWeights) -> None:
         self.weights = weights
-        acc = accumulation_dtype(weights.w_hh.dtype)
-        self.sums = [
-            None if w is None or not need else torch.zeros_like(w, dtype=acc)
-            for need, w in zip(needs[1:6], weights, strict=True)
-        ]
+        self.needed = [need and w is not None for need, w in zip(needs[1:6], weights, strict=True)]
+        self.sums: list[Tensor | None] = [None] * 5
 
     def add(
         self,
@@ -265,24 +271,30 @@ class _WeightGrads:
         gates: Tensor,
         cells: Tensor,
     ) -> None:
-        w_ih, w_hh, b_ih, b_hh, w_hr = self.sums
         flat = grad_gates.flatten(0, 1)
-        if w_ih is not None:
-            w_ih.addmm_(flat.T, x.to(flat.dtype).flatten(0, 1))
-        if w_hh is not None:
-            w_hh.addmm_(flat.T, h_prev.flatten(0, 1))
-        if b_ih is not None or b_hh is not None:
+        w_ih, w_hh, b_ih, b_hh, w_hr = self.needed
+        if w_ih:
+            self._add_product(0, flat, _cast(x, flat.dtype))
+        if w_hh:
+            self._add_product(1, flat, h_prev)
+        if b_ih or b_hh:
             bias = flat.sum(0)
-            for b in (b_ih, b_hh):
-                if b is not None:
-                    b += bias
-        if w_hr is not None:
+            for k in (2, 3):
+                if self.needed[k]:
+                    old = self.sums[k]
+                    self.sums[k] = bias.clone() if old is None else old + bias
+        if w_hr:
             hidden = gates[..., -cells.size(2) :].to(cells.dtype) * cells.tanh()
-            w_hr.addmm_(grad_hidden.flatten(0, 1).T, hidden.flatten(0, 1))
+            self._add_product(4, grad_hidden.flatten(0, 1), hidden)
+
+    def _add_product(self, k: int, grad: Tensor, into: Tensor) -> None:
+        """Adds to sum k the product of a gradient (T*B, N) and what was multiplied (T, B, K)."""
+        old, into = self.sums[k], into.flatten(0, 1)
+        self.sums[k] = grad.T @ into if old is None else old.addmm_(grad.T, into)
 
     def results(self) -> list[Tensor | None]:
         return [
-            None if s is None or w is None else s.to(w.dtype)
+            None if s is None or w is None else _cast(s, w.dtype)
             for s, w in zip(self.sums, self.weights, strict=True)
         ]
 

@@ -52,7 +52,9 @@ class Call:
             return y.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1).to(h_n.dtype))
         if self.batch_first:
             y = y.transpose(0, 1)
-        return y, (h_n, c_n.to(h_n.dtype))
+        if c_n.dtype != h_n.dtype:
+            c_n = c_n.to(h_n.dtype)
+        return y, (h_n, c_n)
 
 
 def prepare(

@@ -16,10 +16,6 @@ from .state import LSTMState
 
 Input = TypeVar("Input", Tensor, PackedSequence)
 
-# Up to so many rows the one-step operator, which reads each weight once and packs nothing, beats
-# the kernels for sequences, which do large batches as matrix products.
-_STEP_ROWS = 8
-
 
 class StatefulLSTM(nn.RNNBase):
     """An LSTM whose state stays on the device between calls; stands where an ``nn.LSTM`` stood.
@@ -189,6 +185,10 @@ class StatefulLSTM(nn.RNNBase):
             ValueError, RuntimeError, TypeError, IndexError: saying what was expected and what came,
                 before anything is computed or any state touched.
         """
+        if hx is None and lengths is None and not torch.compiler.is_compiling():
+            stepped = self._step(input, reset_mask, state, state_indices)
+            if stepped is not None:
+                return stepped
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, reset_mask, lengths, state, state_indices)
         weights, config = self._weights(), self._config()
@@ -248,20 +248,14 @@ class StatefulLSTM(nn.RNNBase):
         """Finds the state, runs the call, leaves the new state; call.h0 and call.c0 come here."""
         sizes = checks.state_sizes(weights, config)
         own, padding = self._find_state(call.x, sizes, weights[0].dtype, state, state_indices)
-        if own is not None and hidden is None and self._can_step(call, weights, config):
-            y, h_n, c_n = ops.lstm_step_(
-                call.x[0],
-                weights,
-                own.h,
-                own.c,
-                state_indices,
-                None if call.reset is None else call.reset[0],
-                self.bias,
-                self.bidirectional,
+        if own is not None and hidden is None and call.lengths is None and self._can_step(call.x):
+            reset = None if call.reset is None else call.reset[0]
+            stepped = ops.lstm_step_(
+                call.x, weights, own.h, own.c, state_indices, reset, self.bias, self.bidirectional
             )
-            if state is None:
+            if state is None and self._state is not own:
                 self._state = own
-            return y.unsqueeze(0), h_n, c_n
+            return stepped
         if padding and state_indices is not None:  # a padding row is one without any step
             lengths = call.lengths
             if lengths is None:
@@ -281,7 +275,7 @@ class StatefulLSTM(nn.RNNBase):
             if self.bidirectional and hidden is None:
                 state_indices = _without_idle_rows(state_indices, call)
             own.finish(state_indices, h_n, c_n)
-            if state is None:
+            if state is None and self._state is not own:
                 self._state = own
         return y, h_n, c_n
 
@@ -328,17 +322,66 @@ class StatefulLSTM(nn.RNNBase):
             own = None
         return own or LSTMState(sizes, B, dtype, x.device), padding
 
-    def _can_step(self, call: checks.Call, weights: list[Tensor], config: checks.Config) -> bool:
-        """Whether the one-step operator does this call: T = 1 without gradients or dropout."""
-        if call.x.size(0) != 1 or call.x.size(1) > _STEP_ROWS or call.lengths is not None:
+    def _step(
+        self,
+        input: Any,
+        reset_mask: Tensor | None,
+        state: LSTMState | None,
+        state_indices: Tensor | None,
+    ) -> tuple[Any, tuple[Tensor, Tensor]] | None:
+        """The short way: a single step of inference on a state that is there; None if it is not so.
+
+        The operator checks shapes, dtypes and slots before any effect, in a fraction of the time.
+        What it refuses goes the long way, whose checks say what is wrong.
+        """
+        own = self._state if state is None else state
+        if own is None or not isinstance(own, LSTMState) or (state is None and not self.stateful):
+            return None
+        if not isinstance(input, Tensor) or input.dim() != 3:
+            return None
+        if not self._can_step(input.transpose(0, 1) if self.batch_first else input):
+            return None
+        if torch._C._current_graph_task_id() != -1:  # see _refuse_where_state_cannot_go
+            return None
+        if reset_mask is not None:
+            expected = input.shape[:2]
+            if not isinstance(reset_mask, Tensor) or reset_mask.shape != expected:
+                return None
+            reset_mask = reset_mask.reshape(-1)
+        weights = self._weights()
+        tensors = (*weights, own.h, own.c, reset_mask, state_indices)
+        if not all(t is None or (isinstance(t, Tensor) and t.is_cpu) for t in tensors):
+            return None
+        try:
+            y, h_n, c_n = ops.lstm_step_(
+                input,
+                weights,
+                own.h,
+                own.c,
+                state_indices,
+                reset_mask,
+                self.bias,
+                self.bidirectional,
+            )
+        except RuntimeError:
+            return None
+        return y, (h_n, c_n)
+
+    def _can_step(self, x: Tensor) -> bool:
+        """Whether the one-step operator can do this: T = 1 without gradients or dropout."""
+        if x.size(0) != 1 or not x.is_cpu or ops.missing:
             return False
-        if self.training and (config.recurrent_dropout or (config.dropout and self.num_layers > 1)):
+        if self.training and (self.recurrent_dropout or (self.dropout and self.num_layers > 1)):
             return False
         if torch.is_grad_enabled() and (
-            call.x.requires_grad or any(w.requires_grad for w in weights)
+            x.requires_grad or any(w.requires_grad for w in self._weights())
         ):
             return False
-        return not checks.autocast_enabled(call.x.device) and not functional.why_not_cpu(call.x)
+        return not (
+            torch.is_autocast_enabled("cpu")
+            or torch._C._are_functorch_transforms_active()
+            or x.dtype not in ops.DTYPES
+        )
 
     # ------------------------------------------------------------ being a module
 

@@ -7,6 +7,7 @@ package works on the reference.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def lstm_step_(
     """One step of the whole stack, in place on the state: inference only, no gradients.
 
     Args:
-        x: (B, I).
+        x: (B, I), with sizes of 1 wherever else.
         weights: the flat list in ``nn.LSTM``'s parameter order.
         h: (L*D, slots, P), updated.
         c: (L*D, slots, H) in the dtype of sums, updated.
@@ -147,7 +148,8 @@ def lstm_step_(
         bidirectional: the reverse direction starts from zero.
 
     Returns:
-        y (B, D*P), h_n (L*D, B, P), c_n (L*D, B, H), all in the layer's dtype.
+        y (B, D*P) with x's other sizes, h_n (L*D, B, P), c_n (L*D, B, H), all in the layer's
+        dtype.
     """
     out: tuple[Tensor, Tensor, Tensor] = torch.ops.stateful_lstm.lstm_step_(
         x, weights, h, c, state_indices, reset_mask, bias, bidirectional
@@ -203,9 +205,9 @@ def _register_fakes() -> None:
 
     @torch.library.register_fake("stateful_lstm::lstm_step_")
     def _(x, weights, h, c, state_indices, reset, bias, bidirectional):  # type: ignore[no-untyped-def]
-        B, P = x.size(0), h.size(2)
+        B, P = math.prod(x.shape[:-1]), h.size(2)
         return (
-            x.new_empty(B, (2 if bidirectional else 1) * P),
+            x.new_empty(*x.shape[:-1], (2 if bidirectional else 1) * P),
             x.new_empty(h.size(0), B, P),
             x.new_empty(h.size(0), B, c.size(2)),
         )

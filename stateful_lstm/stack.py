@@ -124,7 +124,11 @@ def run_stack(
             h_n.append(h)
             c_n.append(c)
         x = outputs[0] if directions == 1 else torch.cat(outputs, 2)
-    return x, torch.stack(h_n), torch.stack(c_n)
+    return x, _stacked(h_n), _stacked(c_n)
+
+
+def _stacked(states: list[Tensor]) -> Tensor:
+    return torch.stack(states) if len(states) > 1 else states[0].unsqueeze(0)
 
 
 def _reversed_reset(reset: Tensor | None, lengths: Tensor | None) -> Tensor | None:

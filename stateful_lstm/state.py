@@ -185,7 +185,7 @@ class LSTMState:
         starts from zero.
         """
         with torch.no_grad():
-            if _has_operators(self.h):
+            if self._by_operator(state_indices):
                 h0, c0 = ops.state_gather(self.h, self.c, state_indices)
             elif state_indices is None:
                 h0, c0 = self.read()
@@ -202,8 +202,8 @@ class LSTMState:
     def finish(self, state_indices: Tensor | None, h_n: Tensor, c_n: Tensor) -> None:
         """Takes a call's final h (L*D, B, P) and c (L*D, B, H); padding rows write nothing."""
         with torch.no_grad():
-            h_n, c_n = h_n.detach().to(self.h.dtype), c_n.detach().to(self.c.dtype)
-            if _has_operators(self.h):
+            if self._by_operator(state_indices):
+                h_n, c_n = h_n.to(self.h.dtype), c_n.to(self.c.dtype)
                 ops.state_scatter_(self.h, self.c, state_indices, h_n, c_n)
             elif state_indices is None:
                 self.h.copy_(h_n)
@@ -213,6 +213,11 @@ class LSTMState:
                 self.h[:, state_indices[live]] = h_n[:, live]
                 self.c[:, state_indices[live]] = c_n[:, live]
 
+    def _by_operator(self, state_indices: Tensor | None) -> bool:
+        """Whether the compiled operators move rows: with slots, and always under torch.compile.
 
-def _has_operators(t: Tensor) -> bool:
-    return ops.missing is None and t.device.type == "cpu" and t.dtype in ops.DTYPES
+        Its backward would make a plain copy of h0 anew, from a state that has moved on.
+        """
+        if state_indices is None and not torch.compiler.is_compiling():
+            return False
+        return ops.missing is None and self.h.is_cpu and self.h.dtype in ops.DTYPES

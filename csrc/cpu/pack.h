@@ -47,18 +47,22 @@ LSTM_INLINE void pack_columns(Acc<S>* target, const Columns<S>& w, const S* sour
   }
 }
 
+template <class S>
+void pack_panel(Acc<S>* target, const Columns<S>& w, int64_t panel) {
+  constexpr int64_t lanes = kLanes<Acc<S>>;
+  const int64_t units = w.units();
+  for (int64_t j = 0; j < kGroup; ++j) {
+    const int64_t unit = w.gates ? panel * lanes : (panel * kGroup + j) * lanes;
+    const int64_t live = units - unit < lanes ? units - unit : lanes;
+    const int64_t column = w.gates ? j * units + unit : unit;
+    pack_columns(target + j * lanes, w, w.data + column * w.n_stride, live);
+  }
+}
+
 // Panels [begin, end) of W, each to its place in `pack`.
 template <class S>
 void pack_panels(Acc<S>* pack, const Columns<S>& w, int64_t begin, int64_t end) {
-  constexpr int64_t lanes = kLanes<Acc<S>>;
-  const int64_t units = w.units();
-  for (int64_t p = begin; p < end; ++p)
-    for (int64_t j = 0; j < kGroup; ++j) {
-      const int64_t unit = w.gates ? p * lanes : (p * kGroup + j) * lanes;
-      const int64_t live = units - unit < lanes ? units - unit : lanes;
-      const int64_t column = w.gates ? j * units + unit : unit;
-      pack_columns(pack + p * w.panel_size() + j * lanes, w, w.data + column * w.n_stride, live);
-    }
+  for (int64_t p = begin; p < end; ++p) pack_panel(pack + p * w.panel_size(), w, p);
 }
 
 // The packed weights of one call: weight_hh's panels, then weight_hr's (N = 0 without one).

@@ -1,11 +1,13 @@
 // T = 1 for one layer, in place on the resident state: matrix-vector work.
 // Included only by isa_*.cpp, after recurrence.h. Shapes: params.h.
 //
-// The weights are read once, where they lie, in torch.nn.LSTM's own row-major layout: no packing
-// and nothing kept, so nothing can be stale. A unit's four gates are eight dot products (four rows
-// of weight_ih with x, four of weight_hh with h), done for up to kStepRows batch rows per read.
+// The weights are read once, where they lie, in torch.nn.LSTM's own row-major layout: nothing is kept
+// from call to call, so nothing can be stale. Few rows: a unit's four gates are eight dot products
+// (four rows of weight_ih with x, four of weight_hh with h), for up to kDotRows batch rows per read.
+// More rows: the weights of one vector of units become a panel in L1 that all rows go through.
 
-constexpr int kStepRows = 2;
+constexpr int kDotRows = 2;
+constexpr int64_t kPanelFrom = 5;  // rows from which turning the weights in L1 pays
 
 // The slot of a row; -1: a padding row.
 template <class S>
@@ -94,11 +96,67 @@ LSTM_INLINE void step_tile(const StepParams<S>& a, int64_t block, int64_t b) {
            load(static_cast<const A*>(pre[r][2])), load(static_cast<const A*>(pre[r][3]))});
 }
 
+// All rows of the batch as [x; h] in the type of sums: (B, I + P).
+template <class S>
+void step_inputs(const StepParams<S>& a, Acc<S>* in) {
+  for (int64_t b = 0; b < a.B; ++b, in += a.I + a.P) {
+    const int64_t slot = slot_of(a, b);
+    if (slot < 0) {
+      zero(in, a.I + a.P);
+      continue;
+    }
+    load_rows(in, a.x + b * a.x_stride, a.I);
+    if (starts_at_zero(a, b))
+      zero(in + a.I, a.P);
+    else
+      load_rows(in + a.I, static_cast<const S*>(a.h) + slot * a.P, a.P);
+  }
+}
+
+// A vector of units for R rows from b, of inputs (R, K) by the units' panel (K, 4, lanes).
+template <class S, int R>
+LSTM_INLINE void step_panel_rows(const StepParams<S>& a, int64_t unit, int64_t b, const Acc<S>* in,
+                                 const Acc<S>* panel, const Vec<Acc<S>> (&bias)[kGroup]) {
+  const int64_t K = a.I + a.P;
+  Vec<Acc<S>> sum[R][kGroup];
+  tile_product<Acc<S>, R>(sum, in + b * K, K, K, panel);
+  for (int r = 0; r < R; ++r)
+    if (slot_of(a, b + r) >= 0)
+      step_cell<S>(
+          a, unit, b + r,
+          {bias[0] + sum[r][0], bias[1] + sum[r][1], bias[2] + sum[r][2], bias[3] + sum[r][3]});
+}
+
+template <class S>
+void step_units_by_panels(const StepParams<S>& a, int64_t begin, int64_t end) {
+  using A = Acc<S>;
+  constexpr int64_t lanes = kLanes<A>;
+  const int64_t K = a.I + a.P;
+  Scratch<A> in(a.B * K), panel(K * kGroup * lanes);
+  step_inputs(a, in.data);
+  const Columns<S> weight_ih = {a.weight_ih, a.I, 4 * a.H, 1, a.I, true};
+  const Columns<S> weight_hh = {a.weight_hh, a.P, 4 * a.H, 1, a.P, true};
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t unit = block * lanes, n = a.H - unit;
+    pack_panel(panel.data, weight_ih, block);
+    pack_panel(panel.data + weight_ih.panel_size(), weight_hh, block);
+    Vec<A> bias[kGroup] = {};
+    if (a.bias_ih)
+      for (int64_t j = 0; j < kGroup; ++j)
+        bias[j] = load(a.bias_ih + j * a.H + unit, n) + load(a.bias_hh + j * a.H + unit, n);
+    int64_t b = 0;
+    for (; b + 3 <= a.B; b += 3) step_panel_rows<S, 3>(a, unit, b, in.data, panel.data, bias);
+    if (a.B - b == 2) step_panel_rows<S, 2>(a, unit, b, in.data, panel.data, bias);
+    if (a.B - b == 1) step_panel_rows<S, 1>(a, unit, b, in.data, panel.data, bias);
+  }
+}
+
 template <class S>
 void step_units(const StepParams<S>& a, int64_t begin, int64_t end) {
+  if (a.B >= kPanelFrom) return step_units_by_panels(a, begin, end);
   for (int64_t block = begin; block < end; ++block) {
     int64_t b = 0;
-    for (; b + kStepRows <= a.B; b += kStepRows) step_tile<S, kStepRows>(a, block, b);
+    for (; b + kDotRows <= a.B; b += kDotRows) step_tile<S, kDotRows>(a, block, b);
     for (; b < a.B; ++b) step_tile<S, 1>(a, block, b);
   }
 }
