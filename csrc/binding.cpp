@@ -389,11 +389,9 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
   return by_dtype(h, "h", [&](auto number) {
     using S = decltype(number);
     const StateSizes s = check_state<S>(h, c);
-    STD_TORCH_CHECK(x.dim() >= 2, "x must be (..., B, I), got ", shape_text(x.sizes()));
-    std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
-    const int64_t D = bidirectional ? 2 : 1, I = shape.back();
-    int64_t B = 1;
-    for (size_t k = 0; k + 1 < shape.size(); ++k) B *= shape[k];
+    STD_TORCH_CHECK(x.dim() == 3, "x must be (T, B, I), got ", shape_text(x.sizes()));
+    const int64_t T = x.size(0), B = x.size(1), I = x.size(2), D = bidirectional ? 2 : 1;
+    STD_TORCH_CHECK(T >= 1 && (T == 1 || D == 1), "two directions take one step, got ", T);
     const bool projection = s.P != s.H;
     STD_TORCH_CHECK(s.LD % D == 0 && int64_t(weights.size()) ==
                                          s.LD * (2 + (bias ? 2 : 0) + (projection ? 1 : 0)),
@@ -402,14 +400,11 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
     const std::vector<int64_t> slots = read_slots(state_indices, B, s.slots);
     Inputs in;
     std::vector<StepParams<S>> steps(s.LD);
-    x = torch::stable::contiguous(x);
     if (overlap(x, h) || overlap(x, c)) x = torch::stable::clone(x);
-    check<S>(x, shape, "x");
-    const S* input = data<S>(x);
-    const bool* reset = in.get<bool>(reset_mask, {B}, "reset_mask");
+    const S* input = in.get<S>(x, {T, B, I}, "x");
+    const bool* reset = in.get<bool>(reset_mask, {T, B}, "reset_mask");
     const int64_t width = D * s.P;  // of every layer's output
-    shape.back() = width;
-    Tensor y = make<S>(shape);
+    Tensor y = make<S>({T, B, width});
     Tensor between = make<S>({s.LD > D ? 2 : 0, B, width});  // outputs of the lower layers
     Tensor h_n = make<S>({s.LD, B, s.P}), c_n = make<S>({s.LD, B, s.H});
     Tensor hidden = make<Acc<S>>({projection ? B : 0, s.H});
@@ -436,8 +431,14 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
       p.c_n = mutable_data<S>(c_n) + k * B * s.H;
       p.hidden = projection ? mutable_data<Acc<S>>(hidden) : nullptr;
     }
-    if (B > 0)
-      for (const StepParams<S>& p : steps) run_step(p);
+    for (int64_t t = 0; t < T && B > 0; ++t)
+      for (int64_t k = 0; k < s.LD; ++k) {
+        StepParams<S>& p = steps[k];
+        run_step(p);
+        if (k < D) p.x += B * I;
+        if (k >= s.LD - D) p.y += B * width;
+        if (p.reset) p.reset += B;
+      }
     return std::make_tuple(y, h_n, c_n);
   });
 }

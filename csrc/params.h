@@ -65,7 +65,7 @@ struct BackwardParams : SequenceParams<S> {
   Acc<S>* grad_hidden;     // (T, B, P) whole gradient of each h, for weight_hr; null without it
 };
 
-// T = 1 for one layer and direction, in place on the resident state.
+// One step of one layer and direction, in place on the resident state.
 template <class S>
 struct StepParams {
   int64_t B, I, H, P;

@@ -17,6 +17,10 @@ from .state import LSTMState
 Input = TypeVar("Input", Tensor, PackedSequence)
 
 
+# Up to so many steps, reading each weight once a step where it lies beats packing the weights.
+_FEW_STEPS = 4
+
+
 class StatefulLSTM(nn.RNNBase):
     """An LSTM whose state stays on the device between calls; stands where an ``nn.LSTM`` stood.
 
@@ -248,14 +252,21 @@ class StatefulLSTM(nn.RNNBase):
         """Finds the state, runs the call, leaves the new state; call.h0 and call.c0 come here."""
         sizes = checks.state_sizes(weights, config)
         own, padding = self._find_state(call.x, sizes, weights[0].dtype, state, state_indices)
-        if own is not None and hidden is None and call.lengths is None and self._can_step(call.x):
-            reset = None if call.reset is None else call.reset[0]
-            stepped = ops.lstm_step_(
-                call.x, weights, own.h, own.c, state_indices, reset, self.bias, self.bidirectional
-            )
-            if state is None and self._state is not own:
-                self._state = own
-            return stepped
+        if own is not None and hidden is None and call.lengths is None:
+            if self._can_step(call.x, weights):
+                stepped = ops.lstm_step_(
+                    call.x,
+                    weights,
+                    own.h,
+                    own.c,
+                    state_indices,
+                    call.reset,
+                    self.bias,
+                    self.bidirectional,
+                )
+                if state is None and self._state is not own:
+                    self._state = own
+                return stepped
         if padding and state_indices is not None:  # a padding row is one without any step
             lengths = call.lengths
             if lengths is None:
@@ -329,7 +340,7 @@ class StatefulLSTM(nn.RNNBase):
         state: LSTMState | None,
         state_indices: Tensor | None,
     ) -> tuple[Any, tuple[Tensor, Tensor]] | None:
-        """The short way: a single step of inference on a state that is there; None if it is not so.
+        """The short way: a few steps of inference on a state that is there; None if it is not so.
 
         The operator checks shapes, dtypes and slots before any effect, in a fraction of the time.
         What it refuses goes the long way, whose checks say what is wrong.
@@ -339,49 +350,38 @@ class StatefulLSTM(nn.RNNBase):
             return None
         if not isinstance(input, Tensor) or input.dim() != 3:
             return None
-        if not self._can_step(input.transpose(0, 1) if self.batch_first else input):
-            return None
-        if torch._C._current_graph_task_id() != -1:  # see _refuse_where_state_cannot_go
-            return None
         if reset_mask is not None:
-            expected = input.shape[:2]
-            if not isinstance(reset_mask, Tensor) or reset_mask.shape != expected:
+            if not isinstance(reset_mask, Tensor) or reset_mask.shape != input.shape[:2]:
                 return None
-            reset_mask = reset_mask.reshape(-1)
+            if self.batch_first:
+                reset_mask = reset_mask.transpose(0, 1)
+        x = input.transpose(0, 1) if self.batch_first else input
         weights = self._weights()
+        if not self._can_step(x, weights) or torch._C._current_graph_task_id() != -1:
+            return None
         tensors = (*weights, own.h, own.c, reset_mask, state_indices)
         if not all(t is None or (isinstance(t, Tensor) and t.is_cpu) for t in tensors):
             return None
         try:
             y, h_n, c_n = ops.lstm_step_(
-                input,
-                weights,
-                own.h,
-                own.c,
-                state_indices,
-                reset_mask,
-                self.bias,
-                self.bidirectional,
+                x, weights, own.h, own.c, state_indices, reset_mask, self.bias, self.bidirectional
             )
         except RuntimeError:
             return None
-        return y, (h_n, c_n)
+        return y.transpose(0, 1) if self.batch_first else y, (h_n, c_n)
 
-    def _can_step(self, x: Tensor) -> bool:
-        """Whether the one-step operator can do this: T = 1 without gradients or dropout."""
-        if x.size(0) != 1 or not x.is_cpu or ops.missing:
+    def _can_step(self, x: Tensor, weights: list[Tensor]) -> bool:
+        """Whether the operator for steps can do this: few of them, without gradients or dropout."""
+        steps = x.size(0)
+        if steps != 1 and (steps == 0 or steps > _FEW_STEPS or self.bidirectional):
+            return False
+        if not x.is_cpu or ops.missing or x.dtype not in ops.DTYPES:
             return False
         if self.training and (self.recurrent_dropout or (self.dropout and self.num_layers > 1)):
             return False
-        if torch.is_grad_enabled() and (
-            x.requires_grad or any(w.requires_grad for w in self._weights())
-        ):
+        if torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in weights)):
             return False
-        return not (
-            torch.is_autocast_enabled("cpu")
-            or torch._C._are_functorch_transforms_active()
-            or x.dtype not in ops.DTYPES
-        )
+        return not (torch.is_autocast_enabled("cpu") or torch._C._are_functorch_transforms_active())
 
     # ------------------------------------------------------------ being a module
 

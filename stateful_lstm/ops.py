@@ -7,7 +7,6 @@ package works on the reference.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -135,21 +134,20 @@ def lstm_step_(
     bias: bool,
     bidirectional: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of the whole stack, in place on the state: inference only, no gradients.
+    """A step, or a few, of the whole stack, in place on the state: inference only, no gradients.
 
     Args:
-        x: (B, I), with sizes of 1 wherever else.
+        x: (T, B, I), T = 1 if bidirectional.
         weights: the flat list in ``nn.LSTM``'s parameter order.
         h: (L*D, slots, P), updated.
         c: (L*D, slots, H) in the dtype of sums, updated.
         state_indices: (B,) int32 or int64, -1 for padding; None: row b is slot b.
-        reset_mask: (B,) bool.
+        reset_mask: (T, B) bool.
         bias: whether the list has biases.
         bidirectional: the reverse direction starts from zero.
 
     Returns:
-        y (B, D*P) with x's other sizes, h_n (L*D, B, P), c_n (L*D, B, H), all in the layer's
-        dtype.
+        y (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H), all in the layer's dtype.
     """
     out: tuple[Tensor, Tensor, Tensor] = torch.ops.stateful_lstm.lstm_step_(
         x, weights, h, c, state_indices, reset_mask, bias, bidirectional
@@ -205,9 +203,9 @@ def _register_fakes() -> None:
 
     @torch.library.register_fake("stateful_lstm::lstm_step_")
     def _(x, weights, h, c, state_indices, reset, bias, bidirectional):  # type: ignore[no-untyped-def]
-        B, P = math.prod(x.shape[:-1]), h.size(2)
+        T, B, P = x.size(0), x.size(1), h.size(2)
         return (
-            x.new_empty(*x.shape[:-1], (2 if bidirectional else 1) * P),
+            x.new_empty(T, B, (2 if bidirectional else 1) * P),
             x.new_empty(h.size(0), B, P),
             x.new_empty(h.size(0), B, c.size(2)),
         )

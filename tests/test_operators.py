@@ -75,8 +75,9 @@ def step_args(dtype: torch.dtype, projection: bool, bidirectional: bool) -> list
     )
     weights = [p.detach() for p in lstm.parameters()]
     h, c = state(dtype, 4 if bidirectional else 2, P if projection else H)
-    x = torch.randn(B, 4, dtype=dtype)
-    reset = torch.tensor([True, False, False])
+    steps = 1 if bidirectional else 3
+    x = torch.randn(steps, B, 4, dtype=dtype)
+    reset = torch.tensor([[True, False, False], [False, True, False], [False] * 3])[:steps]
     return [x, weights, h, c, torch.tensor([5, -1, 2]), reset, True, bidirectional]
 
 
@@ -205,6 +206,13 @@ def test_step_refuses_weights_that_do_not_fit() -> None:
     args = step_args(torch.float32, False, False)
     args[1] = args[1][:-1]
     with pytest.raises(RuntimeError, match="the number of weights"):
+        ops.lstm_step_(*args)
+
+
+def test_step_refuses_several_steps_of_two_directions() -> None:
+    args = step_args(torch.float32, False, True)
+    args[0], args[5] = torch.randn(2, B, 4), None
+    with pytest.raises(RuntimeError, match="two directions take one step, got 2"):
         ops.lstm_step_(*args)
 
 

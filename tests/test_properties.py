@@ -264,9 +264,9 @@ def test_slots_equal_the_oracle_and_leave_the_others_alone(case, data, inference
     check_slots(case, data, inference)
 
 
-@given(cases(most_steps=1, bare=True), st.data())
+@given(cases(most_steps=4, bare=True), st.data())
 @bounded
-def test_one_step_in_inference_equals_the_oracle(case, data):
+def test_a_few_steps_in_inference_equal_the_oracle(case, data):
     check_slots(case, data, inference=True)
 
 
