@@ -252,21 +252,15 @@ class StatefulLSTM(nn.RNNBase):
         """Finds the state, runs the call, leaves the new state; call.h0 and call.c0 come here."""
         sizes = checks.state_sizes(weights, config)
         own, padding = self._find_state(call.x, sizes, weights[0].dtype, state, state_indices)
-        if own is not None and hidden is None and call.lengths is None:
-            if self._can_step(call.x, weights):
-                stepped = ops.lstm_step_(
-                    call.x,
-                    weights,
-                    own.h,
-                    own.c,
-                    state_indices,
-                    call.reset,
-                    self.bias,
-                    self.bidirectional,
-                )
-                if state is None and self._state is not own:
-                    self._state = own
-                return stepped
+        plain = hidden is None and call.lengths is None
+        if own is not None and plain and self._can_step(call.x, weights):
+            reset, two = call.reset, self.bidirectional
+            stepped = ops.lstm_step_(
+                call.x, weights, own.h, own.c, state_indices, reset, self.bias, two
+            )
+            if state is None and self._state is not own:
+                self._state = own
+            return stepped
         if padding and state_indices is not None:  # a padding row is one without any step
             lengths = call.lengths
             if lengths is None:
