@@ -113,10 +113,10 @@ def draw(path):
     arrow(ax, (47.3, 9.2), (55.7, 9.2))
     label(ax, 51.5, 10.7, "included", ha="center")
 
-    # A single step without gradients: straight to the operator, which writes the state where it is.
+    # A few steps without gradients: straight to the operator, which writes the state where it is.
     ax.plot([18.7, 15, 15, 40], [75, 75, 23.5, 23.5], color=INK, lw=1.4, ls="--")
     arrow(ax, (40, 23.5), (55.7, 23.5), line="--")
-    label(ax, 16.5, 21.5, "T = 1, few rows, no gradients: lstm_step_ runs")
+    label(ax, 16.5, 21.5, "up to four steps, no gradients: lstm_step_ runs")
     label(ax, 16.5, 20, "the whole stack and writes h and c in place")
 
     # A date would change the file at every run.
