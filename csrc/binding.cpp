@@ -9,6 +9,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <initializer_list>
 #include <optional>
 #include <sstream>
@@ -129,11 +130,53 @@ auto by_dtype(const Tensor& x, const char* name, const F& f) {
   }
 }
 
-// Rows per thread at least, so that a thread has work worth waking it for (about 20 us).
-int64_t row_grain(int64_t T, int64_t H, int64_t P) {
-  constexpr int64_t kWork = 1 << 18;  // multiply-adds
-  const int64_t row_work = std::max<int64_t>(1, T * 4 * H * (P + 16));
-  return std::max<int64_t>(1, kWork / row_work);
+// How many threads share a call, and whether by units. Measured in docs/performance.md.
+struct Split {
+  bool by_units;
+  int64_t members;
+};
+
+// The environment variable STATEFUL_LSTM_SPLIT forces "rows" or "units", for tests.
+template <class S>
+Split split(const SequenceParams<S>& p, int64_t work) {
+  constexpr int64_t kWork = 1 << 18;            // multiply-adds worth a thread's waking, 20 us
+  constexpr int64_t kRows = 6, kColumns = 32;   // that keep a thread's multipliers busy
+  constexpr int64_t kHeavy = int64_t{8} << 20;  // bytes of weights too many to read twice a step
+  const int64_t threads = torch::stable::get_num_threads();
+  static const char* name = std::getenv("STATEFUL_LSTM_SPLIT");
+  static const std::string forced = name ? name : "";
+  if (!forced.empty()) return {forced == "units", threads};
+  const int64_t most = std::max<int64_t>(1, std::min(threads, work / kWork));
+  const int64_t by_rows = std::clamp<int64_t>(p.B / kRows, 1, most);
+  const int64_t by_units = std::clamp<int64_t>((p.H + kColumns - 1) / kColumns, 1, most);
+  const bool heavy = 4 * p.H * p.P * int64_t(sizeof(Acc<S>)) > kHeavy;
+  if (by_units > by_rows || (heavy && by_units == by_rows)) return {true, by_units};
+  return {false, most};
+}
+
+// Runs a call in parts: by rows, or by units where rows are few or the weights large, since then
+// each thread's weights stay in its own cache.
+template <class S, class F>
+void in_parts(const SequenceParams<S>& p, const F& run) {
+  const int64_t row_work = std::max<int64_t>(1, p.T * 4 * p.H * (p.P + 16));
+  const auto [by_units, members] = split(p, p.B * row_work);
+  if (!by_units) {
+    torch::stable::parallel_for(0, p.B, (p.B + members - 1) / members, [&](int64_t b, int64_t e) {
+      cpu::Barrier unused;
+      run(cpu::Part{b, e, 0, 1}, unused);
+    });
+    return;
+  }
+  constexpr int64_t kShare = 1 << 20;
+  cpu::Barrier barrier;
+  cpu::Gathering gathering;
+  const int64_t shares = members * kShare;
+  torch::stable::parallel_for(0, shares, kShare, [&](int64_t b, int64_t e) {
+    // So many calls there are: all get the same number of shares, but for a few that the last lacks.
+    const int64_t calls = (shares + (e - b) / 2) / (e - b);
+    const cpu::Part part = gathering.enter(p.B, calls);
+    if (part.members > 0) run(part, barrier);
+  });
 }
 
 // The weights of a call, packed by all threads.
@@ -207,8 +250,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     const auto& kernel = cpu::kernels<S>();
     if (p.B > 0) {
       const Tensor pack = pack_weights(kernel.forward_weights, p);
-      torch::stable::parallel_for(0, p.B, row_grain(p.T, p.H, p.P), [&](int64_t b, int64_t e) {
-        kernel.forward_rows(p, data<A>(pack), b, e);
+      const Tensor work = make<A>({cpu::work_size(p)});
+      in_parts(p, [&](const cpu::Part& part, cpu::Barrier& barrier) {
+        kernel.forward_part(p, data<A>(pack), mutable_data<A>(work), part, barrier);
       });
     }
     return std::make_tuple(y, h_n, c_n, gates, cells);
@@ -245,8 +289,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(OptTensor grad_y, OptTe
     const auto& kernel = cpu::kernels<S>();
     if (p.B > 0) {
       const Tensor pack = pack_weights(kernel.backward_weights, p);
-      torch::stable::parallel_for(0, p.B, row_grain(p.T, p.H, p.P), [&](int64_t b, int64_t e) {
-        kernel.backward_rows(p, data<A>(pack), b, e);
+      const Tensor work = make<A>({cpu::work_size(p)});
+      in_parts(p, [&](const cpu::Part& part, cpu::Barrier& barrier) {
+        kernel.backward_part(p, data<A>(pack), mutable_data<A>(work), part, barrier);
       });
     }
     return std::make_tuple(grad_gates, grad_h0, grad_c0, grad_hidden);

@@ -13,6 +13,7 @@
 #define LSTM_INLINE __host__ __device__ __forceinline__
 #else
 #define LSTM_INLINE inline __attribute__((always_inline))
+#define LSTM_LAMBDA __attribute__((always_inline))
 #endif
 
 namespace stateful_lstm {

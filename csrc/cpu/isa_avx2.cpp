@@ -22,7 +22,9 @@ constexpr const char* kName = "avx2";
 // Keep this order: each builds on the one before.
 #include "pack.h"
 #include "panel.h"
-#include "recurrence.h"
+#include "sequence.h"
+#include "forward.h"
+#include "backward.h"
 #include "step.h"
 #include "table.h"
 }  // namespace stateful_lstm::cpu::avx2

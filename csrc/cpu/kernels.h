@@ -1,12 +1,9 @@
 // The CPU kernels as a table of functions, one table per instruction set and parameter type.
-//
-// Each *_rows function does all T steps for rows [begin, end): rows never wait for each other, so
-// the caller hands row ranges to threads with no barrier inside a sequence. Each *_units function
-// does a range of blocks of `lanes` hidden units for all rows.
 #pragma once
 #include <cstddef>
 
-#include "params.h"
+#include "../params.h"
+#include "team.h"
 
 namespace stateful_lstm::cpu {
 
@@ -24,13 +21,24 @@ struct Kernels {
   int64_t lanes;     // numbers of type Acc<S> in a vector
 
   Packing<S> forward_weights, backward_weights;
-  void (*forward_rows)(const ForwardParams<S>&, const Acc<S>* pack, int64_t begin, int64_t end);
-  void (*backward_rows)(const BackwardParams<S>&, const Acc<S>* pack, int64_t begin, int64_t end);
+  // All T steps for a part of the rows, or for all rows and a member's part of the units; `work` is
+  // shared by all parts.
+  void (*forward_part)(const ForwardParams<S>&, const Acc<S>* pack, Acc<S>* work, const Part&,
+                       Barrier&);
+  void (*backward_part)(const BackwardParams<S>&, const Acc<S>* pack, Acc<S>* work, const Part&,
+                        Barrier&);
 
+  // One step of [begin, end) blocks of `lanes` units for all rows, then of a range of rows.
   void (*step_units)(const StepParams<S>&, int64_t begin, int64_t end);
-  void (*step_project)(const StepParams<S>&, int64_t begin, int64_t end);  // range of rows
-  void (*step_commit)(const StepParams<S>&);                               // h_n into h
+  void (*step_project)(const StepParams<S>&, int64_t begin, int64_t end);
+  void (*step_commit)(const StepParams<S>&);  // h_n into h
 };
+
+// Elements of Acc<S> that the parts of one call need for h, c and their gradients.
+template <class S>
+int64_t work_size(const SequenceParams<S>& p) {
+  return p.B * (4 * p.P + 2 * p.H);
+}
 
 // The table for this machine: the widest instruction set it has, or the one that the environment
 // variable STATEFUL_LSTM_CPU names ("portable", "avx2"). Throws std::runtime_error when that is

@@ -10,6 +10,19 @@
 
 constexpr int64_t kGroup = 4;
 
+// A member's share of `count` things, as a range in units of `each`, cut off at `most`.
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+LSTM_INLINE Range share(const Part& part, int64_t count) {
+  return {count * part.member / part.members, count * (part.member + 1) / part.members};
+}
+LSTM_INLINE Range times(const Range& range, int64_t each, int64_t most) {
+  const int64_t begin = range.begin * each, end = range.end * each;
+  return {begin < most ? begin : most, end < most ? end : most};
+}
+
 // W inside a weight matrix: element (k, n) lies at data[k * k_stride + n * n_stride], and one of
 // the strides is 1.
 template <class S>

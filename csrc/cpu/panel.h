@@ -27,34 +27,32 @@ LSTM_INLINE void tile_product(Vec<A> (&sum)[R][kGroup], const A* rows, int64_t r
   }
 }
 
-// out (rows, N) = in (rows, K) times a plainly packed W.
-template <class A, int R>
-LSTM_INLINE void plain_tile(A* out, int64_t out_stride, const A* in, int64_t in_stride, int64_t K,
-                            int64_t N, int64_t p, const A* pack) {
-  Vec<A> sum[R][kGroup];
-  tile_product<A, R>(sum, in, in_stride, K, pack + p * K * kGroup * kLanes<A>);
-  for (int r = 0; r < R; ++r)
-    for (int64_t j = 0; j < kGroup; ++j) {
-      const int64_t n = (p * kGroup + j) * kLanes<A>;
-      if (n < N) store(out + r * out_stride + n, sum[r][j], N - n);
-    }
+// Calls tile(Rows<R>, first row) for rows [b, end): threes, and twos rather than a lone row, whose
+// four sums would leave the multipliers waiting for each other.
+template <int R>
+struct Rows {
+  static constexpr int rows = R;
+};
+template <class F>
+LSTM_INLINE void in_tiles(int64_t b, int64_t end, const F& tile) {
+  for (; end - b == 3 || end - b > 4; b += 3) tile(Rows<3>{}, b);
+  for (; end - b >= 2; b += 2) tile(Rows<2>{}, b);
+  if (b < end) tile(Rows<1>{}, b);
 }
 
+// out (rows, N) = in (rows, K) times a plainly packed W, for rows [begin, end) and some panels.
 template <class A>
-void plain_product(A* out, int64_t out_stride, const A* in, int64_t in_stride, int64_t rows,
-                   int64_t K, int64_t N, const A* pack) {
-  constexpr int64_t columns = kGroup * kLanes<A>;
-  const int64_t count = (N + columns - 1) / columns;
-  for (int64_t p = 0; p < count; ++p) {
-    int64_t r = 0;
-    for (; r + 3 <= rows; r += 3)
-      plain_tile<A, 3>(out + r * out_stride, out_stride, in + r * in_stride, in_stride, K, N, p,
-                       pack);
-    if (rows - r == 2)
-      plain_tile<A, 2>(out + r * out_stride, out_stride, in + r * in_stride, in_stride, K, N, p,
-                       pack);
-    if (rows - r == 1)
-      plain_tile<A, 1>(out + r * out_stride, out_stride, in + r * in_stride, in_stride, K, N, p,
-                       pack);
-  }
+void plain_product(A* out, int64_t out_stride, const A* in, int64_t in_stride, int64_t begin,
+                   int64_t end, int64_t K, int64_t N, const Range& panels, const A* pack) {
+  for (int64_t p = panels.begin; p < panels.end; ++p)
+    in_tiles(begin, end, [&](auto tile, int64_t b) LSTM_LAMBDA {
+      constexpr int R = decltype(tile)::rows;
+      Vec<A> sum[R][kGroup];
+      tile_product<A, R>(sum, in + b * in_stride, in_stride, K, pack + p * K * kGroup * kLanes<A>);
+      for (int r = 0; r < R; ++r)
+        for (int64_t j = 0; j < kGroup; ++j) {
+          const int64_t n = (p * kGroup + j) * kLanes<A>;
+          if (n < N) store(out + (b + r) * out_stride + n, sum[r][j], N - n);
+        }
+    });
 }

@@ -1,5 +1,5 @@
 // T = 1 for one layer, in place on the resident state: matrix-vector work.
-// Included only by isa_*.cpp, after recurrence.h. Shapes: params.h.
+// Included only by isa_*.cpp, after sequence.h. Shapes: params.h.
 //
 // The weights are read once, where they lie, in torch.nn.LSTM's own row-major layout: nothing is kept
 // from call to call, so nothing can be stale. Few rows: a unit's four gates are eight dot products
@@ -144,10 +144,9 @@ void step_units_by_panels(const StepParams<S>& a, int64_t begin, int64_t end) {
     if (a.bias_ih)
       for (int64_t j = 0; j < kGroup; ++j)
         bias[j] = load(a.bias_ih + j * a.H + unit, n) + load(a.bias_hh + j * a.H + unit, n);
-    int64_t b = 0;
-    for (; b + 3 <= a.B; b += 3) step_panel_rows<S, 3>(a, unit, b, in.data, panel.data, bias);
-    if (a.B - b == 2) step_panel_rows<S, 2>(a, unit, b, in.data, panel.data, bias);
-    if (a.B - b == 1) step_panel_rows<S, 1>(a, unit, b, in.data, panel.data, bias);
+    in_tiles(0, a.B, [&](auto tile, int64_t b) LSTM_LAMBDA {
+      step_panel_rows<S, decltype(tile)::rows>(a, unit, b, in.data, panel.data, bias);
+    });
   }
 }
 

@@ -15,8 +15,8 @@ Kernels<S> table() {
   k.lanes = kLanes<Acc<S>>;
   k.forward_weights = packing<S, forward_weights<S>>();
   k.backward_weights = packing<S, backward_weights<S>>();
-  k.forward_rows = forward_rows<S>;
-  k.backward_rows = backward_rows<S>;
+  k.forward_part = forward_part<S>;
+  k.backward_part = backward_part<S>;
   k.step_units = step_units<S>;
   k.step_project = step_project<S>;
   k.step_commit = step_commit<S>;

@@ -1,0 +1,128 @@
+// The recurrence backward. Included only by isa_*.cpp, after forward.h.
+//
+// Each step: gradients of the gates from the saved gates and cells, then their product with
+// weight_hh, which is the gradient of the h before. Shared out as forward is, by rows or by units;
+// members meet when the gradients of all gates are there (with a projection, also when those of h
+// are).
+
+// The weights as the columns of the products that the gradients of gates and of h go into.
+template <class S>
+Packed<S> backward_weights(const SequenceParams<S>& a) {
+  return {{a.weight_hh, 4 * a.H, a.P, a.P, 1, false},
+          {a.weight_hr, a.P, a.weight_hr ? a.H : 0, a.H, 1, false}};
+}
+
+// The cell before step t of a row, as the step saw it.
+template <class S>
+LSTM_INLINE const Acc<S>* previous_cell(const BackwardParams<S>& a, int64_t t, int64_t b) {
+  const int64_t first = !a.reverse ? 0 : (a.lengths ? a.lengths[b] : a.T) - 1;
+  if (t == first) return a.c0 + b * a.H;
+  return a.cells + ((a.reverse ? t + 1 : t - 1) * a.B + b) * a.H;
+}
+
+// Gradients of one row's gates at step t for a range of units; dc becomes the gradient of the cell
+// before it.
+template <class S>
+void backward_cell_row(const BackwardParams<S>& a, int64_t t, int64_t b, const Range& units,
+                       const Acc<S>* dh, Acc<S>* dc) {
+  using A = Acc<S>;
+  using V = Vec<A>;
+  const int64_t step_row = t * a.B + b, H = a.H;
+  const bool reset = is_reset(static_cast<const SequenceParams<S>&>(a), t, b);
+  const A* c_prev = previous_cell(a, t, b);
+  for (int64_t unit = units.begin; unit < units.end; unit += kLanes<A>) {
+    const int64_t n = H - unit;
+    const S* saved = a.gates + step_row * 4 * H + unit;
+    const Gates<V> gate = {load(saved, n), load(saved + H, n), load(saved + 2 * H, n),
+                           load(saved + 3 * H, n)};
+    const V before = reset ? V{} : load(c_prev + unit, n);
+    const CellGrad<V> grad =
+        cell_backward<Math<A>, V>(gate, load(a.cells + step_row * H + unit, n), before,
+                                  load(dh + unit, n), load(static_cast<const A*>(dc) + unit, n));
+    A* out = a.grad_gates + step_row * 4 * H + unit;
+    store(out, grad.gates.i, n);
+    store(out + H, grad.gates.f, n);
+    store(out + 2 * H, grad.gates.g, n);
+    store(out + 3 * H, grad.gates.o, n);
+    store(dc + unit, reset ? V{} : grad.c_prev, n);
+  }
+}
+
+// dh of a member's columns: what came from the step after, and what reaches the output of step t.
+template <class S>
+LSTM_INLINE void add_output_gradient(const BackwardParams<S>& a, int64_t t, int64_t b,
+                                     const Range& columns, Acc<S>* dh) {
+  using A = Acc<S>;
+  const int64_t first = (t * a.B + b) * a.P;
+  for (int64_t k = columns.begin; a.grad_y && k < columns.end; k += kLanes<A>) {
+    const int64_t n = columns.end - k;
+    store(dh + k, load(static_cast<const A*>(dh) + k, n) + load(a.grad_y + first + k, n), n);
+  }
+  if (a.weight_hr)
+    __builtin_memcpy(a.grad_hidden + first + columns.begin, dh + columns.begin,
+                     columns.size() * sizeof(A));
+}
+
+template <class S>
+void backward_part(const BackwardParams<S>& a, const Acc<S>* pack, Acc<S>* work, const Part& part,
+                   Barrier& barrier) {
+  using A = Acc<S>;
+  const int64_t H = a.H, P = a.P, rows = part.row_begin, end = part.row_end;
+  const Packed<S> weights = backward_weights(static_cast<const SequenceParams<S>&>(a));
+  const Range panels = share(part, weights.hh.panels());
+  const Range columns = times(panels, kGroup * kLanes<A>, P);
+  const Range projected = share(part, weights.hr.panels());
+  const Range units = a.weight_hr ? times(projected, kGroup * kLanes<A>, H) : columns;
+  A *dh = work, *dh_prev = dh + a.B * P, *dc = dh_prev + a.B * P, *through = dc + a.B * H;
+  for (int64_t b = rows; b < end; ++b) {
+    zero(dh + b * P + columns.begin, columns.size());
+    zero(dc + b * H + units.begin, units.size());
+    if (a.grad_h_n)
+      load_rows(dh + b * P + columns.begin, a.grad_h_n + b * P + columns.begin, columns.size());
+    if (a.grad_c_n)
+      load_rows(dc + b * H + units.begin, a.grad_c_n + b * H + units.begin, units.size());
+  }
+
+  for (int64_t step = a.T - 1; step >= 0; --step) {
+    const int64_t t = a.reverse ? a.T - 1 - step : step;
+    for (int64_t b = rows; b < end; ++b) {
+      if (is_live(a, t, b)) {
+        add_output_gradient(a, t, b, columns, dh + b * P);
+        continue;
+      }
+      for (int64_t j = 0; j < kGroup; ++j)
+        zero(a.grad_gates + ((t * a.B + b) * kGroup + j) * H + units.begin, units.size());
+      if (a.weight_hr) zero(a.grad_hidden + (t * a.B + b) * P + columns.begin, columns.size());
+    }
+    const A* d_hidden = dh;
+    if (a.weight_hr) {
+      barrier.wait(part.members);
+      plain_product(through, H, static_cast<const A*>(dh), P, rows, end, P, H, projected,
+                    pack + weights.hh.pack_size());
+      d_hidden = through;
+    }
+    for (int64_t b = rows; b < end; ++b)
+      if (is_live(a, t, b)) backward_cell_row(a, t, b, units, d_hidden + b * H, dc + b * H);
+    barrier.wait(part.members);
+    plain_product(dh_prev, P, static_cast<const A*>(a.grad_gates) + t * a.B * 4 * H, 4 * H, rows,
+                  end, 4 * H, P, panels, pack);
+    for (int64_t b = rows; b < end; ++b) {
+      A* d = dh_prev + b * P;
+      if (!is_live(a, t, b)) {  // the state went past this step unchanged
+        __builtin_memcpy(d + columns.begin, dh + b * P + columns.begin, columns.size() * sizeof(A));
+      } else if (is_reset(a, t, b)) {
+        zero(d + columns.begin, columns.size());
+      } else if (a.recurrent_mask) {
+        for (int64_t k = columns.begin; k < columns.end; ++k)
+          d[k] *= widen(a.recurrent_mask[b * P + k]);
+      }
+    }
+    swap(dh, dh_prev);
+  }
+  for (int64_t b = rows; b < end; ++b) {
+    __builtin_memcpy(a.grad_h0 + b * P + columns.begin, dh + b * P + columns.begin,
+                     columns.size() * sizeof(A));
+    __builtin_memcpy(a.grad_c0 + b * H + units.begin, dc + b * H + units.begin,
+                     units.size() * sizeof(A));
+  }
+}

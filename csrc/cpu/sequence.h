@@ -1,0 +1,44 @@
+// What the recurrences forward and backward have in common.
+// Included only by isa_*.cpp, after panel.h. Shapes: params.h.
+
+// Memory of one call of one thread, freed at its end. Not std::vector: see simd.h.
+template <class A>
+struct Scratch {
+  A* data;
+  explicit Scratch(int64_t count) : data(static_cast<A*>(std::malloc(count * sizeof(A) + 1))) {
+    if (data == nullptr) out_of_memory();
+  }
+  ~Scratch() { std::free(data); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+};
+
+template <class A>
+LSTM_INLINE void zero(A* p, int64_t n) {
+  __builtin_memset(static_cast<void*>(p), 0, n * sizeof(A));
+}
+
+template <class S>
+LSTM_INLINE bool is_live(const SequenceParams<S>& a, int64_t t, int64_t b) {
+  return a.lengths == nullptr || t < a.lengths[b];
+}
+template <class S>
+LSTM_INLINE bool is_reset(const SequenceParams<S>& a, int64_t t, int64_t b) {
+  return a.reset != nullptr && a.reset[t * a.B + b];
+}
+
+template <class S>
+void load_rows(Acc<S>* to, const S* from, int64_t n) {
+  for (int64_t k = 0; k < n; k += kLanes<Acc<S>>) store(to + k, load(from + k, n - k), n - k);
+}
+template <class S>
+void store_rows(S* to, const Acc<S>* from, int64_t n) {
+  for (int64_t k = 0; k < n; k += kLanes<Acc<S>>) store(to + k, load(from + k, n - k), n - k);
+}
+
+template <class X>
+LSTM_INLINE void swap(X& a, X& b) {
+  const X kept = a;
+  a = b;
+  b = kept;
+}

@@ -1,0 +1,62 @@
+// Checks csrc/cpu/team.h with threads of its own; test_threads.py builds and runs it, also under
+// ThreadSanitizer.
+#include "cpu/team.h"
+
+#include <cstdio>
+#include <thread>
+#include <vector>
+
+using stateful_lstm::cpu::Barrier;
+using stateful_lstm::cpu::Gathering;
+using stateful_lstm::cpu::Part;
+
+namespace {
+
+int failures = 0;
+void expect(bool truth, const char* what) {
+  if (!truth) {
+    std::printf("failed: %s\n", what);
+    ++failures;
+  }
+}
+
+// Every member writes its number of the round, and after the barrier finds those of all others.
+void rounds(int members) {
+  constexpr int kRounds = 2000;
+  Barrier barrier;
+  Gathering gathering;
+  std::vector<int> slots(2 * members, -1), wrong(members, 0);
+  std::vector<bool> seen(members, false);
+  std::vector<std::thread> threads;
+  std::vector<Part> parts(members);
+  for (int k = 0; k < members; ++k)
+    threads.emplace_back([&, k] {
+      parts[k] = gathering.enter(7, members);
+      const int member = static_cast<int>(parts[k].member);
+      for (int round = 0; round < kRounds; ++round) {
+        int* now = slots.data() + round % 2 * members;  // two turn about, as h does
+        now[member] = round;
+        barrier.wait(members);
+        for (int other = 0; other < members; ++other) wrong[member] += now[other] != round;
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (int k = 0; k < members; ++k) {
+    expect(parts[k].members == members && parts[k].row_end == 7, "all work together");
+    expect(!seen[parts[k].member], "each has a share of its own");
+    seen[parts[k].member] = true;
+    expect(wrong[k] == 0, "after the barrier the others' numbers are there");
+  }
+}
+
+}  // namespace
+
+int main() {
+  for (const int members : {1, 2, 3, 5}) rounds(members);
+  Gathering one_by_one;  // as in a pool with a single free thread
+  const Part first = one_by_one.enter(7, 2), second = one_by_one.enter(7, 2);
+  expect(first.members == 1 && first.row_begin == 0 && first.row_end == 7, "the first does it all");
+  expect(second.members == 0, "the second does nothing");
+  std::puts(failures ? "broken" : "sound");
+  return failures != 0;
+}
