@@ -101,7 +101,7 @@ def draw(path):
     region(ax, (2, 2, 106, 29), "C++: csrc/")
     arrow(ax, (81.5, 34.2), (81.5, 28.3), BOTH)
     label(ax, 82.5, 32.1, "tensors")
-    schemas = "schemas, checks, threads over rows; alone knows torch"
+    schemas = "schemas, checks, threads; alone knows torch"
     operators = "lstm_forward   lstm_backward   lstm_step_"
     box(ax, (56, 19, 51, 9), CPP, "binding.cpp", schemas, operators)
     arrow(ax, (81.5, 18.7), (81.5, 14.3), BOTH)
