@@ -4,15 +4,19 @@ The kernels do the recurrence alone. All that is parallel over time is a library
 here: the input projection before it, and after the backward recurrence the gradients of weights
 and input. No atomics anywhere, so gradients are bitwise repeatable.
 
-What backward needs is kept, or computed anew:
+A sequence is worked on in ranges of steps, one after the other: what the products make for a range
+is still in the cache when the kernels need it, and no array is so large that the system would hand
+it out afresh, page by page, in every call. Kept for backward are h and c where each range begins,
+and of its inside:
 
-* as it comes: the cells and activated gates of all T steps;
-* ``keep_gates=False``: the cells; the gates follow from x and h in one product;
-* ``segments > 1``: h and c where segments begin; a segment is run again when backward reaches it.
+* "all": cells and activated gates, as they come;
+* "cells": the cells; the gates follow from x and h in one product;
+* "state": nothing; the range, now shorter, is run again when backward reaches it.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -32,8 +36,7 @@ def compiled_layer(
     recurrent_mask: Tensor | None,
     reverse: bool,
     *,
-    segments: int,
-    keep_gates: bool,
+    keep: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One layer in one direction. Arguments and results: :class:`stateful_lstm.stack.Layer`."""
     h0, c0 = _cast(h0, x.dtype), _cast(c0, accumulation_dtype(x.dtype))
@@ -42,11 +45,11 @@ def compiled_layer(
         t is not None and t.requires_grad for t in (x, *weights, h0, c0)
     ):
         out: tuple[Tensor, Tensor, Tensor] = _LayerFunction.apply(  # type: ignore[no-untyped-call]
-            x, *weights, h0, c0, *control, segments, keep_gates
+            x, *weights, h0, c0, *control, keep
         )
         return out
-    gates_x = _input_product(x, weights)
-    y, h_n, c_n, _, _ = _forward(gates_x, weights, h0, c0, control, 0, x.size(0), save=0)
+    ranges = _ranges(x, weights, reverse, "all")
+    y, h_n, c_n, _ = _forward(x, weights, h0, c0, control, ranges, keep=None)
     return y, h_n, c_n
 
 
@@ -80,58 +83,46 @@ class _LayerFunction(torch.autograd.Function):
         lengths: Tensor | None,
         recurrent_mask: Tensor | None,
         reverse: bool,
-        segments: int,
-        keep_gates: bool,
+        keep: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
         weights = LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr)
         control = Control(reset, lengths, recurrent_mask, reverse)
-        saved: list[Tensor]
-        if segments == 1:
-            y, h_n, c_n, gates, cells = _forward(
-                _input_product(x, weights),
-                weights,
-                h0,
-                c0,
-                control,
-                0,
-                x.size(0),
-                save=2 if keep_gates else 1,
-            )
-            saved = [gates, cells]
-        else:
-            y = x.new_empty(x.size(0), x.size(1), w_hh.size(1))
-            h_n, c_n = h0, c0
-            saved = []  # h and c where each segment begins
-            for begin, end in _segments(x.size(0), segments, reverse):
-                saved += [h_n, c_n]
-                y[begin:end], h_n, c_n, _, _ = _forward(
-                    _input_product(x[begin:end], weights),
-                    weights,
-                    h_n,
-                    c_n,
-                    control,
-                    begin,
-                    end,
-                    save=0,
-                )
+        ranges = _ranges(x, weights, reverse, keep)
+        y, h_n, c_n, saved = _forward(x, weights, h0, c0, control, ranges, keep)
         ctx.save_for_backward(x, *weights, h0, c0, reset, lengths, recurrent_mask, y, *saved)
-        ctx.reverse, ctx.segments, ctx.keep_gates = reverse, segments, keep_gates
+        ctx.reverse, ctx.ranges, ctx.keep = reverse, ranges, keep
         ctx.set_materialize_grads(False)
         return y, h_n, c_n
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(grad is None for grad in grads):
-            return (None,) * 14
+            return (None,) * 13
         if torch.is_grad_enabled():  # create_graph=True: someone will differentiate these again
             inputs = _backward_with_graph(ctx, grads)
         else:
             inputs = _backward(ctx, *grads)
-        return (*inputs, *(None,) * 6)
+        return (*inputs, *(None,) * 5)
 
 
-def _segments(T: int, count: int, reverse: bool) -> list[tuple[int, int]]:
-    """Cuts [0, T) into about ``count`` equal ranges, in the order of processing."""
+# A range's gates take about so many bytes, and so many rows at least, or else packing the weights
+# for each range would take a noticeable part of the time.
+_RANGE_BYTES, _RANGE_ROWS = 8 << 20, 1024
+
+Range = tuple[int, int]  # steps [begin, end)
+
+
+def _ranges(x: Tensor, weights: LayerWeights, reverse: bool, keep: str) -> list[Range]:
+    """Cuts the steps into about equal ranges, in the order of processing."""
+    T, B = x.size(0), max(1, x.size(1))
+    if keep == "state":
+        count = math.isqrt(T)
+    else:
+        row_bytes = weights.w_hh.size(0) * accumulation_dtype(x.dtype).itemsize
+        rows = max(_RANGE_ROWS, _RANGE_BYTES // row_bytes)
+        count = -(-T * B // rows)
+    if count <= 1:
+        return [(0, T)]
     size = -(-T // count)
     ranges = [(begin, min(begin + size, T)) for begin in range(0, T, size)]
     return ranges[::-1] if reverse else ranges
@@ -161,51 +152,64 @@ def _part(control: Control, begin: int, end: int) -> Control:
 
 
 def _forward(
-    gates_x: Tensor,
+    x: Tensor,
     weights: LayerWeights,
     h0: Tensor,
     c0: Tensor,
     control: Control,
-    begin: int,
-    end: int,
-    save: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    reset, lengths, mask, reverse = _part(control, begin, end)
-    return ops.lstm_forward(
-        gates_x, weights.w_hh, weights.w_hr, h0, c0, reset, lengths, mask, reverse, save
-    )
+    ranges: list[Range],
+    keep: str | None,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Runs range after range: y, h_n, c_n, and for each range what :func:`_backward` needs."""
+    save = {None: 0, "state": 0, "cells": 1, "all": 2}[keep]
+    whole = len(ranges) == 1
+    y = None if whole else x.new_empty(x.size(0), x.size(1), weights.w_hh.size(1))
+    h, c = h0, c0
+    saved: list[Tensor] = []
+    for begin, end in ranges:
+        part = control if whole else _part(control, begin, end)
+        part_x = x if whole else x[begin:end]
+        h_begin, c_begin = h, c
+        part_y, h, c, gates, cells = ops.lstm_forward(
+            _input_product(part_x, weights), weights.w_hh, weights.w_hr, h, c, *part, save
+        )
+        if keep is not None:
+            saved += [h_begin, c_begin, *[cells, gates][:save]]
+        if y is None:
+            return part_y, h, c, saved
+        y[begin:end] = part_y
+    assert y is not None
+    return y, h, c, saved
 
 
 def _backward(
     ctx: Any, grad_y: Tensor | None, grad_h: Tensor | None, grad_c: Tensor | None
 ) -> list[Tensor | None]:
     """Gradients of x, the five weights, h0 and c0 on the kernels."""
-    x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, reset, lengths, mask, y, *saved = ctx.saved_tensors
+    x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, _, reset, lengths, mask, y, *saved = ctx.saved_tensors
     weights = LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr)
     control = Control(reset, lengths, mask, ctx.reverse)
     sums = _WeightGrads(ctx.needs_input_grad, weights)
-    grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+    whole, each = len(ctx.ranges) == 1, len(saved) // len(ctx.ranges)
+    grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] and not whole else None
 
-    ranges = _segments(x.size(0), ctx.segments, ctx.reverse) if x.size(0) else [(0, 0)]
-    for k in reversed(range(len(ranges))):
-        begin, end = ranges[k]
-        part = _part(control, begin, end)
-        part_x = x[begin:end]
-        if ctx.segments > 1:
-            h_begin, c_begin = saved[2 * k : 2 * k + 2]
-        else:
-            h_begin, c_begin = h0, c0
-        h_prev = _previous_hidden(y[begin:end], h_begin, part)
-        if ctx.segments > 1:
-            _, _, _, gates, cells = _forward(
-                _input_product(part_x, weights), weights, h_begin, c_begin, control, begin, end, 2
+    for k in reversed(range(len(ctx.ranges))):
+        begin, end = ctx.ranges[k]
+        part = control if whole else _part(control, begin, end)
+        part_x = x if whole else x[begin:end]
+        h_begin, c_begin, *inside = saved[k * each : (k + 1) * each]
+        h_prev = _previous_hidden(y if whole else y[begin:end], h_begin, part)
+        if ctx.keep == "state":
+            _, _, _, gates, cells = ops.lstm_forward(
+                _input_product(part_x, weights), w_hh, w_hr, h_begin, c_begin, *part, 2
             )
+        elif ctx.keep == "cells":
+            (cells,) = inside
+            gates = _gates_anew(part_x, weights, h_prev)
         else:
-            gates, cells = saved
-            if not ctx.keep_gates:
-                gates = _gates_anew(part_x, weights, h_prev)
+            cells, gates = inside
         grad_gates, grad_h, grad_c, grad_hidden = ops.lstm_backward(
-            None if grad_y is None else grad_y[begin:end],
+            grad_y if grad_y is None or whole else grad_y[begin:end],
             None if grad_h is None else _cast(grad_h, x.dtype),
             grad_c,
             gates,
@@ -216,8 +220,12 @@ def _backward(
             *part,
         )
         sums.add(part_x, h_prev, grad_gates, grad_hidden, gates, cells)
-        if grad_x is not None:
-            grad_x[begin:end] = grad_gates @ _cast(w_ih, grad_gates.dtype)
+        if ctx.needs_input_grad[0]:
+            part_grad = grad_gates @ _cast(w_ih, grad_gates.dtype)
+            if grad_x is None:
+                grad_x = _cast(part_grad, x.dtype)
+            else:
+                grad_x[begin:end] = part_grad
     assert grad_h is not None
     return [grad_x, *sums.results(), _cast(grad_h, h0.dtype), grad_c]
 
@@ -255,7 +263,7 @@ def _gates_anew(x: Tensor, weights: LayerWeights, h_prev: Tensor) -> Tensor:
 
 
 class _WeightGrads:
-    """Sums of the weights' gradients over segments, in the dtype of sums."""
+    """Sums of the weights' gradients over ranges, in the dtype of sums."""
 
     def __init__(self, needs: tuple[bool, ...], weights: LayerWeights) -> None:
         self.weights = weights

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from functools import cache, partial
@@ -152,8 +151,8 @@ def _layer(
         if backend == "auto" and ops.missing and call.x.device.type == "cpu":
             _warn_once(f"stateful_lstm runs on its slow reference: {ops.missing}")
         return reference.layer
-    segments, keep_gates = _recompute_plan(recompute, call.x, weights, config)
-    return partial(compiled_layer, segments=segments, keep_gates=keep_gates)
+    keep = _what_to_keep(recompute, call.x, weights, config)
+    return partial(compiled_layer, keep=keep)
 
 
 def why_not_cpu(x: Tensor) -> str | None:
@@ -180,10 +179,10 @@ def check_recompute(recompute: str) -> None:
         raise ValueError(f"recompute must be one of {', '.join(RECOMPUTE)}, got {recompute!r}")
 
 
-def _recompute_plan(
+def _what_to_keep(
     recompute: str, x: Tensor, weights: Sequence[Tensor], config: checks.Config
-) -> tuple[int, bool]:
-    """How many segments a sequence is cut into for backward, and whether gates are kept."""
+) -> str:
+    """What the autograd Function keeps for backward: "all", "cells" or "state"."""
     T, B = x.shape[:2]
     if recompute == "auto":
         sizes = checks.state_sizes(weights, config)
@@ -193,6 +192,4 @@ def _recompute_plan(
             recompute = "none"
         else:
             recompute = "gates" if cells <= _memory_budget else "segments"
-    if recompute == "segments":
-        return max(1, math.isqrt(T)), True
-    return 1, recompute == "none"
+    return {"none": "all", "gates": "cells", "segments": "state"}[recompute]

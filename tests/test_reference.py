@@ -392,6 +392,28 @@ def test_recompute_gives_the_same_gradients(config, control, recompute):
     assert_close(got, truth, CLOSE)
 
 
+@pytest.fixture(params=[1, 3], ids=["ranges of 1 step", "ranges of 3 steps"])
+def short_ranges(request, monkeypatch):
+    """Calls large enough to be worked on range by range would take too long here."""
+    monkeypatch.setattr("stateful_lstm.autograd._RANGE_ROWS", request.param * B)
+    monkeypatch.setattr("stateful_lstm.autograd._RANGE_BYTES", 1)
+
+
+@controls
+@configs
+@pytest.mark.parametrize("recompute", ["none", "gates"])
+@pytest.mark.usefixtures("short_ranges")
+def test_ranges_of_steps_give_the_same_gradients(config, control, recompute):
+    net, x, hx = build(**config)
+    truth = compute(reference.lstm, net, x, hx, **config, **control)
+    got = compute(cpu, net, x, hx, **config, **control, recompute=recompute)
+    assert_close(got, truth, CLOSE)
+    with torch.no_grad():
+        y, (h_n, c_n) = cpu(x, hx, list(net.parameters()), **config, **control)
+    values = {"output": y, "h_n": h_n, "c_n": c_n}
+    assert_close(values, {name: truth[name] for name in values}, CLOSE)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 37])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("recompute", ["gates", "segments", "auto"])

@@ -1,0 +1,104 @@
+"""Times the recurrence shared out by rows, by units, and as the library itself decides.
+
+Each way runs in processes of its own (the choice is made once in a process), three times turn
+about; the table gives ratios of medians, rows over units, and what the library's choice costs
+beside the better of the two.
+
+    python benchmarks/split.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+import torch
+from tqdm import tqdm
+
+from stateful_lstm import ops
+
+# T steps, B rows, H.
+SHAPES = [
+    (1000, 1, 50),
+    (16, 1, 256),
+    (16, 1, 512),
+    (16, 4, 256),
+    (16, 8, 256),
+    (16, 16, 256),
+    (100, 32, 128),
+    (32, 64, 256),
+    (16, 64, 512),
+    (16, 4, 1024),
+    (16, 16, 1024),
+]
+WAYS = ("rows", "units", "auto")
+Times = list[tuple[float, float]]  # seconds forward and backward, of each dtype and shape
+
+
+def timed(run: Callable[[], object], seconds: float = 0.2) -> float:
+    """Median seconds of a run."""
+    run()
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < 5:
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return median(times)
+
+
+def measure() -> Times:
+    """All shapes in float32, then in float64."""
+    times = []
+    for dtype in (torch.float32, torch.float64):
+        for T, B, H in SHAPES:
+            gates_x, w = torch.randn(T, B, 4 * H, dtype=dtype), torch.randn(4 * H, H, dtype=dtype)
+            h, c = torch.randn(2, B, H, dtype=dtype)
+            grad = torch.randn(T, B, H, dtype=dtype)
+            forward = gates_x, w / H**0.5, None, h, c, None, None, None, False, 2
+            _, _, _, gates, cells = ops.lstm_forward(*forward)
+            backward = grad, None, None, gates, cells, w / H**0.5, None, c, None, None, None, False
+            times.append(
+                (
+                    timed(partial(ops.lstm_forward, *forward)),
+                    timed(partial(ops.lstm_backward, *backward)),
+                )
+            )
+    return times
+
+
+def main() -> None:
+    if sys.argv[1:] == ["measure"]:
+        print(json.dumps(measure()))
+        return
+    runs: dict[str, list[Times]] = {way: [] for way in WAYS}
+    for way in tqdm(WAYS * 3, desc="timing", unit="process"):
+        env = {k: v for k, v in os.environ.items() if k != "STATEFUL_LSTM_SPLIT"}
+        env |= {} if way == "auto" else {"STATEFUL_LSTM_SPLIT": way}
+        command = [sys.executable, __file__, "measure"]
+        out = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+        runs[way].append(json.loads(out))
+    print(f"{'':24}rows / units        choice / better")
+    print(
+        f"{'dtype':9}{'T, B, H':>15}{'forward':>10}{'backward':>10}{'forward':>10}{'backward':>10}"
+    )
+    for k, (dtype, shape) in enumerate((d, s) for d in ("float32", "float64") for s in SHAPES):
+        line = f"{dtype:9}{', '.join(map(str, shape)):>15}"
+        each = {
+            way: [median(run[k][direction] for run in runs[way]) for direction in (0, 1)]
+            for way in WAYS
+        }
+        for r, u in zip(each["rows"], each["units"], strict=True):
+            line += f"{r / u:>10.2f}"
+        for r, u, own in zip(each["rows"], each["units"], each["auto"], strict=True):
+            line += f"{own / min(r, u):>10.2f}"
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
