@@ -107,10 +107,11 @@ Tensor make(const Sizes& shape) {
     stride *= *--n;
   }
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+  const auto failed = aoti_torch_empty_strided(
       shape.size(), &*shape.begin(), strides,
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(kType<T>)),
-      aoti_torch_device_type_cpu(), 0, &handle));
+      aoti_torch_device_type_cpu(), 0, &handle);
+  STD_TORCH_CHECK(!failed, "no memory for a tensor of shape ", shape_text(shape));
   return Tensor(handle);
 }
 
