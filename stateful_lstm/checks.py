@@ -169,9 +169,17 @@ def check_input(input: Tensor, weight_ih: Tensor, batch_first: bool) -> tuple[Te
     return (input.transpose(0, 1) if batch_first else input), True
 
 
+# Asked once: torch.compile of torch 2.11 cannot trace the question.
+_AUTOCAST_DEVICES = frozenset(
+    kind
+    for kind in ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla", "privateuseone")
+    if torch.amp.is_autocast_available(kind)
+)
+
+
 def autocast_enabled(device: torch.device) -> bool:
     """Whether autocast is on for tensors of this device; some devices ("meta") know none."""
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return device.type in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device.type)
 
 
 def check_features(input: Tensor, weight_ih: Tensor) -> None:
