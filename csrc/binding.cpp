@@ -146,6 +146,8 @@ Split split(const SequenceParams<S>& p, int64_t work) {
   const int64_t threads = torch::stable::get_num_threads();
   static const char* name = std::getenv("STATEFUL_LSTM_SPLIT");
   static const std::string forced = name ? name : "";
+  STD_TORCH_CHECK(forced.empty() || forced == "rows" || forced == "units",
+                  "STATEFUL_LSTM_SPLIT must be rows or units, got ", forced);
   if (!forced.empty()) return {forced == "units", threads};
   const int64_t most = std::max<int64_t>(1, std::min(threads, work / kWork));
   const int64_t by_rows = std::clamp<int64_t>(p.B / kRows, 1, most);

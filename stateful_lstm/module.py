@@ -360,7 +360,9 @@ class StatefulLSTM(nn.RNNBase):
             y, h_n, c_n = ops.lstm_step_(
                 x, weights, own.h, own.c, state_indices, reset_mask, self.bias, self.bidirectional
             )
-        except RuntimeError:
+        except RuntimeError as error:
+            if "inside a step" in str(error):  # too late for another way: the state has moved
+                raise
             return None
         return y.transpose(0, 1) if self.batch_first else y, (h_n, c_n)
 

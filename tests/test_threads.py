@@ -66,6 +66,12 @@ def test_rows_or_units_and_any_number_of_threads_give_the_same_bits() -> None:
         assert digests(split, threads) == alone, (split, threads)
 
 
+def test_another_name_for_a_split_is_refused() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        digests("columns", 2)
+    assert "STATEFUL_LSTM_SPLIT must be rows or units, got columns" in failed.value.stderr
+
+
 @pytest.mark.parametrize("sizes", [(40, 1, 192, 0), (12, 5, 200, 70), (6, 3, 520, 0)])
 def test_calls_large_enough_to_be_shared_by_units_equal_the_reference(sizes) -> None:
     T, B, H, P = sizes
