@@ -37,7 +37,7 @@ missing: str | None = _load()
 
 
 def cpu_capability() -> str | None:
-    """The instruction set that the CPU kernels use here ("avx2", "portable"), or None."""
+    """The instruction set that the CPU kernels use here ("avx512", "avx2", "portable"), or None."""
     return None if missing else str(torch.ops.stateful_lstm.cpu_capability())
 
 

@@ -1,7 +1,9 @@
 // Chooses the instruction set, once, when the first kernel is asked for.
+#include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kernels.h"
 #include "memory.h"
@@ -12,25 +14,36 @@ void out_of_memory() { throw std::runtime_error("no memory inside a step"); }
 
 namespace {
 
-bool has_avx2() {
+// What this machine runs, the widest first.
+std::vector<std::string> available() {
+  std::vector<std::string> names;
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-  return false;
+  const bool fma = __builtin_cpu_supports("fma");
+  if (fma && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    names.push_back("avx512");
+  if (fma && __builtin_cpu_supports("avx2")) names.push_back("avx2");
 #endif
+  names.push_back("portable");
+  return names;
 }
 
 template <class S>
 Kernels<S> choose() {
+  const std::vector<std::string> names = available();
   const char* forced = std::getenv("STATEFUL_LSTM_CPU");
-  const std::string name = forced ? forced : "";
-  if (name == "portable" || (name.empty() && !has_avx2())) return portable::table<S>();
+  const std::string name = forced && *forced ? forced : names.front();
+  if (std::find(names.begin(), names.end(), name) == names.end()) {
+    std::string list;
+    for (const std::string& each : names) list += (list.empty() ? "" : ", ") + each;
+    throw std::runtime_error("STATEFUL_LSTM_CPU=" + name + " is not to be had: this machine runs " +
+                             list);
+  }
 #if defined(__x86_64__)
-  if (has_avx2() && (name.empty() || name == "avx2")) return avx2::table<S>();
+  if (name == "avx512") return avx512::table<S>();
+  if (name == "avx2") return avx2::table<S>();
 #endif
-  throw std::runtime_error("STATEFUL_LSTM_CPU=" + name +
-                           " is not to be had: this machine runs portable" +
-                           (has_avx2() ? " and avx2" : " only"));
+  return portable::table<S>();
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 
 namespace stateful_lstm::cpu::avx2 {
 constexpr int kVectorBytes = 32;
+constexpr int kTileRows = 3;
 constexpr const char* kName = "avx2";
 #include "simd.h"
 // Keep this order: each builds on the one before.

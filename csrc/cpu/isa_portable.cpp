@@ -8,6 +8,7 @@
 
 namespace stateful_lstm::cpu::portable {
 constexpr int kVectorBytes = 16;
+constexpr int kTileRows = 3;
 constexpr const char* kName = "portable";
 #include "simd.h"
 // Keep this order: each builds on the one before.

@@ -41,8 +41,8 @@ int64_t work_size(const SequenceParams<S>& p) {
 }
 
 // The table for this machine: the widest instruction set it has, or the one that the environment
-// variable STATEFUL_LSTM_CPU names ("portable", "avx2"). Throws std::runtime_error when that is
-// not to be had here.
+// variable STATEFUL_LSTM_CPU names ("portable", "avx2", "avx512"). Throws std::runtime_error when
+// that is not to be had here.
 template <class S>
 const Kernels<S>& kernels();
 
@@ -52,6 +52,10 @@ template <class S>
 Kernels<S> table();
 }
 namespace avx2 {
+template <class S>
+Kernels<S> table();
+}
+namespace avx512 {
 template <class S>
 Kernels<S> table();
 }

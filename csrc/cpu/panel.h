@@ -1,13 +1,11 @@
 // The recurrent product: a few rows of h times a packed panel of weights, all in registers.
 // Included only by isa_*.cpp, after pack.h, which tells how the weights are packed.
 //
-// A tile computes up to kTileRows rows by one panel: 3 x 4 vectors of sums, 3 broadcast numbers and
-// one loaded vector fill the 16 vector registers of x86-64.
+// A tile computes up to kTileRows rows by one panel, as many as the vector registers hold: with 16 of
+// them 3 x 4 vectors of sums, 3 broadcast numbers and one loaded vector; with 32 6 x 4 of sums.
 //
 // Every sum runs over k in order with one accumulator, whatever the number of rows: a row's
 // result does not depend on its neighbours, nor on how many steps one call does.
-
-constexpr int kTileRows = 3;
 
 template <class A, int R>
 LSTM_INLINE void tile_product(Vec<A> (&sum)[R][kGroup], const A* rows, int64_t row_stride,
@@ -27,17 +25,16 @@ LSTM_INLINE void tile_product(Vec<A> (&sum)[R][kGroup], const A* rows, int64_t r
   }
 }
 
-// Calls tile(Rows<R>, first row) for rows [b, end): threes, and twos rather than a lone row, whose
-// four sums would leave the multipliers waiting for each other.
+// Calls tile(Rows<R>, first row) for rows [b, end), with R up to `most`. Never one row alone if there
+// are others: its four sums would leave the multipliers waiting for each other.
 template <int R>
 struct Rows {
   static constexpr int rows = R;
 };
-template <class F>
+template <class F, int most = kTileRows>
 LSTM_INLINE void in_tiles(int64_t b, int64_t end, const F& tile) {
-  for (; end - b == 3 || end - b > 4; b += 3) tile(Rows<3>{}, b);
-  for (; end - b >= 2; b += 2) tile(Rows<2>{}, b);
-  if (b < end) tile(Rows<1>{}, b);
+  for (; end - b >= most && end - b != most + 1; b += most) tile(Rows<most>{}, b);
+  if constexpr (most > 1) in_tiles<F, most - 1>(b, end, tile);
 }
 
 // out (rows, N) = in (rows, K) times a plainly packed W, for rows [begin, end) and some panels.

@@ -1,0 +1,39 @@
+// The kernels for x86-64 processors with AVX-512: vectors of 64 bytes, 32 registers of them.
+#if defined(__x86_64__)
+#include <cstdlib>
+#include <utility>
+
+#include "kernels.h"
+#include "memory.h"
+
+// From here on only: what stands in the headers above must run on any processor.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))), \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma")
+#endif
+#include "../cell.h"
+
+namespace stateful_lstm::cpu::avx512 {
+constexpr int kVectorBytes = 64;
+constexpr int kTileRows = 6;
+constexpr const char* kName = "avx512";
+#include "simd.h"
+// Keep this order: each builds on the one before.
+#include "pack.h"
+#include "panel.h"
+#include "sequence.h"
+#include "forward.h"
+#include "backward.h"
+#include "step.h"
+#include "table.h"
+}  // namespace stateful_lstm::cpu::avx512
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
