@@ -1,8 +1,7 @@
 """Builds the compiled library, stateful_lstm/_C.abi3.so. Everything else is in pyproject.toml.
 
-The library is no Python module: it registers torch operators when torch.ops.load_library opens
-it. It uses only LibTorch's stable ABI, so one build serves torch 2.11 and every later version, and
-every Python from 3.10 on.
+It uses only LibTorch's stable ABI, DLPack's and Python's, so one build serves torch 2.11 and every
+later version, and every Python from 3.10 on.
 
 Environment:
     STATEFUL_LSTM_WERROR=1  compiler warnings in our own code are errors.

@@ -19,6 +19,7 @@
 
 #include "cpu/kernels.h"
 #include "params.h"
+#include "stack_step.h"
 
 namespace stateful_lstm {
 namespace {
@@ -309,23 +310,19 @@ std::vector<int64_t> read_slots(const OptTensor& indices, int64_t B, int64_t slo
                     " slots without state_indices");
     return rows;
   }
-  rows.resize(B);
-  if (indices->scalar_type() == ScalarType::Int) {
-    check<int32_t>(*indices, {B}, "state_indices");
-    const Tensor dense = torch::stable::contiguous(*indices);
-    for (int64_t b = 0; b < B; ++b) rows[b] = data<int32_t>(dense)[b];
+  int64_t wrong;
+  const Tensor dense = torch::stable::contiguous(*indices);
+  if (dense.scalar_type() == ScalarType::Int) {
+    check<int32_t>(dense, {B}, "state_indices");
+    wrong = misplaced_row(data<int32_t>(dense), 1, B, slots, rows);
   } else {
-    check<int64_t>(*indices, {B}, "state_indices");
-    const Tensor dense = torch::stable::contiguous(*indices);
-    for (int64_t b = 0; b < B; ++b) rows[b] = data<int64_t>(dense)[b];
+    check<int64_t>(dense, {B}, "state_indices");
+    wrong = misplaced_row(data<int64_t>(dense), 1, B, slots, rows);
   }
-  std::vector<bool> taken(slots, false);
-  for (int64_t b = 0; b < B; ++b) {
-    STD_TORCH_CHECK(rows[b] >= -1 && rows[b] < slots, "state_indices[", b, "] is ", rows[b],
-                    ", expected -1 to ", slots - 1);
-    if (rows[b] < 0) continue;
-    STD_TORCH_CHECK(!taken[rows[b]], "state_indices names slot ", rows[b], " twice");
-    taken[rows[b]] = true;
+  if (wrong >= 0) {
+    const int64_t slot = rows[wrong];
+    STD_TORCH_CHECK(slot < -1 || slot >= slots, "state_indices names slot ", slot, " twice");
+    STD_TORCH_CHECK(false, "state_indices[", wrong, "] is ", slot, ", expected -1 to ", slots - 1);
   }
   return rows;
 }
@@ -404,33 +401,6 @@ bool overlap(const Tensor& a, const Tensor& b) {
          second < first + a.numel() * a.element_size();
 }
 
-// The weights of one layer and direction, from the flat list in torch.nn.LSTM's order.
-template <class S>
-void fill_weights(StepParams<S>& p, Inputs& in, const std::vector<Tensor>& weights, int64_t index,
-                  bool bias, bool projection) {
-  const int64_t each = 2 + (bias ? 2 : 0) + (projection ? 1 : 0);
-  const Tensor* w = &weights[index * each];
-  p.weight_ih = in.get<S>(w[0], {4 * p.H, p.I}, "weight_ih");
-  p.weight_hh = in.get<S>(w[1], {4 * p.H, p.P}, "weight_hh");
-  p.bias_ih = bias ? in.get<S>(w[2], {4 * p.H}, "bias_ih") : nullptr;
-  p.bias_hh = bias ? in.get<S>(w[3], {4 * p.H}, "bias_hh") : nullptr;
-  p.weight_hr = projection ? in.get<S>(w[each - 1], {p.P, p.H}, "weight_hr") : nullptr;
-}
-
-template <class S>
-void run_step(const StepParams<S>& p) {
-  const auto& kernel = cpu::kernels<S>();
-  constexpr int64_t kWork = 1 << 16;  // multiply-adds worth a thread's waking
-  const int64_t blocks = (p.H + kernel.lanes - 1) / kernel.lanes;
-  const int64_t block_work = std::max<int64_t>(1, kernel.lanes * 4 * (p.I + p.P) * p.B);
-  torch::stable::parallel_for(0, blocks, std::max<int64_t>(1, kWork / block_work),
-                              [&](int64_t b, int64_t e) { kernel.step_units(p, b, e); });
-  if (p.weight_hr)
-    torch::stable::parallel_for(0, p.B, std::max<int64_t>(1, kWork / (p.H * p.P)),
-                                [&](int64_t b, int64_t e) { kernel.step_project(p, b, e); });
-  kernel.step_commit(p);
-}
-
 std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weights, Tensor h,
                                               Tensor c, OptTensor state_indices,
                                               OptTensor reset_mask, bool bias, bool bidirectional) {
@@ -441,52 +411,48 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
     const int64_t T = x.size(0), B = x.size(1), I = x.size(2), D = bidirectional ? 2 : 1;
     STD_TORCH_CHECK(T >= 1 && (T == 1 || D == 1), "two directions take one step, got ", T);
     const bool projection = s.P != s.H;
-    STD_TORCH_CHECK(s.LD % D == 0 && int64_t(weights.size()) ==
-                                         s.LD * (2 + (bias ? 2 : 0) + (projection ? 1 : 0)),
+    const int64_t each = 2 + (bias ? 2 : 0) + (projection ? 1 : 0);
+    STD_TORCH_CHECK(s.LD > 0 && s.LD % D == 0 && int64_t(weights.size()) == s.LD * each,
                     "the number of weights, ", weights.size(), ", does not fit ", s.LD,
                     " states of layers and directions");
     const std::vector<int64_t> slots = read_slots(state_indices, B, s.slots);
     Inputs in;
-    std::vector<StepParams<S>> steps(s.LD);
     if (overlap(x, h) || overlap(x, c)) x = torch::stable::clone(x);
-    const S* input = in.get<S>(x, {T, B, I}, "x");
-    const bool* reset = in.get<bool>(reset_mask, {T, B}, "reset_mask");
-    const int64_t width = D * s.P;  // of every layer's output
-    Tensor y = make<S>({T, B, width});
-    Tensor between = make<S>({s.LD > D ? 2 : 0, B, width});  // outputs of the lower layers
-    Tensor h_n = make<S>({s.LD, B, s.P}), c_n = make<S>({s.LD, B, s.H});
-    Tensor hidden = make<Acc<S>>({projection ? B : 0, s.H});
-    for (int64_t k = 0; k < s.LD; ++k) {  // all checks before the first effect
-      const int64_t layer = k / D, direction = k % D;
-      StepParams<S>& p = steps[k];
-      p.B = B;
-      p.I = layer == 0 ? I : width;
-      p.H = s.H;
-      p.P = s.P;
-      fill_weights(p, in, weights, k, bias, projection);
-      p.x = layer == 0 ? input : data<S>(between) + (layer - 1) % 2 * B * width;
-      p.x_stride = p.I;
-      p.y =
-          (k >= s.LD - D ? mutable_data<S>(y) : mutable_data<S>(between) + layer % 2 * B * width) +
-          direction * s.P;
-      p.y_stride = width;
-      p.from_zero = direction == 1;
-      p.slots = slots.empty() ? nullptr : slots.data();
-      p.reset = direction == 1 ? nullptr : reset;
-      p.h = mutable_data<S>(h) + k * s.slots * s.P;
-      p.c = mutable_data<Acc<S>>(c) + k * s.slots * s.H;
-      p.h_n = mutable_data<S>(h_n) + k * B * s.P;
-      p.c_n = mutable_data<S>(c_n) + k * B * s.H;
-      p.hidden = projection ? mutable_data<Acc<S>>(hidden) : nullptr;
+    StackStep<S> step = {};
+    step.T = T;
+    step.B = B;
+    step.I = I;
+    step.H = s.H;
+    step.P = s.P;
+    step.L = s.LD / D;
+    step.D = D;
+    step.slots = s.slots;
+    step.x = in.get<S>(x, {T, B, I}, "x");
+    step.x_row = I;
+    step.x_time = B * I;
+    step.reset = in.get<bool>(reset_mask, {T, B}, "reset_mask");
+    step.reset_row = 1;
+    step.reset_time = B;
+    step.rows = state_indices ? slots.data() : nullptr;
+    for (int64_t k = 0; k < s.LD; ++k) {
+      const Tensor* w = &weights[k * each];
+      const int64_t width = k < D ? I : D * s.P;
+      step.w.push_back({in.get<S>(w[0], {4 * s.H, width}, "weight_ih"),
+                        in.get<S>(w[1], {4 * s.H, s.P}, "weight_hh"),
+                        bias ? in.get<S>(w[2], {4 * s.H}, "bias_ih") : nullptr,
+                        bias ? in.get<S>(w[3], {4 * s.H}, "bias_hh") : nullptr,
+                        projection ? in.get<S>(w[each - 1], {s.P, s.H}, "weight_hr") : nullptr});
     }
-    for (int64_t t = 0; t < T && B > 0; ++t)
-      for (int64_t k = 0; k < s.LD; ++k) {
-        StepParams<S>& p = steps[k];
-        run_step(p);
-        if (k < D) p.x += B * I;
-        if (k >= s.LD - D) p.y += B * width;
-        if (p.reset) p.reset += B;
-      }
+    const Tensor y = make<S>({T, B, D * s.P});
+    const Tensor h_n = make<S>({s.LD, B, s.P}), c_n = make<S>({s.LD, B, s.H});
+    step.y_row = D * s.P;
+    step.y_time = B * step.y_row;
+    step.h = mutable_data<S>(h);
+    step.c = mutable_data<Acc<S>>(c);
+    step.y = mutable_data<S>(y);
+    step.h_n = mutable_data<S>(h_n);
+    step.c_n = mutable_data<S>(c_n);
+    run(step);
     return std::make_tuple(y, h_n, c_n);
   });
 }

@@ -69,22 +69,23 @@ struct BackwardParams : SequenceParams<S> {
 template <class S>
 struct StepParams {
   int64_t B, I, H, P;
-  int64_t x_stride, y_stride;  // elements from one row to the next
-  bool from_zero;              // start at zero whatever the state holds (reverse direction)
-  const S* weight_ih;          // (4H, I)
-  const S* weight_hh;          // (4H, P)
-  const S* bias_ih;            // (4H) or null
-  const S* bias_hh;            // (4H) or null
-  const S* weight_hr;          // (P, H) or null
-  const S* x;                  // (B, I)
-  const int64_t* slots;        // (B) slot of each row, -1: padding; null: row b is slot b
-  const bool* reset;           // (B) or null
-  S* h;                        // (slots, P) resident, read; written by step_commit
-  Acc<S>* c;                   // (slots, H) resident, read and written
-  S* y;                        // (B, P) zero in padding rows
-  S* h_n;                      // (B, P)
-  S* c_n;                      // (B, H)
-  Acc<S>* hidden;              // (B, H) scratch: h before the projection; null without it
+  int64_t x_stride, y_stride, reset_stride;  // elements from one row to the next
+  bool from_zero;        // start at zero whatever the state holds (reverse direction)
+  const S* weight_ih;    // (4H, I)
+  const S* weight_hh;    // (4H, P)
+  const S* bias_ih;      // (4H) or null
+  const S* bias_hh;      // (4H) or null
+  const S* weight_hr;    // (P, H) or null
+  const S* x;            // (B, I)
+  const int64_t* slots;  // (B) slot of each row, -1: padding; null: row b is slot b
+  const bool* reset;     // (B) or null
+  Acc<S>* in;            // (B, I + P) scratch: x and h as step_inputs makes them
+  S* h;                  // (slots, P) resident, read; written by step_commit
+  Acc<S>* c;             // (slots, H) resident, read and written
+  S* y;                  // (B, P) zero in padding rows
+  S* h_n;                // (B, P)
+  S* c_n;                // (B, H)
+  Acc<S>* hidden;        // (B, H) scratch: h before the projection, zero in padding rows
 };
 
 }  // namespace stateful_lstm

@@ -190,7 +190,7 @@ class StatefulLSTM(nn.RNNBase):
                 before anything is computed or any state touched.
         """
         if hx is None and lengths is None and not torch.compiler.is_compiling():
-            stepped = self._step(input, reset_mask, state, state_indices)
+            stepped = self._quick_step(input, reset_mask, state, state_indices)
             if stepped is not None:
                 return stepped
         if isinstance(input, PackedSequence):
@@ -327,44 +327,36 @@ class StatefulLSTM(nn.RNNBase):
             own = None
         return own or LSTMState(sizes, B, dtype, x.device), padding
 
-    def _step(
+    def _quick_step(
         self,
         input: Any,
         reset_mask: Tensor | None,
         state: LSTMState | None,
         state_indices: Tensor | None,
     ) -> tuple[Any, tuple[Tensor, Tensor]] | None:
-        """The short way: a few steps of inference on a state that is there; None if it is not so.
-
-        The operator checks shapes, dtypes and slots before any effect, in a fraction of the time.
-        What it refuses goes the long way, whose checks say what is wrong.
-        """
+        """The short way: a few steps of inference on a state that is there; None if it is not so."""
         own = self._state if state is None else state
-        if own is None or not isinstance(own, LSTMState) or (state is None and not self.stateful):
+        if type(own) is not LSTMState or (state is None and not self.stateful) or self._drops():
             return None
-        if not isinstance(input, Tensor) or input.dim() != 3:
-            return None
-        if reset_mask is not None:
-            if not isinstance(reset_mask, Tensor) or reset_mask.shape != input.shape[:2]:
-                return None
-            if self.batch_first:
-                reset_mask = reset_mask.transpose(0, 1)
-        x = input.transpose(0, 1) if self.batch_first else input
-        weights = self._weights()
-        if not self._can_step(x, weights) or torch._C._current_graph_task_id() != -1:
-            return None
-        tensors = (*weights, own.h, own.c, reset_mask, state_indices)
-        if not all(t is None or (isinstance(t, Tensor) and t.is_cpu) for t in tensors):
-            return None
-        try:
-            y, h_n, c_n = ops.lstm_step_(
-                x, weights, own.h, own.c, state_indices, reset_mask, self.bias, self.bidirectional
-            )
-        except RuntimeError as error:
-            if "inside a step" in str(error):  # too late for another way: the state has moved
-                raise
-            return None
-        return y.transpose(0, 1) if self.batch_first else y, (h_n, c_n)
+        return ops.quick_step(
+            input,
+            self._parameters,
+            self._flat_weights_names,
+            own.h,
+            own.c,
+            state_indices,
+            reset_mask,
+            self.bias,
+            self.bidirectional,
+            self.batch_first,
+            _FEW_STEPS,
+        )
+
+    def _drops(self) -> bool:
+        """Whether some dropout is on."""
+        if not self.training:
+            return False
+        return bool(self.recurrent_dropout or (self.dropout and self.num_layers > 1))
 
     def _can_step(self, x: Tensor, weights: list[Tensor]) -> bool:
         """Whether the operator for steps can do this: few of them, without gradients or dropout."""
@@ -373,7 +365,7 @@ class StatefulLSTM(nn.RNNBase):
             return False
         if not x.is_cpu or ops.missing or x.dtype not in ops.DTYPES:
             return False
-        if self.training and (self.recurrent_dropout or (self.dropout and self.num_layers > 1)):
+        if self._drops():
             return False
         if torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in weights)):
             return False

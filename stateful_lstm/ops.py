@@ -1,17 +1,26 @@
 """The compiled operators: loads the library, tells torch their shapes, and gives them types.
 
-The library registers its operators in C++ (``csrc/binding.cpp``); importing this file never
-compiles anything. Where the library is not built, :data:`missing` says why and the rest of the
-package works on the reference.
+The library registers its operators in C++ (``csrc/binding.cpp``) and is a Python module as well, for
+the one call that must be quicker than an operator, :func:`quick_step` (``csrc/python.cpp``).
+Importing this file never compiles anything. Where the library is not built, :data:`missing` says why
+and the rest of the package works on the reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_autocast_enabled, is_grad_enabled
+
+# By their names, since looking them up in torch at every step costs a tenth of a small one.
+from torch._C import _are_functorch_transforms_active as are_transforms_active
+from torch._C import _current_graph_task_id as backward_id
+from torch._C import _get_tracing_state as tracing_state
+from torch._C import _increment_version as mark_changed
+from torch._C import _len_torch_dispatch_stack as count_of_dispatch_modes
+from torch._C._autograd import _profiler_enabled as is_profiled
 
 from .stack import accumulation_dtype
 
@@ -20,6 +29,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16)  # of the CPU kernels
 
 def _load() -> str | None:
     """Loads the library. Returns None, or why there is none."""
+    global _quick_step
     path = Path(__file__).with_name("_C.abi3.so")
     if not path.exists():
         return (
@@ -27,12 +37,15 @@ def _load() -> str | None:
             "`make build`, or install with `pip install --no-build-isolation .`"
         )
     try:
-        torch.ops.load_library(str(path))
-    except OSError as error:
+        from . import _C
+    except ImportError as error:
         return f"the compiled library does not load with torch {torch.__version__}: {error}"
+    if _C.setup(Tensor, torch.nn.Parameter):
+        _quick_step = _C.step
     return None
 
 
+_quick_step: Callable[..., tuple[Tensor, tuple[Tensor, Tensor]] | None] | None = None
 missing: str | None = _load()
 
 
@@ -156,6 +169,61 @@ def lstm_step_(
     return out
 
 
+def quick_step(
+    x: Tensor,
+    parameters: dict[str, Tensor | None],
+    names: list[str],
+    h: Tensor,
+    c: Tensor,
+    state_indices: Tensor | None,
+    reset_mask: Tensor | None,
+    bias: bool,
+    bidirectional: bool,
+    batch_first: bool,
+    most_steps: int,
+) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
+    """:func:`lstm_step_` past the dispatcher, in a third of the time; or None, without any effect.
+
+    None means: go the long way, which works or says what is wrong. It is the answer to whatever is
+    no plain dense CPU tensor of the right dtype and shape, to more than ``most_steps``, and to a mode
+    in which torch wants to see the operator (autograd, autocast, profiler, tracing, dispatch modes,
+    torch.func).
+
+    Args: as of ``lstm_step_``; the weights are found by their names in ``parameters``; x, reset_mask
+    and y are (B, T, ...) with ``batch_first``.
+
+    Returns:
+        (y, (h_n, c_n)), or None.
+    """
+    if (
+        is_grad_enabled()
+        or is_autocast_enabled("cpu")
+        or is_profiled()
+        or count_of_dispatch_modes()
+        or are_transforms_active()
+        or tracing_state() is not None
+        or backward_id() != -1
+        or _quick_step is None
+    ):
+        return None
+    out = _quick_step(
+        x,
+        parameters,
+        names,
+        h,
+        c,
+        state_indices,
+        reset_mask,
+        bias,
+        bidirectional,
+        batch_first,
+        most_steps,
+    )
+    if out is not None:
+        mark_changed((h, c))
+    return out
+
+
 def state_gather(h: Tensor, c: Tensor, state_indices: Tensor | None) -> tuple[Tensor, Tensor]:
     """Copies of slots of a state: h0 (L*D, B, P), c0 (L*D, B, H); zeros for index -1."""
     out: tuple[Tensor, Tensor] = torch.ops.stateful_lstm.state_gather(h, c, state_indices)
@@ -174,7 +242,7 @@ def _mark_changed(h: Tensor, c: Tensor) -> None:
     # Operators of one's own do not bump the version counter: without this a graph that saved the
     # state would give wrong gradients without a word.
     if not torch.compiler.is_compiling():
-        torch.autograd.graph.increment_version((h, c))
+        mark_changed((h, c))
 
 
 def _register_fakes() -> None:

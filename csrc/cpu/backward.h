@@ -94,18 +94,19 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* pack, Acc<S>* work,
         zero(a.grad_gates + ((t * a.B + b) * kGroup + j) * H + units.begin, units.size());
       if (a.weight_hr) zero(a.grad_hidden + (t * a.B + b) * P + columns.begin, columns.size());
     }
+    const AnyLive<S> live = {a, t};
     const A* d_hidden = dh;
     if (a.weight_hr) {
       barrier.wait(part.members);
       plain_product(through, H, static_cast<const A*>(dh), P, rows, end, P, H, projected,
-                    pack + weights.hh.pack_size());
+                    pack + weights.hh.pack_size(), live);
       d_hidden = through;
     }
     for (int64_t b = rows; b < end; ++b)
       if (is_live(a, t, b)) backward_cell_row(a, t, b, units, d_hidden + b * H, dc + b * H);
     barrier.wait(part.members);
     plain_product(dh_prev, P, static_cast<const A*>(a.grad_gates) + t * a.B * 4 * H, 4 * H, rows,
-                  end, 4 * H, P, panels, pack);
+                  end, 4 * H, P, panels, pack, live);
     for (int64_t b = rows; b < end; ++b) {
       A* d = dh_prev + b * P;
       if (!is_live(a, t, b)) {  // the state went past this step unchanged

@@ -6,11 +6,8 @@
 #include <vector>
 
 #include "kernels.h"
-#include "memory.h"
 
 namespace stateful_lstm::cpu {
-
-void out_of_memory() { throw std::runtime_error("no memory inside a step"); }
 
 namespace {
 

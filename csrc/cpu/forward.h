@@ -36,21 +36,6 @@ LSTM_INLINE void forward_cell(const ForwardParams<S>& a, int64_t step_row, int64
   if (a.cells != nullptr) store(a.cells + step_row * a.H + unit, cell, n);
 }
 
-template <class S, int R>
-LSTM_INLINE void forward_tile(const ForwardParams<S>& a, const Acc<S>* panels, int64_t t, int64_t b,
-                              int64_t panel, const Acc<S>* h_in, Acc<S>* c, Acc<S>* hidden) {
-  using A = Acc<S>;
-  bool any = false;
-  for (int r = 0; r < R; ++r) any |= is_live(a, t, b + r);
-  if (!any) return;
-  Vec<A> sum[R][kGroup];
-  tile_product<A, R>(sum, h_in + b * a.P, a.P, a.P, panels + panel * a.P * kGroup * kLanes<A>);
-  for (int r = 0; r < R; ++r)
-    if (is_live(a, t, b + r))
-      forward_cell(a, t * a.B + b + r, panel * kLanes<A>, sum[r], c + (b + r) * a.H,
-                   hidden + (b + r) * a.H, a.weight_hr == nullptr);
-}
-
 // The weights as the columns of the products that h (rows, P) and hidden (rows, H) go into.
 template <class S>
 Packed<S> forward_weights(const SequenceParams<S>& a) {
@@ -116,16 +101,22 @@ void forward_part(const ForwardParams<S>& a, const Acc<S>* pack, Acc<S>* work, c
     const int64_t t = a.reverse ? a.T - 1 - step : step;
     prepare(a, part, t, units, columns, h, c, masked);
     barrier.wait(part.members);
+    const AnyLive<S> live = {a, t};
     const A* h_in = a.recurrent_mask ? masked : h;
     A* out = a.weight_hr ? hidden : h_next;
-    for (int64_t p = panels.begin; p < panels.end; ++p)
-      in_tiles(rows, end, [&](auto tile, int64_t b) LSTM_LAMBDA {
-        forward_tile<S, decltype(tile)::rows>(a, pack, t, b, p, h_in, c, out);
-      });
+    for (int64_t p = panels.begin; p < panels.end; ++p) {
+      const auto cells = [&](auto tile, int64_t b, const auto& sum) LSTM_LAMBDA {
+        for (int64_t r = 0; r < decltype(tile)::rows; ++r)
+          if (is_live(a, t, b + r))
+            forward_cell(a, t * a.B + b + r, p * kLanes<A>, sum[r], c + (b + r) * H,
+                         out + (b + r) * H, a.weight_hr == nullptr);
+      };
+      panel_product(h_in, P, rows, end, P, pack + p * P * kGroup * kLanes<A>, live, cells);
+    }
     if (a.weight_hr) {
       barrier.wait(part.members);
       plain_product(h_next, P, static_cast<const A*>(hidden), H, rows, end, H, P, projected,
-                    pack + weights.hh.pack_size());
+                    pack + weights.hh.pack_size(), live);
     }
     finish(a, part, t, units, columns, static_cast<const A*>(h), h_next);
     swap(h, h_next);

@@ -1,10 +1,8 @@
 // The kernels for x86-64 processors with AVX2 and FMA: vectors of 32 bytes.
 #if defined(__x86_64__)
-#include <cstdlib>
 #include <utility>
 
 #include "kernels.h"
-#include "memory.h"
 
 // From here on only: what stands in the headers above must run on any processor.
 #if defined(__clang__)
@@ -18,6 +16,7 @@
 namespace stateful_lstm::cpu::avx2 {
 constexpr int kVectorBytes = 32;
 constexpr int kTileRows = 3;
+constexpr int kDotColumns = 4;
 constexpr const char* kName = "avx2";
 #include "simd.h"
 // Keep this order: each builds on the one before.

@@ -1,10 +1,8 @@
 // The kernels for x86-64 processors with AVX-512: vectors of 64 bytes, 32 registers of them.
 #if defined(__x86_64__)
-#include <cstdlib>
 #include <utility>
 
 #include "kernels.h"
-#include "memory.h"
 
 // From here on only: what stands in the headers above must run on any processor.
 #if defined(__clang__)
@@ -19,6 +17,7 @@
 namespace stateful_lstm::cpu::avx512 {
 constexpr int kVectorBytes = 64;
 constexpr int kTileRows = 6;
+constexpr int kDotColumns = 8;
 constexpr const char* kName = "avx512";
 #include "simd.h"
 // Keep this order: each builds on the one before.

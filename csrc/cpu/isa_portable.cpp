@@ -1,14 +1,13 @@
 // The kernels for any processor: vectors of 16 bytes, which the compiler maps to what is there.
-#include <cstdlib>
 #include <utility>
 
 #include "../cell.h"
 #include "kernels.h"
-#include "memory.h"
 
 namespace stateful_lstm::cpu::portable {
 constexpr int kVectorBytes = 16;
 constexpr int kTileRows = 3;
+constexpr int kDotColumns = 4;
 constexpr const char* kName = "portable";
 #include "simd.h"
 // Keep this order: each builds on the one before.

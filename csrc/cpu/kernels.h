@@ -28,10 +28,12 @@ struct Kernels {
   void (*backward_part)(const BackwardParams<S>&, const Acc<S>* pack, Acc<S>* work, const Part&,
                         Barrier&);
 
-  // One step of [begin, end) blocks of `lanes` units for all rows, then of a range of rows.
+  // One step: its inputs; [begin, end) blocks of `lanes` units for all rows; the projection of a
+  // range of rows; and the new h into the state.
+  void (*step_inputs)(const StepParams<S>&);
   void (*step_units)(const StepParams<S>&, int64_t begin, int64_t end);
   void (*step_project)(const StepParams<S>&, int64_t begin, int64_t end);
-  void (*step_commit)(const StepParams<S>&);  // h_n into h
+  void (*step_commit)(const StepParams<S>&);
 };
 
 // Elements of Acc<S> that the parts of one call need for h, c and their gradients.

@@ -1,18 +1,6 @@
 // What the recurrences forward and backward have in common.
 // Included only by isa_*.cpp, after panel.h. Shapes: params.h.
 
-// Memory of one call of one thread, freed at its end. Not std::vector: see simd.h.
-template <class A>
-struct Scratch {
-  A* data;
-  explicit Scratch(int64_t count) : data(static_cast<A*>(std::malloc(count * sizeof(A) + 1))) {
-    if (data == nullptr) out_of_memory();
-  }
-  ~Scratch() { std::free(data); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-};
-
 template <class A>
 LSTM_INLINE void zero(A* p, int64_t n) {
   __builtin_memset(static_cast<void*>(p), 0, n * sizeof(A));
@@ -22,6 +10,18 @@ template <class S>
 LSTM_INLINE bool is_live(const SequenceParams<S>& a, int64_t t, int64_t b) {
   return a.lengths == nullptr || t < a.lengths[b];
 }
+// Whether a tile has a live row at step t: what tile products are to ask.
+template <class S>
+struct AnyLive {
+  const SequenceParams<S>& a;
+  int64_t t;
+  template <class Tile>
+  LSTM_INLINE bool operator()(Tile, int64_t b) const {
+    bool any = false;
+    for (int r = 0; r < Tile::rows; ++r) any |= is_live(a, t, b + r);
+    return any;
+  }
+};
 template <class S>
 LSTM_INLINE bool is_reset(const SequenceParams<S>& a, int64_t t, int64_t b) {
   return a.reset != nullptr && a.reset[t * a.B + b];

@@ -120,6 +120,28 @@ LSTM_INLINE void transpose(Vec<A> (&row)[kLanes<A>]) {
   transpose_round<A, 1>(row, std::make_integer_sequence<int, kLanes<A>>{});
 }
 
+// Sums along the rows: lane l of the result is the sum of row[l]. Each round adds, for two rows that
+// are `distance` apart, one's lower blocks of so many lanes to its upper ones, and puts the two results
+// side by side; the first row of each pair is what goes on.
+template <class A, int distance, int... lane>
+LSTM_INLINE void sum_round(Vec<A>* row, std::integer_sequence<int, lane...> all) {
+  constexpr int lanes = kLanes<A>;
+  if constexpr (distance < lanes) {
+#pragma GCC unroll 16
+    for (int l = 0; l < lanes; l += 2 * distance) {
+      const Vec<A> a = row[l], b = row[l + distance];
+      row[l] = pick<A, (lane & distance ? lane - distance + lanes : lane)...>(a, b) +
+               pick<A, (lane & distance ? lane + lanes : lane + distance)...>(a, b);
+    }
+    sum_round<A, 2 * distance>(row, all);
+  }
+}
+template <class A>
+LSTM_INLINE Vec<A> row_sums(Vec<A> (&row)[kLanes<A>]) {
+  sum_round<A, 1>(row, std::make_integer_sequence<int, kLanes<A>>{});
+  return row[0];
+}
+
 // exp(x) = 2^n (1 + q), with n = round(x / ln 2) and q = expm1(x - n ln 2) by its Taylor series,
 // |r| <= ln(2)/2: the first term left out is below half a unit in the last place. Keeping q apart
 // from 1 gives tanh its relative accuracy near zero.

@@ -1,13 +1,18 @@
 // T = 1 for one layer, in place on the resident state: matrix-vector work.
-// Included only by isa_*.cpp, after sequence.h. Shapes: params.h.
+// Included only by isa_*.cpp, after panel.h. Shapes: params.h.
 //
-// The weights are read once, where they lie, in torch.nn.LSTM's own row-major layout: nothing is kept
-// from call to call, so nothing can be stale. Few rows: a unit's four gates are eight dot products
-// (four rows of weight_ih with x, four of weight_hh with h), for up to kDotRows batch rows per read.
-// More rows: the weights of one vector of units become a panel in L1 that all rows go through.
+// The weights are read once, where they lie, in torch.nn.LSTM's own row-major layout: nothing is
+// packed and nothing kept from call to call, so nothing can be stale. A gate of a unit is one dot
+// product of [x; h] with its row of weight_ih and weight_hh. For one batch row, `lanes` rows of
+// weights go side by side, as many streams as keep memory and multipliers busy; for more batch rows
+// each loaded weight serves up to kDotRows of them. The weights of one gate of a vector of units stay
+// in L1 while all batch rows go through.
+//
+// The order of every sum depends on nothing but I and P: a row's bits are the same alone and in any
+// batch.
 
-constexpr int kDotRows = 2;
-constexpr int64_t kPanelFrom = 5;  // rows from which turning the weights in L1 pays
+constexpr int kDotRows = 3;
+constexpr int64_t kRowsAtOnce = 48;  // whose sums wait on the stack for the four gates
 
 // The slot of a row; -1: a padding row.
 template <class S>
@@ -17,34 +22,91 @@ LSTM_INLINE int64_t slot_of(const StepParams<S>& a, int64_t b) {
 // A row that starts at zero never reads its old state, which may hold NaN.
 template <class S>
 LSTM_INLINE bool starts_at_zero(const StepParams<S>& a, int64_t b) {
-  return a.from_zero || (a.reset && a.reset[b]);
+  return a.from_zero || (a.reset && a.reset[b * a.reset_stride]);
 }
 
-// sum[r][j] += weight[j * H + unit] . in[r], for four gates and R rows (in[r] null: zero).
-template <class S, int R>
-LSTM_INLINE void gate_dots(Acc<S> (&sum)[R][4], const S* weight, int64_t H, int64_t unit, int64_t K,
-                           const S* const (&in)[R]) {
+// All rows of the batch as [x; h] in the type of sums, into a.in (B, I + P). Padding rows: zeros.
+template <class S>
+void step_inputs(const StepParams<S>& a) {
+  Acc<S>* in = a.in;
+  for (int64_t b = 0; b < a.B; ++b, in += a.I + a.P) {
+    const int64_t slot = slot_of(a, b);
+    if (slot < 0) {
+      zero(in, a.I + a.P);
+      continue;
+    }
+    load_rows(in, a.x + b * a.x_stride, a.I);
+    if (starts_at_zero(a, b))
+      zero(in + a.I, a.P);
+    else
+      load_rows(in + a.I, static_cast<const S*>(a.h) + slot * a.P, a.P);
+  }
+}
+
+// sum[r][n] += the products of weight row n with input row r, lane by lane; n counts rows from
+// `weight`, (N, K) dense.
+template <class S, int R, int N>
+LSTM_INLINE void add_products(Vec<Acc<S>> (&sum)[R][N], const S* weight, int64_t K,
+                              const Acc<S>* in, int64_t in_stride) {
   using A = Acc<S>;
-  using V = Vec<A>;
   constexpr int64_t lanes = kLanes<A>;
-  V partial[R][4];
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < 4; ++j) partial[r][j] = V{};
-  for (int64_t k = 0; k < K; k += lanes) {
-    V x[R];
-    for (int r = 0; r < R; ++r) x[r] = in[r] ? load(in[r] + k, K - k) : V{};
-    for (int j = 0; j < 4; ++j) {
-      const V w = load(weight + (j * H + unit) * K + k, K - k);
-      for (int r = 0; r < R; ++r) partial[r][j] += w * x[r];
+  int64_t k = 0;
+  for (; k + lanes <= K; k += lanes) {
+    Vec<A> x[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) x[r] = load(in + r * in_stride + k);
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) {
+      const Vec<A> w = load(weight + n * K + k);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) sum[r][n] += x[r] * w;
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < 4; ++j)
-      for (int64_t l = 0; l < lanes; ++l) sum[r][j] += partial[r][j][l];
+  if (k == K) return;
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n) {
+    const Vec<A> w = load(weight + n * K + k, K - k);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) sum[r][n] += load(in + r * in_stride + k, K - k) * w;
+  }
+}
+
+// Weight rows one after the other, (rows, K) dense.
+template <class S>
+struct WeightRows {
+  const S* data;
+  int64_t K;
+};
+
+// The dot products of `live` rows of [first, second], from `row` on, with R rows of inputs: a vector
+// each, zero past `live`.
+template <class S, int R>
+LSTM_INLINE void dot_products(const WeightRows<S>& first, const WeightRows<S>& second, int64_t row,
+                              int64_t live, const Acc<S>* in, Vec<Acc<S>> (&dot)[R]) {
+  using A = Acc<S>;
+  constexpr int lanes = kLanes<A>;
+  constexpr int most = R == 1 || lanes < kDotColumns ? lanes : kDotColumns;
+  const int64_t stride = first.K + second.K;
+  Vec<A> partial[R][lanes];
+  const auto rows = [&](auto columns, int64_t n) LSTM_LAMBDA {
+    constexpr int N = decltype(columns)::rows;
+    Vec<A> sum[R][N] = {};
+    add_products<S, R, N>(sum, first.data + (row + n) * first.K, first.K, in, stride);
+    add_products<S, R, N>(sum, second.data + (row + n) * second.K, second.K, in + first.K, stride);
+    for (int r = 0; r < R; ++r)
+      for (int m = 0; m < N; ++m) partial[r][n + m] = sum[r][m];
+  };
+  int64_t n = 0;
+  for (; n + most <= live; n += most) rows(Rows<most>{}, n);
+  for (; n < live; ++n) rows(Rows<1>{}, n);
+  for (; n < lanes; ++n)
+    for (int r = 0; r < R; ++r) partial[r][n] = Vec<A>{};
+  for (int r = 0; r < R; ++r) dot[r] = row_sums<A>(partial[r]);
 }
 
 template <class S>
-void step_cell(const StepParams<S>& a, int64_t unit, int64_t b, const Gates<Vec<Acc<S>>>& pre) {
+LSTM_INLINE void step_cell(const StepParams<S>& a, int64_t unit, int64_t b,
+                           const Gates<Vec<Acc<S>>>& pre) {
   using A = Acc<S>;
   using V = Vec<A>;
   const int64_t n = a.H - unit < kLanes<A> ? a.H - unit : kLanes<A>;
@@ -62,125 +124,57 @@ void step_cell(const StepParams<S>& a, int64_t unit, int64_t b, const Gates<Vec<
   }
 }
 
-// One vector of units for R rows from b. Padding rows are computed from zeros and not stored.
-template <class S, int R>
-LSTM_INLINE void step_tile(const StepParams<S>& a, int64_t block, int64_t b) {
+// One vector of units for batch rows [b, end), at most kRowsAtOnce.
+template <class S>
+void step_block(const StepParams<S>& a, int64_t unit, int64_t begin, int64_t end) {
   using A = Acc<S>;
   constexpr int64_t lanes = kLanes<A>;
-  const int64_t first = block * lanes;
-  const int64_t n = a.H - first < lanes ? a.H - first : lanes;
-  const S *x[R], *h[R];
-  for (int r = 0; r < R; ++r) {
-    const bool padding = slot_of(a, b + r) < 0;
-    x[r] = padding ? nullptr : a.x + (b + r) * a.x_stride;
-    h[r] = padding || starts_at_zero(a, b + r) ? nullptr : a.h + slot_of(a, b + r) * a.P;
+  const int64_t K = a.I + a.P, live = a.H - unit < lanes ? a.H - unit : lanes;
+  Vec<A> pre[kRowsAtOnce][kGroup];
+  for (int64_t j = 0; j < kGroup; ++j) {
+    const int64_t row = j * a.H + unit;
+    const Vec<A> bias =
+        a.bias_ih ? load(a.bias_ih + row, live) + load(a.bias_hh + row, live) : Vec<A>{};
+    const auto tile = [&](auto rows, int64_t b) LSTM_LAMBDA {
+      constexpr int R = decltype(rows)::rows;
+      Vec<A> dot[R];
+      dot_products<S, R>({a.weight_ih, a.I}, {a.weight_hh, a.P}, row, live,
+                         static_cast<const A*>(a.in) + b * K, dot);
+      for (int r = 0; r < R; ++r) pre[b - begin + r][j] = dot[r] + bias;
+    };
+    in_tiles<decltype(tile), kDotRows>(begin, end, tile);
   }
-  A pre[R][4][lanes] = {};
-  for (int64_t l = 0; l < n; ++l) {
-    const int64_t unit = first + l;
-    A sum[R][4];
-    for (int r = 0; r < R; ++r)
-      for (int j = 0; j < 4; ++j)
-        sum[r][j] =
-            a.bias_ih ? widen(a.bias_ih[j * a.H + unit]) + widen(a.bias_hh[j * a.H + unit]) : 0;
-    gate_dots<S, R>(sum, a.weight_ih, a.H, unit, a.I, x);
-    gate_dots<S, R>(sum, a.weight_hh, a.H, unit, a.P, h);
-    for (int r = 0; r < R; ++r)
-      for (int j = 0; j < 4; ++j) pre[r][j][l] = sum[r][j];
-  }
-  for (int r = 0; r < R; ++r)
-    if (slot_of(a, b + r) >= 0)
-      step_cell<S>(
-          a, first, b + r,
-          {load(static_cast<const A*>(pre[r][0])), load(static_cast<const A*>(pre[r][1])),
-           load(static_cast<const A*>(pre[r][2])), load(static_cast<const A*>(pre[r][3]))});
-}
-
-// All rows of the batch as [x; h] in the type of sums: (B, I + P).
-template <class S>
-void step_inputs(const StepParams<S>& a, Acc<S>* in) {
-  for (int64_t b = 0; b < a.B; ++b, in += a.I + a.P) {
-    const int64_t slot = slot_of(a, b);
-    if (slot < 0) {
-      zero(in, a.I + a.P);
-      continue;
-    }
-    load_rows(in, a.x + b * a.x_stride, a.I);
-    if (starts_at_zero(a, b))
-      zero(in + a.I, a.P);
-    else
-      load_rows(in + a.I, static_cast<const S*>(a.h) + slot * a.P, a.P);
-  }
-}
-
-// A vector of units for R rows from b, of inputs (R, K) by the units' panel (K, 4, lanes).
-template <class S, int R>
-LSTM_INLINE void step_panel_rows(const StepParams<S>& a, int64_t unit, int64_t b, const Acc<S>* in,
-                                 const Acc<S>* panel, const Vec<Acc<S>> (&bias)[kGroup]) {
-  const int64_t K = a.I + a.P;
-  Vec<Acc<S>> sum[R][kGroup];
-  tile_product<Acc<S>, R>(sum, in + b * K, K, K, panel);
-  for (int r = 0; r < R; ++r)
-    if (slot_of(a, b + r) >= 0)
-      step_cell<S>(
-          a, unit, b + r,
-          {bias[0] + sum[r][0], bias[1] + sum[r][1], bias[2] + sum[r][2], bias[3] + sum[r][3]});
-}
-
-template <class S>
-void step_units_by_panels(const StepParams<S>& a, int64_t begin, int64_t end) {
-  using A = Acc<S>;
-  constexpr int64_t lanes = kLanes<A>;
-  const int64_t K = a.I + a.P;
-  Scratch<A> in(a.B * K), panel(K * kGroup * lanes);
-  step_inputs(a, in.data);
-  const Columns<S> weight_ih = {a.weight_ih, a.I, 4 * a.H, 1, a.I, true};
-  const Columns<S> weight_hh = {a.weight_hh, a.P, 4 * a.H, 1, a.P, true};
-  for (int64_t block = begin; block < end; ++block) {
-    const int64_t unit = block * lanes, n = a.H - unit;
-    pack_panel(panel.data, weight_ih, block);
-    pack_panel(panel.data + weight_ih.panel_size(), weight_hh, block);
-    Vec<A> bias[kGroup] = {};
-    if (a.bias_ih)
-      for (int64_t j = 0; j < kGroup; ++j)
-        bias[j] = load(a.bias_ih + j * a.H + unit, n) + load(a.bias_hh + j * a.H + unit, n);
-    in_tiles(0, a.B, [&](auto tile, int64_t b) LSTM_LAMBDA {
-      step_panel_rows<S, decltype(tile)::rows>(a, unit, b, in.data, panel.data, bias);
-    });
-  }
+  for (int64_t b = begin; b < end; ++b)
+    if (slot_of(a, b) >= 0)
+      step_cell<S>(a, unit, b,
+                   {pre[b - begin][0], pre[b - begin][1], pre[b - begin][2], pre[b - begin][3]});
 }
 
 template <class S>
 void step_units(const StepParams<S>& a, int64_t begin, int64_t end) {
-  if (a.B >= kPanelFrom) return step_units_by_panels(a, begin, end);
-  for (int64_t block = begin; block < end; ++block) {
-    int64_t b = 0;
-    for (; b + kDotRows <= a.B; b += kDotRows) step_tile<S, kDotRows>(a, block, b);
-    for (; b < a.B; ++b) step_tile<S, 1>(a, block, b);
-  }
+  for (int64_t block = begin; block < end; ++block)
+    for (int64_t b = 0; b < a.B; b += kRowsAtOnce)
+      step_block(a, block * kLanes<Acc<S>>, b, b + kRowsAtOnce < a.B ? b + kRowsAtOnce : a.B);
 }
 
 // h = hidden . weight_hr^T for rows [begin, end).
 template <class S>
 void step_project(const StepParams<S>& a, int64_t begin, int64_t end) {
   using A = Acc<S>;
-  using V = Vec<A>;
-  for (int64_t b = begin; b < end; ++b) {
-    if (slot_of(a, b) < 0) continue;
-    const A* hidden = a.hidden + b * a.H;
-    for (int64_t first = 0; first < a.P; first += kLanes<A>) {
-      const int64_t n = a.P - first < kLanes<A> ? a.P - first : kLanes<A>;
-      A h[kLanes<A>] = {};
-      for (int64_t l = 0; l < n; ++l) {
-        V sum = {};
-        for (int64_t k = 0; k < a.H; k += kLanes<A>)
-          sum += load(a.weight_hr + (first + l) * a.H + k, a.H - k) * load(hidden + k, a.H - k);
-        for (int64_t k = 0; k < kLanes<A>; ++k) h[l] += sum[k];
-      }
-      const V out = load(static_cast<const A*>(h));
-      store(a.h_n + b * a.P + first, out, n);
-      store(a.y + b * a.y_stride + first, out, n);
-    }
+  for (int64_t first = 0; first < a.P; first += kLanes<A>) {
+    const int64_t live = a.P - first < kLanes<A> ? a.P - first : kLanes<A>;
+    const auto tile = [&](auto rows, int64_t b) LSTM_LAMBDA {
+      constexpr int R = decltype(rows)::rows;
+      Vec<A> h[R];
+      dot_products<S, R>({a.weight_hr, a.H}, {a.weight_hr, 0}, first, live,
+                         static_cast<const A*>(a.hidden) + b * a.H, h);
+      for (int r = 0; r < R; ++r)
+        if (slot_of(a, b + r) >= 0) {
+          store(a.h_n + (b + r) * a.P + first, h[r], live);
+          store(a.y + (b + r) * a.y_stride + first, h[r], live);
+        }
+    };
+    in_tiles<decltype(tile), kDotRows>(begin, end, tile);
   }
 }
 

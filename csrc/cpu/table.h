@@ -17,6 +17,7 @@ Kernels<S> table() {
   k.backward_weights = packing<S, backward_weights<S>>();
   k.forward_part = forward_part<S>;
   k.backward_part = backward_part<S>;
+  k.step_inputs = step_inputs<S>;
   k.step_units = step_units<S>;
   k.step_project = step_project<S>;
   k.step_commit = step_commit<S>;

@@ -1,0 +1,95 @@
+#include "stack_step.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "cpu/kernels.h"
+
+namespace stateful_lstm {
+namespace {
+
+// One layer and direction: shares the units out to threads where there are enough of them.
+template <class S>
+void run_layer(const cpu::Kernels<S>& kernel, const StepParams<S>& p) {
+  constexpr int64_t kWork = 1 << 16;  // multiply-adds worth a thread's waking
+  const int64_t blocks = (p.H + kernel.lanes - 1) / kernel.lanes;
+  const int64_t block_work = std::max<int64_t>(1, kernel.lanes * 4 * (p.I + p.P) * p.B);
+  const auto share = [](int64_t count, int64_t work, const auto& part) {
+    const int64_t grain = std::max<int64_t>(1, kWork / std::max<int64_t>(1, work));
+    if (count <= grain)
+      part(0, count);  // asking the pool takes as long as a small step
+    else
+      torch::stable::parallel_for(0, count, grain, part);
+  };
+  kernel.step_inputs(p);
+  share(blocks, block_work, [&](int64_t b, int64_t e) { kernel.step_units(p, b, e); });
+  if (p.weight_hr)
+    share(p.B, p.H * p.P, [&](int64_t b, int64_t e) { kernel.step_project(p, b, e); });
+  kernel.step_commit(p);
+}
+
+}  // namespace
+
+template <class S>
+void run(const StackStep<S>& s) {
+  using A = Acc<S>;
+  const auto& kernel = cpu::kernels<S>();
+  const int64_t B = s.B, width = s.D * s.P;  // of every layer's output
+  const bool projection = s.w[0].weight_hr != nullptr;
+  const std::unique_ptr<A[]> in(new A[B * (std::max(s.I, width) + s.P)]);
+  const std::unique_ptr<A[]> hidden(projection ? new A[B * s.H]() : nullptr);
+  const std::unique_ptr<S[]> between(s.L > 1 ? new S[2 * B * width] : nullptr);
+  for (int64_t t = 0; t < s.T && B > 0; ++t)
+    for (int64_t k = 0; k < s.L * s.D; ++k) {
+      const int64_t layer = k / s.D, direction = k % s.D;
+      const bool top = layer == s.L - 1;
+      S* y = top ? s.y + t * s.y_time : between.get() + layer % 2 * B * width;
+      StepParams<S> p;
+      p.B = B;
+      p.I = layer == 0 ? s.I : width;
+      p.H = s.H;
+      p.P = s.P;
+      p.x = layer == 0 ? s.x + t * s.x_time : between.get() + (layer - 1) % 2 * B * width;
+      p.x_stride = layer == 0 ? s.x_row : width;
+      p.y = y + direction * s.P;
+      p.y_stride = top ? s.y_row : width;
+      p.from_zero = direction == 1;
+      p.weight_ih = s.w[k].weight_ih;
+      p.weight_hh = s.w[k].weight_hh;
+      p.bias_ih = s.w[k].bias_ih;
+      p.bias_hh = s.w[k].bias_hh;
+      p.weight_hr = s.w[k].weight_hr;
+      p.slots = s.rows;
+      p.reset = direction == 1 || !s.reset ? nullptr : s.reset + t * s.reset_time;
+      p.reset_stride = s.reset_row;
+      p.in = in.get();
+      p.hidden = hidden.get();
+      p.h = s.h + k * s.slots * s.P;
+      p.c = s.c + k * s.slots * s.H;
+      p.h_n = s.h_n + k * B * s.P;
+      p.c_n = s.c_n + k * B * s.H;
+      run_layer(kernel, p);
+    }
+}
+template void run(const StackStep<float>&);
+template void run(const StackStep<double>&);
+template void run(const StackStep<bfloat16>&);
+
+template <class Index>
+int64_t misplaced_row(const Index* indices, int64_t stride, int64_t B, int64_t slots,
+                      std::vector<int64_t>& rows) {
+  rows.resize(B);
+  std::vector<bool> taken(slots, false);
+  for (int64_t b = 0; b < B; ++b) {
+    const int64_t slot = rows[b] = indices[b * stride];
+    if (slot < -1 || slot >= slots || (slot >= 0 && taken[slot])) return b;
+    if (slot >= 0) taken[slot] = true;
+  }
+  return -1;
+}
+template int64_t misplaced_row(const int32_t*, int64_t, int64_t, int64_t, std::vector<int64_t>&);
+template int64_t misplaced_row(const int64_t*, int64_t, int64_t, int64_t, std::vector<int64_t>&);
+
+}  // namespace stateful_lstm

@@ -1,0 +1,45 @@
+// A few steps of a whole stack of layers, in place on the resident state: what the operator
+// lstm_step_ and the short way in from Python (python.cpp) both come to. No tensors, no checks.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "params.h"
+
+namespace stateful_lstm {
+
+// The weights of one layer and direction, as in torch.nn.LSTM; null: not there.
+template <class S>
+struct LayerWeights {
+  const S *weight_ih, *weight_hh, *bias_ih, *bias_hh, *weight_hr;
+};
+
+// T steps, B rows, L layers, D directions, S slots, P size of h, H hidden size. The caller owns all
+// memory; x is no part of the state, and the outputs are of nothing else.
+template <class S>
+struct StackStep {
+  int64_t T, B, I, H, P, L, D, slots;
+  int64_t x_time, x_row;           // elements between steps and rows of x
+  int64_t y_time, y_row;           // of y
+  int64_t reset_time, reset_row;   // of reset
+  const S* x;                      // (T, B, I)
+  const bool* reset;               // (T, B) or null
+  const int64_t* rows;             // (B) slot of each row, -1: padding; null: row b is slot b
+  std::vector<LayerWeights<S>> w;  // L * D
+  S* h;                            // (L * D, S, P) resident
+  Acc<S>* c;                       // (L * D, S, H) resident
+  S* y;                            // (T, B, D * P)
+  S* h_n;                          // (L * D, B, P)
+  S* c_n;                          // (L * D, B, H)
+};
+
+template <class S>
+void run(const StackStep<S>& step);
+
+// The slots that a batch's indices name. Returns the first row whose slot is past `slots` or taken by
+// an earlier row, or -1 if all is well; -1 is a padding row.
+template <class Index>
+int64_t misplaced_row(const Index* indices, int64_t stride, int64_t B, int64_t slots,
+                      std::vector<int64_t>& rows);
+
+}  // namespace stateful_lstm
