@@ -1,0 +1,86 @@
+"""The ratios to the best peer as bars, one picture for a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # a file, no screen
+
+import matplotlib.pyplot as plt
+from report import TITLES, Row
+
+AHEAD, BEHIND = "#2a7f8e", "#c8553d"
+# The goals that are one number for a group: its mean.
+GOALS = {
+    ("train", "float32"): 1.3,
+    ("train", "bfloat16"): 1.8,
+    ("infer", "float32"): 1.25,
+    ("infer", "bfloat16"): 1.1,
+}
+
+
+def draw(rows: list[Row], about: dict[str, Any], path: Path) -> None:
+    """A column for each dtype, a panel for each group; above 1 this library is the faster."""
+    dtypes = list(dict.fromkeys(row.dtype for row in rows))
+    groups = [group for group in TITLES if any(row.group == group for row in rows)]
+    panels = {
+        (g, d): [row for row in rows if row.group == g and row.dtype == d]
+        for g in groups
+        for d in dtypes
+    }
+    heights = [max(len(panels[g, d]) for d in dtypes) + 2.0 for g in groups]
+    figure, axes = plt.subplots(
+        len(groups),
+        len(dtypes),
+        squeeze=False,
+        figsize=(7.5 * len(dtypes), 0.24 * sum(heights) + 1),
+        gridspec_kw={"height_ratios": heights},
+        layout="constrained",
+    )
+    for i, group in enumerate(groups):
+        for j, dtype in enumerate(dtypes):
+            panel(axes[i][j], panels[group, dtype])
+            axes[i][j].set_title(f"{TITLES[group]}, {dtype}", fontsize=10, loc="left")
+            if (group, dtype) in GOALS:
+                axes[i][j].axvline(GOALS[group, dtype], color="black", linestyle=":", linewidth=1)
+    figure.suptitle(
+        "Best peer's time / ours, medians; above 1 this library is faster. Diamond: geometric "
+        f"mean; dotted: its target\n{about['processor']}, {about['threads']} threads, "
+        f"torch {about['packages']['torch']}",
+        fontsize=10,
+    )
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def panel(axis: Any, rows: list[Row]) -> None:
+    axis.set_xscale("log")
+    ratios = [row.ratio for row in rows]
+    places = range(len(rows))
+    # Bars on a log scale begin at 1, so that their length is the gain or the loss.
+    axis.barh(
+        places,
+        [ratio - 1 for ratio in ratios],
+        left=1,
+        color=[AHEAD if ratio >= 1 else BEHIND for ratio in ratios],
+        height=0.7,
+    )
+    for place, row in enumerate(rows):
+        text = f" {row.ratio:.2f}x  {row.best_peer}"
+        axis.text(max(row.ratio, 1), place, text, va="center", fontsize=7)
+    axis.set_yticks(places, [str(row.shape) for row in rows], fontsize=7)
+    axis.set_ylim(len(rows) - 0.4, -0.8)
+    if ratios:
+        axis.plot(geometric_mean(ratios), len(rows) - 0.55, "D", color="black", clip_on=False)
+    axis.axvline(1, color="black", linewidth=1)
+    ticks = [0.25, 0.5, 1, 2, 4, 8, 16, 32, 64]
+    low, high = min([*ratios, 0.8]), max([*ratios, 2])
+    axis.set_xlim(low / 1.2, high * (high / low) ** 0.45 * 1.3)  # room for the names
+    axis.set_xticks(ticks, [f"{tick:g}x" for tick in ticks], fontsize=7)
+    axis.set_xlim(low / 1.2, high * (high / low) ** 0.45 * 1.3)
+    axis.minorticks_off()
+    axis.spines[["top", "right"]].set_visible(False)
