@@ -189,14 +189,16 @@ def main() -> None:
     for kind, name, shape in (progress := tqdm(work, desc="timing", unit="shape")):
         progress.set_postfix_str(f"{kind} {name} {shape}")
         candidates, absent = candidates_of(kind, shape, DTYPES[name])
+        others = machine.Others()
         timings = interleaved(candidates, seconds)
+        taken = others.share()
         times = {c.name: timing for c, timing in zip(candidates, timings, strict=True)}
         training = kind in ("train", "resets")
         peak = machine.floor(shape, training, DTYPES[name], flops[name], reads)
         if resets.NO_RESETS in times:
             base = times[resets.NO_RESETS]
             costs.append(Extra("reset_mask, training", name, shape, times["ours"], base))
-        rows.append(Row(kind, name, shape, times, *peak, absent))
+        rows.append(Row(kind, name, shape, times, *peak, taken, absent))
     for name in options.dtypes:
         if "step" in options.only:
             costs.append(call_cost(name, seconds))
@@ -217,12 +219,14 @@ def main() -> None:
     path = options.out / "cpu.json"
     contents = {
         "machine": about,
-        "targets": [{**goal._asdict(), "verdict": goal.verdict} for goal in goals],
+        "targets": [
+            {"target": t.text, "goal": t.goal, "got": t.got, "verdict": t.verdict} for t in goals
+        ],
         "extras": [extra.json() for extra in costs],
         "rows": [row.json() for row in sorted(rows, key=lambda row: row.ratio)],
     }
     path.write_text(json.dumps(contents, indent=1) + "\n")
-    draw(rows, about, options.out / "cpu.png")
+    draw(rows, goals, about, options.out / "cpu.png")
     print(f"\nwritten: {path} and {path.with_suffix('.png')}")
 
 

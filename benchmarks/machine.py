@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -59,6 +61,26 @@ def processor() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     return next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
+
+
+class Others:
+    """The share of the processors that other processes took since it was made; 0 if not known."""
+
+    def __init__(self) -> None:
+        self.begin = time.perf_counter()
+        self.busy = self._busy()
+
+    def _busy(self) -> float:
+        """Seconds of processor time of everyone but this process."""
+        path = Path("/proc/stat")
+        if not path.exists():
+            return 0.0
+        user, nice, system, *_ = map(int, path.read_text().splitlines()[0].split()[1:])
+        return (user + nice + system) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+    def share(self) -> float:
+        available = (time.perf_counter() - self.begin) * (os.cpu_count() or 1)
+        return max(0.0, self._busy() - self.busy) / available
 
 
 def package(name: str) -> str:

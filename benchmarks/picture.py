@@ -11,19 +11,12 @@ import matplotlib
 matplotlib.use("Agg")  # a file, no screen
 
 import matplotlib.pyplot as plt
-from report import TITLES, Row
+from report import TITLES, Row, Target
 
 AHEAD, BEHIND = "#2a7f8e", "#c8553d"
-# The goals that are one number for a group: its mean.
-GOALS = {
-    ("train", "float32"): 1.3,
-    ("train", "bfloat16"): 1.8,
-    ("infer", "float32"): 1.25,
-    ("infer", "bfloat16"): 1.1,
-}
 
 
-def draw(rows: list[Row], about: dict[str, Any], path: Path) -> None:
+def draw(rows: list[Row], goals: list[Target], about: dict[str, Any], path: Path) -> None:
     """A column for each dtype, a panel for each group; above 1 this library is the faster."""
     dtypes = list(dict.fromkeys(row.dtype for row in rows))
     groups = [group for group in TITLES if any(row.group == group for row in rows)]
@@ -43,13 +36,13 @@ def draw(rows: list[Row], about: dict[str, Any], path: Path) -> None:
     )
     for i, group in enumerate(groups):
         for j, dtype in enumerate(dtypes):
-            panel(axes[i][j], panels[group, dtype])
+            here = [goal for goal in goals if goal.panel == (group, dtype)]
+            panel(axes[i][j], panels[group, dtype], here)
             axes[i][j].set_title(f"{TITLES[group]}, {dtype}", fontsize=10, loc="left")
-            if (group, dtype) in GOALS:
-                axes[i][j].axvline(GOALS[group, dtype], color="black", linestyle=":", linewidth=1)
     figure.suptitle(
         "Best peer's time / ours, medians; above 1 this library is faster. Diamond: geometric "
-        f"mean; dotted: its target\n{about['processor']}, {about['threads']} threads, "
+        "mean. Dotted: the target of the mean, or of a shape against ONNX Runtime\n"
+        f"{about['processor']}, {about['threads']} threads, "
         f"torch {about['packages']['torch']}",
         fontsize=10,
     )
@@ -57,7 +50,7 @@ def draw(rows: list[Row], about: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def panel(axis: Any, rows: list[Row]) -> None:
+def panel(axis: Any, rows: list[Row], goals: list[Target]) -> None:
     axis.set_xscale("log")
     ratios = [row.ratio for row in rows]
     places = range(len(rows))
@@ -71,11 +64,21 @@ def panel(axis: Any, rows: list[Row]) -> None:
     )
     for place, row in enumerate(rows):
         text = f" {row.ratio:.2f}x  {row.best_peer}"
-        axis.text(max(row.ratio, 1), place, text, va="center", fontsize=7)
+        if loop := row.against("loop over"):
+            text += f"; {loop:.1f}x the loop"
+        box = {"facecolor": "white", "linewidth": 0, "pad": 0.5}
+        axis.text(max(row.ratio, 1) * 1.01, place, text, va="center", fontsize=7, bbox=box)
     axis.set_yticks(places, [str(row.shape) for row in rows], fontsize=7)
     axis.set_ylim(len(rows) - 0.4, -0.8)
     if ratios:
         axis.plot(geometric_mean(ratios), len(rows) - 0.55, "D", color="black", clip_on=False)
+    shapes = [row.shape for row in rows]
+    for goal in goals:
+        if goal.shape is None:
+            axis.axvline(goal.goal, color="black", linestyle=":", linewidth=1)
+        elif goal.shape in shapes:
+            middle = shapes.index(goal.shape)
+            axis.vlines(goal.goal, middle - 0.5, middle + 0.5, color="black", linestyle=":")
     axis.axvline(1, color="black", linewidth=1)
     ticks = [0.25, 0.5, 1, 2, 4, 8, 16, 32, 64]
     low, high = min([*ratios, 0.8]), max([*ratios, 2])
