@@ -40,11 +40,11 @@ def draw(rows: list[Row], goals: list[Target], about: dict[str, Any], path: Path
             panel(axes[i][j], panels[group, dtype], here)
             axes[i][j].set_title(f"{TITLES[group]}, {dtype}", fontsize=10, loc="left")
     figure.suptitle(
-        "Best peer's time / ours, medians; above 1 this library is faster. Diamond: geometric "
-        "mean. Dotted: the target of the mean, or of a shape against ONNX Runtime\n"
-        f"{about['processor']}, {about['threads']} threads, "
+        "Best peer's time / ours; above 1 this library is faster\n"
+        "Diamond: geometric mean. Dotted: target of the mean, or of a shape against ONNX Runtime\n"
+        f"Shapes: T, B, I, H, layers. {about['processor']}, {about['threads']} threads, "
         f"torch {about['packages']['torch']}",
-        fontsize=10,
+        fontsize=9,
     )
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -62,12 +62,12 @@ def panel(axis: Any, rows: list[Row], goals: list[Target]) -> None:
         color=[AHEAD if ratio >= 1 else BEHIND for ratio in ratios],
         height=0.7,
     )
+    beside = axis.get_yaxis_transform()
     for place, row in enumerate(rows):
-        text = f" {row.ratio:.2f}x  {row.best_peer}"
+        text = f"{row.ratio:.2f}x  {row.best_peer}"
         if loop := row.against("loop over"):
             text += f"; {loop:.1f}x the loop"
-        box = {"facecolor": "white", "linewidth": 0, "pad": 0.5}
-        axis.text(max(row.ratio, 1) * 1.01, place, text, va="center", fontsize=7, bbox=box)
+        axis.text(1.01, place, text, va="center", fontsize=7, transform=beside)
     axis.set_yticks(places, [str(row.shape) for row in rows], fontsize=7)
     axis.set_ylim(len(rows) - 0.4, -0.8)
     if ratios:
@@ -81,9 +81,7 @@ def panel(axis: Any, rows: list[Row], goals: list[Target]) -> None:
             axis.vlines(goal.goal, middle - 0.5, middle + 0.5, color="black", linestyle=":")
     axis.axvline(1, color="black", linewidth=1)
     ticks = [0.25, 0.5, 1, 2, 4, 8, 16, 32, 64]
-    low, high = min([*ratios, 0.8]), max([*ratios, 2])
-    axis.set_xlim(low / 1.2, high * (high / low) ** 0.45 * 1.3)  # room for the names
     axis.set_xticks(ticks, [f"{tick:g}x" for tick in ticks], fontsize=7)
-    axis.set_xlim(low / 1.2, high * (high / low) ** 0.45 * 1.3)
+    axis.set_xlim(min([*ratios, 0.8]) / 1.1, max([*ratios, 2]) * 1.1)
     axis.minorticks_off()
     axis.spines[["top", "right"]].set_visible(False)
