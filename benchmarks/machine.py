@@ -64,7 +64,7 @@ def processor() -> str:
 
 
 class Others:
-    """The share of the processors that other processes took since it was made; 0 if not known."""
+    """The share of the processors that others took since it was made; 0 if not known."""
 
     def __init__(self) -> None:
         self.begin = time.perf_counter()
@@ -75,8 +75,9 @@ class Others:
         path = Path("/proc/stat")
         if not path.exists():
             return 0.0
-        user, nice, system, *_ = map(int, path.read_text().splitlines()[0].split()[1:])
-        return (user + nice + system) / os.sysconf("SC_CLK_TCK") - time.process_time()
+        # user, nice, system, idle, iowait, irq, softirq, steal: what a virtual machine's host took
+        ticks = [int(field) for field in path.read_text().splitlines()[0].split()[1:9]]
+        return (sum(ticks[:3]) + sum(ticks[7:])) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
     def share(self) -> float:
         available = (time.perf_counter() - self.begin) * (os.cpu_count() or 1)
