@@ -189,9 +189,8 @@ def print_rows(rows: list[Row]) -> None:
     print(f"{'kind':7}{'dtype':9}{'T, B, I, H, L':>22}{'ratio':>7}{'of peak':>9}   medians in us")
     for row in rows:
         print(f"{row.kind:7}{row.dtype:9}{row.shape!s:>22}{row.ratio:>6.2f}x", end="")
-        print(
-            f"{row.share:>9.0%}   " if row.limit == "FLOP/s" else f"{row.share:>8.0%}*   ", end=""
-        )
+        star, doubt = "*" if row.limit == "bytes/s" else " ", "?" if row.noisy else " "
+        print(f"{row.share:>8.0%}{star} {doubt} ", end="")
         order = sorted(row.times.items(), key=lambda item: (item[0] != "ours", item[1].median))
         print(", ".join(f"{n} {microseconds(t.median)} ±{t.spread:.0%}" for n, t in order))
     print("\nratio: the best peer's median / ours. *: of the rate at which weights can be read.")
