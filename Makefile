@@ -28,6 +28,7 @@ ifeq ($(strip $(VENV)),)
 
 PY := $(PYTHON)
 ENVIRONMENT := packages-present
+PEERS :=
 .PHONY: packages-present
 packages-present:
 	@$(PYTHON) tools/check_environment.py packages requirements/demo.txt requirements/test.txt \
@@ -38,6 +39,7 @@ else
 VENV_PATH := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)
 PY := $(VENV_PATH)/bin/python
 ENVIRONMENT := $(VENV)/.ready
+PEERS := $(VENV)/.peers
 export PATH := $(VENV_PATH)/bin:$(PATH)
 
 # The last line of the recipe below leaves this text in .ready. If it differs, or the Python is
@@ -59,6 +61,12 @@ $(ENVIRONMENT): $(REQUIREMENTS)
 	"$(PY)" -m pip install -q "$(TORCH)" numpy
 	"$(PY)" -m pip install -q $(addprefix -r ,$(REQUIREMENTS))
 	@echo '$(MADE_FOR)' > "$@"
+
+# One by one: where a package has no wheel, the others still take part.
+$(PEERS): requirements/peers.txt $(ENVIRONMENT)
+	@grep -v '^#' $< | { lacking=; while read -r peer; do \
+	    "$(PY)" -m pip install -q "$$peer" || lacking="$$lacking $$peer"; done; \
+	    [ -z "$$lacking" ] && touch "$@" || echo "make: without$$lacking"; }
 
 endif
 
@@ -91,7 +99,7 @@ examples: build  ## every example, in its quick form; pictures go to build/examp
 	    MPLBACKEND=Agg $(RUN) "$$file" --quick --out build/examples || exit 1; \
 	done
 
-bench: build  ## the benchmarks
+bench: build $(PEERS)  ## the benchmarks, beside nn.LSTM, ONNX Runtime and OpenVINO
 	$(RUN) benchmarks/bench.py $(ARGS)
 
 # ---------------------------------------------------------------- code

@@ -1,161 +1,233 @@
-"""Times this library on the CPU against nn.LSTM and against a Python loop over steps.
+"""Times this library on the CPU against nn.LSTM, ONNX Runtime and OpenVINO.
 
-The candidates of a shape run interleaved in one process, after a warm-up, on random inputs; the
-table gives medians and their ratios, losing shapes first. Milliseconds are of this machine at this
-moment; only the ratios compare. The last column is the share of the machine's peak: of the rate at
-which its library multiplies large matrices, measured at the start.
+The candidates of a shape take turns in one process, after a check that they compute the same. The
+table gives medians, spreads and ratios, losing shapes first. Milliseconds are of this machine at
+this moment; only the ratios compare. Peers that are not installed are named and left out:
+requirements/peers.txt lists them.
 
-    python benchmarks/bench.py [--quick] [--out build/bench] [--seconds 0.5]
+    python benchmarks/bench.py [--quick] [--out build/bench] [--seconds 1]
+                               [--only step,infer,train,resets] [--dtypes float32,bfloat16]
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
-import platform
 import time
-from collections.abc import Callable
+import warnings
 from pathlib import Path
-from statistics import median
+from typing import Any
 
+import grid
+import machine
+import peers
+import report
+import resets
 import torch
+from grid import Shape
+from picture import draw
+from report import KINDS, Extra, Row
+from timing import SLOW, Candidate, interleaved
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import stateful_lstm
-from stateful_lstm import StatefulLSTM
-
-# T steps, B rows, I = H.
-SHAPES = [
-    (1, 1, 64),
-    (1, 1, 256),
-    (1, 16, 256),
-    (1, 64, 512),
-    (2, 16, 256),
-    (16, 1, 256),
-    (16, 32, 192),
-    (100, 32, 128),
-    (128, 64, 256),
-    (32, 64, 512),
-    (16, 16, 1024),
-    (1000, 1, 50),
-    (200, 8, 256),
-]
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-NAMES = ("ours", "nn.LSTM", "loop")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+# Loose: it must tell another computation from rounding, no more. tests/test_grid.py is strict.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
-def loop_over_steps(lstm: nn.LSTM, x: Tensor) -> Tensor:
-    """The plain loop that one writes when nn.LSTM will not do: one step at a time."""
-    w_ih, w_hh, b_ih, b_hh = lstm.all_weights[0]
-    h = c = x.new_zeros(x.size(1), lstm.hidden_size)
-    outputs = []
-    gates_x = nn.functional.linear(x, w_ih, b_ih + b_hh)
-    for t in range(x.size(0)):
-        i, f, g, o = (gates_x[t] + h @ w_hh.T).chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
-        outputs.append(h)
-    return torch.stack(outputs)
+def flat(result: Any) -> list[Tensor]:
+    """What a call computed: the output, and in training the weights' gradients."""
+    output, grads = result if isinstance(result, tuple) else (result, [])
+    return [torch.as_tensor(output).detach(), *grads]
 
 
-def interleaved(candidates: list[Callable[[], object]], seconds: float) -> list[float]:
-    """Median milliseconds of each, taking turns for about so many seconds in all."""
-    end = time.perf_counter() + seconds
-    for run in candidates:  # warm up
-        run()
-    times: list[list[float]] = [[] for _ in candidates]
-    while time.perf_counter() < end or len(times[0]) < 3:
-        for run, taken in zip(candidates, times, strict=True):
-            start = time.perf_counter()
-            run()
-            taken.append((time.perf_counter() - start) * 1e3)
-    return [median(taken) for taken in times]
+def check(candidates: list[Candidate], expected: list[Any], dtype: torch.dtype) -> None:
+    """Whether each computes, in its first calls, what was expected; keeps the first call's time."""
+    for candidate in candidates:
+        with candidate.context():
+            for truth in expected:
+                begin = time.perf_counter()
+                result = candidate.run()
+                candidate.first = candidate.first or time.perf_counter() - begin
+                for got, want in zip(flat(result), flat(truth), strict=True):
+                    error = (got.reshape(want.shape).double() - want.double()).norm()
+                    if not error <= TOLERANCE[dtype] * want.norm():  # nor when it is NaN
+                        what = f"{candidate.name} computes something else"
+                        raise RuntimeError(f"{what}: norm {want.norm():.1e}, error {error:.1e}")
+                if candidate.first > SLOW:
+                    break
 
 
-def measure(T: int, B: int, H: int, dtype: torch.dtype, train: bool, seconds: float) -> list[float]:
-    """Medians for one shape, in the order of NAMES."""
+def problem(shape: Shape, dtype: torch.dtype) -> tuple[nn.LSTM, Tensor, nn.LSTM, Tensor]:
+    """An nn.LSTM and its input; then both in single precision at least, for what is expected."""
     torch.manual_seed(0)
-    theirs = nn.LSTM(H, H, dtype=dtype)
-    ours = StatefulLSTM(H, H, dtype=dtype)
-    ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(T, B, H, dtype=dtype)
-    grad = torch.randn(T, B, H, dtype=dtype)
-    forwards: list[Callable[[], Tensor]] = [
-        lambda: ours(x)[0],
-        lambda: theirs(x)[0],
-        lambda: loop_over_steps(theirs, x),
-    ]
-    if not train:
-        with torch.no_grad():
-            return interleaved(list(forwards), seconds)
-
-    def training(forward: Callable[[], Tensor]) -> Callable[[], object]:
-        return lambda: forward().backward(grad)
-
-    return interleaved([training(forward) for forward in forwards], seconds)
+    T, B, I, H, layers = shape  # noqa: E741
+    lstm = nn.LSTM(I, H, layers, dtype=dtype)
+    x = torch.randn(T, B, I, dtype=dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    return lstm, x, copy.deepcopy(lstm).to(wide), x.to(wide)
 
 
-def peak(dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product; of float32 for bfloat16."""
-    wide = torch.float32 if dtype == torch.bfloat16 else dtype
-    a, b = torch.randn(2, 1024, 1024, dtype=wide)
-    return 2 * 1024**3 / (interleaved([lambda: a @ b], 1.0)[0] * 1e-3)
+def candidates_of(
+    kind: str, shape: Shape, dtype: torch.dtype
+) -> tuple[list[Candidate], dict[str, str]]:
+    """The candidates, checked; and for the peers left out, why."""
+    lstm, x, exact, exact_x = problem(shape, dtype)
+    if kind in ("step", "infer"):
+        candidates, absent = peers.inference(lstm.eval(), x, shape)
+        with torch.inference_mode():
+            first, states = exact(exact_x)
+            check(candidates, [first, exact(exact_x, states)[0]], dtype)
+        return candidates, absent
+    grad = torch.randn(shape.T, shape.B, shape.H, dtype=dtype)
+    exact_grad = grad.to(exact_x.dtype)
+    if kind == "train":
+        candidates = peers.training(lstm, x, grad)
+        expected = peers.train_step(exact, lambda: exact(exact_x)[0], exact_grad)
+        check(candidates, [expected], dtype)
+        return candidates, {}
+    mask = resets.random_resets(shape)
+    candidates = resets.training(lstm, x, grad, mask)
+    expected = peers.train_step(
+        exact, lambda: resets.step_by_step(exact, exact_x, mask), exact_grad
+    )
+    check([c for c in candidates if c.name != resets.NO_RESETS], [expected], dtype)
+    return candidates, {}
 
 
-def operations(T: int, B: int, H: int, train: bool) -> int:
-    """Of the products alone: two per multiply-add; backward takes twice what forward does."""
-    return (3 if train else 1) * 2 * T * B * 4 * H * 2 * H
+def extras(shapes: list[Shape], name: str, seconds: float) -> list[Extra]:
+    """What masks, lengths and slots cost in inference."""
+    costs = []
+    for shape in shapes:
+        lstm, x, _, _ = problem(shape, DTYPES[name])
+        T, B = x.shape[:2]
+        arguments: dict[str, dict[str, Tensor]] = {
+            "plain": {},
+            "state_indices": {"state_indices": torch.randperm(B)},
+            "lengths, all T": {"lengths": torch.full((B,), T)},
+            "lengths, random 1 to T": {"lengths": torch.randint(1, T + 1, (B,))},
+            "reset_mask": {"reset_mask": torch.rand(T, B) < 1 / resets.EPISODE},
+        }
+        candidates = []
+        for what, keywords in arguments.items():
+            ours = peers.our_twin(lstm.eval(), stateful=True)
+            ours.allocate_state(B)
+            candidates.append(
+                Candidate(
+                    what,
+                    lambda ours=ours, x=x, keywords=keywords: ours(x, **keywords),  # type: ignore[misc]
+                    peers.settings(True, inference=True),
+                )
+            )
+        base, *timings = interleaved(candidates, seconds)
+        for candidate, timing in zip(candidates[1:], timings, strict=True):
+            most = None if candidate.name == "reset_mask" else 0.1
+            costs.append(Extra(candidate.name, name, shape, timing, base, most=most))
+    return costs
+
+
+class Empty(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def call_cost(name: str, seconds: float) -> Extra:
+    """A small step beside the call of a module that does nothing."""
+    shape = Shape(1, 1, 64, 64, 1)
+    lstm, x, _, _ = problem(shape, DTYPES[name])
+    empty = Empty()
+    nothing = Candidate("empty", lambda: empty(x), peers.settings(True, inference=True))
+    ours, base = interleaved([peers.ours_inference(lstm.eval(), x), nothing], seconds)
+    return Extra("a step over an empty module", name, shape, ours, base, False, 8.0)
+
+
+def choices(text: str, known: tuple[str, ...]) -> list[str]:
+    chosen = text.split(",")
+    unknown = set(chosen) - set(known)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{sorted(unknown)} not among {','.join(known)}")
+    return chosen
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few shapes, float32 only")
-    parser.add_argument("--out", type=Path, default=Path("build/bench"))
-    parser.add_argument("--seconds", type=float, default=0.5, help="for each row")
-    options = parser.parse_args()
-    shapes = SHAPES[1:11:4] if options.quick else SHAPES
-    dtypes = ["float32"] if options.quick else list(DTYPES)
-
-    peaks = {d: peak(DTYPES[d]) for d in dtypes}
-    work = [(d, train, s) for d in dtypes for train in (False, True) for s in shapes]
-    rows = []
-    for dtype, train, (T, B, H) in tqdm(work, desc="timing", unit="shape"):
-        ms = measure(T, B, H, DTYPES[dtype], train, options.seconds)
-        rows.append(
-            {
-                "dtype": dtype,
-                "mode": "train" if train else "infer",
-                "shape": [T, B, H],
-                "ms": dict(zip(NAMES, ms, strict=True)),
-                "nn.LSTM/ours": ms[1] / ms[0],
-                "loop/ours": ms[2] / ms[0],
-                "share of peak": operations(T, B, H, train) / (ms[0] * 1e-3) / peaks[dtype],
-            }
-        )
-    rows.sort(key=lambda row: min(row["nn.LSTM/ours"], row["loop/ours"]))
-
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "peak GFLOP/s": {d: round(rate / 1e9, 1) for d, rate in peaks.items()},
-        "info": stateful_lstm.info(),
-    }
-    print(
-        f"peak, GFLOP/s: {machine['peak GFLOP/s']}\n\n"
-        f"{'dtype':9} {'mode':6} {'T, B, H':>15} {'ours ms':>9} {'nn.LSTM':>9} {'loop':>9}",
-        end="",
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    print(f" {'nn/ours':>8} {'loop/ours':>9} {'of peak':>8}")
-    for row in rows:
-        shape = ", ".join(map(str, row["shape"]))
-        times = " ".join(f"{ms:9.3f}" for ms in row["ms"].values())
-        print(f"{row['dtype']:9} {row['mode']:6} {shape:>15} {times}", end="")
-        print(f" {row['nn.LSTM/ours']:7.2f}x {row['loop/ours']:8.2f}x {row['share of peak']:8.0%}")
+    parser.add_argument("--quick", action="store_true", help="few small shapes")
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    parser.add_argument("--seconds", type=float, help="for each row; 1, or 0.1 with --quick")
+    parser.add_argument("--only", type=lambda text: choices(text, KINDS), default=list(KINDS))
+    parser.add_argument(
+        "--dtypes",
+        type=lambda text: choices(text, tuple(DTYPES)),
+        default=["float32", "bfloat16"],
+    )
+    options = parser.parse_args()
+    seconds = options.seconds or (0.1 if options.quick else 1.0)
+    sequences = grid.QUICK if options.quick else grid.GRID
+    windows = grid.QUICK_RESETS if options.quick else grid.RESETS
+
+    # Setting the flags of oneDNN warns about a GPU that is not there.
+    warnings.filterwarnings("ignore", "TF32 acceleration")
+    about = machine.description()
+    reads = machine.read_rates()
+    flops = {name: machine.flop_rate(DTYPES[name]) for name in options.dtypes}
+    about["peak GFLOP/s"] = {name: round(rate / 1e9, 1) for name, rate in flops.items()}
+    about["peak GB/s by KiB read"] = {s >> 10: round(rate / 1e9, 1) for s, rate in reads.items()}
+    print(json.dumps(about, indent=1))
+
+    shapes = {
+        "step": [shape for shape in sequences if shape.T == 1],
+        "infer": [shape for shape in sequences if shape.T > 1],
+        "train": sequences,
+        "resets": windows,
+    }
+    work = [(k, name, s) for name in options.dtypes for k in options.only for s in shapes[k]]
+    rows, costs = [], []
+    for kind, name, shape in (progress := tqdm(work, desc="timing", unit="shape")):
+        progress.set_postfix_str(f"{kind} {name} {shape}")
+        candidates, absent = candidates_of(kind, shape, DTYPES[name])
+        others = machine.Others()
+        timings = interleaved(candidates, seconds)
+        taken = others.share()
+        times = {c.name: timing for c, timing in zip(candidates, timings, strict=True)}
+        training = kind in ("train", "resets")
+        peak = machine.floor(shape, training, DTYPES[name], flops[name], reads)
+        if resets.NO_RESETS in times:
+            base = times[resets.NO_RESETS]
+            costs.append(Extra("reset_mask, training", name, shape, times["ours"], base))
+        rows.append(Row(kind, name, shape, times, *peak, taken, absent))
+    for name in options.dtypes:
+        if "step" in options.only:
+            costs.append(call_cost(name, seconds))
+        if "infer" in options.only:
+            quick = grid.QUICK_EXTRAS
+            costs += extras(quick if options.quick else grid.EXTRAS, name, seconds)
+
+    goals = report.targets(rows)
+    report.print_rows(rows)
+    if costs:
+        report.print_extras(costs)
+    report.print_summary(rows)
+    report.print_targets(goals)
+    for name, why in {item for row in rows for item in row.absent.items()}:
+        print(f"\nleft out: {name}: {why}")
+
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "cpu.json"
-    path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-    print(f"\nwritten: {path}")
+    contents = {
+        "machine": about,
+        "targets": [
+            {"target": t.text, "goal": t.goal, "got": t.got, "verdict": t.verdict} for t in goals
+        ],
+        "extras": [extra.json() for extra in costs],
+        "rows": [row.json() for row in sorted(rows, key=lambda row: row.ratio)],
+    }
+    path.write_text(json.dumps(contents, indent=1) + "\n")
+    draw(rows, goals, about, options.out / "cpu.png")
+    print(f"\nwritten: {path} and {path.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

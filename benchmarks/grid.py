@@ -1,0 +1,70 @@
+"""The shapes that are timed, and tested: what is fast must also be right."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Shape(NamedTuple):
+    """T steps, B rows, I input size, H hidden size, layers."""
+
+    T: int
+    B: int
+    I: int  # noqa: E741
+    H: int
+    layers: int
+
+    def weights(self) -> int:
+        """Numbers in all weight matrices, two a layer."""
+        return 4 * self.H * ((self.I + self.H) + (self.layers - 1) * 2 * self.H)
+
+    def operations(self, train: bool) -> int:
+        """Of the products: two a multiply-add; backward takes twice what forward does.
+
+        The first layer's input needs no gradient, so backward leaves that product out.
+        """
+        forward = 2 * self.T * self.B * self.weights()
+        unneeded = 2 * self.T * self.B * 4 * self.H * self.I
+        return 3 * forward - unneeded if train else forward
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self))
+
+
+GRID = [
+    Shape(1, 1, 64, 64, 1),
+    Shape(1, 1, 128, 128, 1),
+    Shape(1, 1, 256, 256, 1),
+    Shape(1, 1, 512, 512, 1),
+    Shape(1, 1, 1024, 1024, 1),
+    Shape(1, 1, 256, 256, 2),
+    Shape(1, 1, 512, 512, 2),
+    Shape(1, 16, 256, 256, 1),
+    Shape(1, 16, 256, 256, 2),
+    Shape(1, 64, 512, 512, 1),
+    Shape(1, 64, 512, 512, 2),
+    Shape(2, 16, 256, 256, 1),
+    Shape(16, 1, 256, 256, 1),
+    Shape(16, 32, 192, 192, 1),
+    Shape(100, 32, 128, 128, 1),
+    Shape(128, 64, 256, 256, 1),
+    Shape(128, 64, 512, 512, 1),
+    Shape(64, 16, 1024, 1024, 1),
+    Shape(1000, 1, 50, 50, 2),
+    Shape(512, 8, 256, 256, 2),
+]
+
+# With resets inside the window, forward and backward.
+RESETS = [
+    Shape(128, 16, 256, 256, 1),
+    Shape(512, 8, 128, 128, 1),
+    Shape(128, 64, 128, 128, 1),
+]
+
+# Where the cost of lengths and of state_indices is measured, beside the same call without.
+EXTRAS = [Shape(100, 32, 128, 128, 1), Shape(1, 16, 256, 256, 1)]
+
+# Small ones, at least one of each kind: does the benchmark itself still run?
+QUICK = [GRID[0], GRID[5], Shape(16, 4, 32, 32, 2)]
+QUICK_RESETS = [Shape(16, 4, 32, 32, 1)]
+QUICK_EXTRAS = [Shape(16, 4, 32, 32, 1)]

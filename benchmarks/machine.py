@@ -1,0 +1,112 @@
+"""What the figures were measured on, and the most that machine can do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from grid import Shape
+from timing import Candidate, interleaved
+
+import stateful_lstm
+
+SIZES = [1 << power for power in range(17, 28, 2)]  # bytes: from the L2 cache to main memory
+
+
+def flop_rate(dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large matrix product."""
+    # Without instructions for bfloat16, float32 is the faster way to multiply such numbers.
+    dtypes = {dtype, torch.float32} if dtype == torch.bfloat16 else {dtype}
+    pairs = [torch.randn(2, 1024, 1024).to(d) for d in dtypes]
+    products = [Candidate("", partial(torch.mm, a, b)) for a, b in pairs]
+    return 2 * 1024**3 / min(timing.median for timing in interleaved(products, 0.5))
+
+
+def read_rates() -> dict[int, float]:
+    """Bytes a second at which a buffer of so many bytes is read, over and over.
+
+    By the better of a sum and a product with a vector; a buffer that fits a larger, slower cache
+    fits the faster ones too, so a small one counts as no slower than a large one.
+    """
+    rates: dict[int, float] = {}
+    fastest = 0.0
+    for size in reversed(SIZES):
+        matrix, vector = torch.randn(size // 4096, 1024), torch.randn(1024)
+        ways = [Candidate("", matrix.sum), Candidate("", partial(torch.mv, matrix, vector))]
+        fastest = max(fastest, *(size / timing.median for timing in interleaved(ways, 0.2)))
+        rates[size] = fastest
+    return rates
+
+
+def floor(
+    shape: Shape, train: bool, dtype: torch.dtype, flops: float, reads: dict[int, float]
+) -> tuple[float, str]:
+    """Seconds at the peak, and the peak of what: a step must read its weights, too."""
+    computing = shape.operations(train) / flops
+    size = shape.weights() * dtype.itemsize
+    reading = size / next(
+        (rate for s, rate in sorted(reads.items()) if s >= size), reads[SIZES[-1]]
+    )
+    return (reading, "bytes/s") if shape.T == 1 and reading > computing else (computing, "FLOP/s")
+
+
+def processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
+
+
+class Others:
+    """The share of the processors that others took since it was made; 0 if not known."""
+
+    def __init__(self) -> None:
+        self.begin = time.perf_counter()
+        self.busy = self._busy()
+
+    def _busy(self) -> float:
+        """Seconds of processor time of everyone but this process."""
+        path = Path("/proc/stat")
+        if not path.exists():
+            return 0.0
+        # user, nice, system, idle, iowait, irq, softirq, steal: what a virtual machine's host took
+        ticks = [int(field) for field in path.read_text().splitlines()[0].split()[1:9]]
+        return (sum(ticks[:3]) + sum(ticks[7:])) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+    def share(self) -> float:
+        available = (time.perf_counter() - self.begin) * (os.cpu_count() or 1)
+        return max(0.0, self._busy() - self.busy) / available
+
+
+def package(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def commit() -> str:
+    try:
+        command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"]
+        place = Path(__file__).parent
+        done = subprocess.run(command, cwd=place, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def description() -> dict[str, Any]:
+    return {
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+        "command": " ".join(["python benchmarks/bench.py", *sys.argv[1:]]),
+        "packages": {name: package(name) for name in ("torch", "onnxruntime", "openvino")},
+        "info": stateful_lstm.info(),
+    }

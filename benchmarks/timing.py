@@ -1,0 +1,104 @@
+"""Times candidates in turns, each turn a short burst of calls on a quiet machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from statistics import median, quantiles
+from typing import Any, NamedTuple
+
+BURST = 0.015  # seconds of timed calls in a turn
+WARM = 0.002  # seconds of untimed calls before them
+BATCH = 20e-6  # calls shorter than this are timed several at once
+SLOW = 2.0  # a call that takes longer is not repeated
+
+
+@dataclass
+class Candidate:
+    """Something to time. run() makes one call and returns what it computed."""
+
+    name: str
+    run: Callable[[], Any]
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext  # entered once a turn
+    first: float = 0.0  # seconds of the very first call, if known
+
+
+class Timing(NamedTuple):
+    """Seconds a call: the median and the quartiles; and how many samples they come from."""
+
+    median: float
+    low: float
+    high: float
+    samples: int
+
+    @property
+    def spread(self) -> float:
+        """Half the distance of the quartiles, in parts of the median."""
+        return (self.high - self.low) / 2 / self.median
+
+
+def settle() -> None:
+    """Waits until the threads of the last call rest, at most 0.1 s.
+
+    Thread pools go on spinning for a while (OpenMP 10 ms, ONNX Runtime 40 ms) and would take the
+    cores from the next candidate. The system's account of processor time is as coarse as 4 ms.
+    """
+    for _ in range(12):
+        before = time.process_time()
+        time.sleep(0.008)
+        if time.process_time() - before < 0.002:
+            return
+
+
+def calls_take(run: Callable[[], Any], calls: int) -> float:
+    begin = time.perf_counter_ns()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter_ns() - begin) * 1e-9 / calls
+
+
+def burst(candidate: Candidate) -> list[float]:
+    """One turn: seconds a call, for each sample."""
+    settle()
+    with candidate.context():
+        samples: list[float] = []
+        begin, estimate = time.perf_counter(), candidate.first
+        while estimate < 0.1 and time.perf_counter() - begin < WARM:
+            estimate = calls_take(candidate.run, 1)
+        calls = max(1, round(BATCH / estimate)) if estimate else 1
+        end = time.perf_counter() + BURST
+        while not samples or time.perf_counter() < end:
+            samples.append(calls_take(candidate.run, calls))
+    candidate.first = min(candidate.first or samples[0], samples[0])  # it had more to set up
+    return samples
+
+
+def interleaved(candidates: Sequence[Candidate], seconds: float) -> list[Timing]:
+    """Turn about for so many seconds, and for three rounds at least; the order rotates.
+
+    Fewer rounds for slow calls: two above a second; above SLOW the first call has to do.
+    """
+    samples: list[list[float]] = [[c.first] if c.first > SLOW else [] for c in candidates]
+    turns = [0] * len(candidates)
+
+    def lacks(k: int) -> bool:
+        slow = candidates[k].first
+        return not samples[k] or turns[k] < (0 if slow > SLOW else 2 if slow > 1 else 3)
+
+    end, start = time.perf_counter() + seconds, 0
+    while (more := time.perf_counter() < end) or any(map(lacks, range(len(candidates)))):
+        for k in [(start + j) % len(candidates) for j in range(len(candidates))]:
+            if lacks(k) or (more and candidates[k].first < 1):
+                samples[k] += burst(candidates[k])
+                turns[k] += 1
+        start += 1
+    return [summary(taken) for taken in samples]
+
+
+def summary(samples: list[float]) -> Timing:
+    if len(samples) == 1:
+        return Timing(samples[0], samples[0], samples[0], 1)
+    low, _, high = quantiles(samples, n=4, method="inclusive")
+    return Timing(median(samples), low, high, len(samples))
