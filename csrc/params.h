@@ -70,6 +70,7 @@ template <class S>
 struct StepParams {
   int64_t B, I, H, P;
   int64_t x_stride, y_stride, reset_stride;  // elements from one row to the next
+  bool backwards;                            // go through the units from the last to the first
   bool from_zero;        // start at zero whatever the state holds (reverse direction)
   const S* weight_ih;    // (4H, I)
   const S* weight_hh;    // (4H, P)

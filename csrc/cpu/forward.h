@@ -9,31 +9,46 @@
 // its own units only. What a step needs to find in h, zeros after a reset, its owner has put there
 // before they met.
 
-// Gates, cell and hidden state of one row and one vector of units, from the recurrent sums.
-template <class S>
-LSTM_INLINE void forward_cell(const ForwardParams<S>& a, int64_t step_row, int64_t unit,
-                              const Vec<Acc<S>> (&sum)[kGroup], Acc<S>* c, Acc<S>* hidden,
-                              bool last_product) {
+// Gates, cells and hidden states of R rows from b at step t and one vector of units, from the recurrent
+// sums. Stage by stage for all rows, whose long chains of operations then run side by side.
+template <class S, int R>
+LSTM_INLINE void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, int64_t unit,
+                               const Vec<Acc<S>> (&sum)[R][kGroup], Acc<S>* c, Acc<S>* hidden,
+                               bool last_product) {
   using A = Acc<S>;
   using V = Vec<A>;
-  const int64_t n = a.H - unit;  // lanes that exist
-  const A* x = a.gates_x + step_row * 4 * a.H + unit;
-  const Gates<V> gate =
-      activate<Math<A>, V>({load(x, n) + sum[0], load(x + a.H, n) + sum[1],
-                            load(x + 2 * a.H, n) + sum[2], load(x + 3 * a.H, n) + sum[3]});
-  const V cell = cell_state(gate, load(c + unit, n));
-  V h = hidden_state<Math<A>>(gate.o, cell);
-  if (last_product) h = round_to<S>(h);  // before a projection h stays exact
-  store(c + unit, cell, n);
-  store(hidden + unit, h, n);
-  if (a.gates != nullptr) {
-    S* out = a.gates + step_row * 4 * a.H + unit;
-    store(out, gate.i, n);
-    store(out + a.H, gate.f, n);
-    store(out + 2 * a.H, gate.g, n);
-    store(out + 3 * a.H, gate.o, n);
+  const int64_t n = a.H - unit, H = a.H;  // n: lanes that exist
+  Gates<V> gate[R];
+  V cell[R], h[R];
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+    const A* x = a.gates_x + (t * a.B + b + r) * 4 * H + unit;
+    gate[r] =
+        activate<Math<A>, V>({load(x, n) + sum[r][0], load(x + H, n) + sum[r][1],
+                              load(x + 2 * H, n) + sum[r][2], load(x + 3 * H, n) + sum[r][3]});
   }
-  if (a.cells != nullptr) store(a.cells + step_row * a.H + unit, cell, n);
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r)
+    cell[r] = cell_state(gate[r], load(static_cast<const A*>(c) + (b + r) * H + unit, n));
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+    h[r] = hidden_state<Math<A>>(gate[r].o, cell[r]);
+    if (last_product) h[r] = round_to<S>(h[r]);  // before a projection h stays exact
+  }
+  for (int r = 0; r < R; ++r) {
+    if (!is_live(a, t, b + r)) continue;
+    const int64_t row = b + r, step_row = t * a.B + row;
+    store(c + row * H + unit, cell[r], n);
+    store(hidden + row * H + unit, h[r], n);
+    if (a.gates != nullptr) {
+      S* out = a.gates + step_row * 4 * H + unit;
+      store(out, gate[r].i, n);
+      store(out + H, gate[r].f, n);
+      store(out + 2 * H, gate[r].g, n);
+      store(out + 3 * H, gate[r].o, n);
+    }
+    if (a.cells != nullptr) store(a.cells + step_row * H + unit, cell[r], n);
+  }
 }
 
 // The weights as the columns of the products that h (rows, P) and hidden (rows, H) go into.
@@ -106,10 +121,8 @@ void forward_part(const ForwardParams<S>& a, const Acc<S>* pack, Acc<S>* work, c
     A* out = a.weight_hr ? hidden : h_next;
     for (int64_t p = panels.begin; p < panels.end; ++p) {
       const auto cells = [&](auto tile, int64_t b, const auto& sum) LSTM_LAMBDA {
-        for (int64_t r = 0; r < decltype(tile)::rows; ++r)
-          if (is_live(a, t, b + r))
-            forward_cell(a, t * a.B + b + r, p * kLanes<A>, sum[r], c + (b + r) * H,
-                         out + (b + r) * H, a.weight_hr == nullptr);
+        forward_cells<S, decltype(tile)::rows>(a, t, b, p * kLanes<A>, sum, c, out,
+                                               a.weight_hr == nullptr);
       };
       panel_product(h_in, P, rows, end, P, pack + p * P * kGroup * kLanes<A>, live, cells);
     }

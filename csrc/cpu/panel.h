@@ -32,42 +32,23 @@ struct Rows {
 };
 template <class F, int most = kTileRows>
 LSTM_INLINE void in_tiles(int64_t b, int64_t end, const F& tile) {
-  for (; end - b >= most && end - b != most + 1; b += most) tile(Rows<most>{}, b);
+  for (; end - b >= most && (most < 3 || end - b != most + 1); b += most) tile(Rows<most>{}, b);
   if constexpr (most > 1) in_tiles<F, most - 1>(b, end, tile);
 }
 
 // Rows [begin, end) of in (rows, K) times one panel; calls done(Rows<R>, first row, sums) for each tile
 // of which wanted(Rows<R>, first row) says that it matters.
-// Where a panel is too deep for L1 all tiles go through it in blocks of k, their sums waiting on the
-// stack; the order of a sum stays the same.
-constexpr int64_t kBlockBytes = 16 << 10;  // of a panel: half of L1, the other half for the rows
-constexpr int64_t kBlockRows = 48;
-
 template <class A, class W, class F>
 LSTM_INLINE void panel_product(const A* in, int64_t in_stride, int64_t begin, int64_t end,
                                int64_t K, const A* panel, const W& wanted, const F& done) {
-  constexpr int64_t width = kGroup * kLanes<A>, depth = kBlockBytes / (width * sizeof(A));
-  Vec<A> waiting[kBlockRows][kGroup];
-  for (int64_t first = begin; first < end; first += kBlockRows) {
-    const int64_t last = first + kBlockRows < end ? first + kBlockRows : end;
-    for (int64_t k = 0; k < K || k == 0; k += depth) {
-      const bool final_block = k + depth >= K;
-      const auto tile = [&](auto rows, int64_t b) LSTM_LAMBDA {
-        constexpr int R = decltype(rows)::rows;
-        if (!wanted(rows, b)) return;
-        Vec<A> sum[R][kGroup];
-        for (int r = 0; r < R; ++r)
-          for (int j = 0; j < kGroup; ++j)
-            sum[r][j] = k == 0 ? Vec<A>{} : waiting[b - first + r][j];
-        tile_product<A, R>(sum, in + b * in_stride + k, in_stride, final_block ? K - k : depth,
-                           panel + k * width);
-        if (final_block) return done(rows, b, sum);
-        for (int r = 0; r < R; ++r)
-          for (int j = 0; j < kGroup; ++j) waiting[b - first + r][j] = sum[r][j];
-      };
-      in_tiles(first, last, tile);
-    }
-  }
+  const auto tile = [&](auto rows, int64_t b) LSTM_LAMBDA {
+    constexpr int R = decltype(rows)::rows;
+    if (!wanted(rows, b)) return;
+    Vec<A> sum[R][kGroup] = {};
+    tile_product<A, R>(sum, in + b * in_stride, in_stride, K, panel);
+    done(rows, b, sum);
+  };
+  in_tiles(begin, end, tile);
 }
 
 // out (rows, N) = in (rows, K) times a plainly packed W, for rows [begin, end) and some panels.

@@ -3,6 +3,13 @@
 // Standard headers must not be included here: their inline functions would be compiled for this
 // instruction set and might be the copy that the linker keeps for all.
 
+// Keeps the compiler from reasoning about a value it has in a register.
+#if defined(__x86_64__)
+#define LSTM_HIDE(v) __asm__("" : "+x"(v))
+#else
+#define LSTM_HIDE(v) (void)v
+#endif
+
 template <class A>
 struct VectorOf;
 template <>
@@ -47,6 +54,15 @@ LSTM_INLINE Vec<float> load(const bfloat16* p) {
   half_ints v;
   __builtin_memcpy(&v, p, sizeof v);
   return bit_cast<Vec<float>>(__builtin_convertvector(v, VectorOf<float>::uints) << 16);
+}
+// Two vectors from one load: the numbers at even and those at odd places.
+struct Halves {
+  Vec<float> even, odd;
+};
+LSTM_INLINE Halves load_halves(const bfloat16* p) {
+  VectorOf<float>::uints v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return {bit_cast<Vec<float>>(v << 16), bit_cast<Vec<float>>(v & 0xffff0000u)};
 }
 template <class A>
 LSTM_INLINE void store(A* p, const Vec<A>& v) {
@@ -120,6 +136,17 @@ LSTM_INLINE void transpose(Vec<A> (&row)[kLanes<A>]) {
   transpose_round<A, 1>(row, std::make_integer_sequence<int, kLanes<A>>{});
 }
 
+// Of two vectors one after the other, the numbers at even or at odd places.
+template <class A, int odd, int... lane>
+LSTM_INLINE Vec<A> every_second(const Vec<A>& a, const Vec<A>& b,
+                                std::integer_sequence<int, lane...>) {
+  return pick<A, (2 * lane + odd)...>(a, b);
+}
+template <class A, int odd>
+LSTM_INLINE Vec<A> every_second(const Vec<A>& a, const Vec<A>& b) {
+  return every_second<A, odd>(a, b, std::make_integer_sequence<int, kLanes<A>>{});
+}
+
 // Sums along the rows: lane l of the result is the sum of row[l]. Each round adds, for two rows that
 // are `distance` apart, one's lower blocks of so many lanes to its upper ones, and puts the two results
 // side by side; the first row of each pair is what goes on.
@@ -183,19 +210,39 @@ struct Math {
     V scale, q;
   };
 
-  static LSTM_INLINE Exp exp_parts(V x) {
+  // x between -limit and limit; NaN stays NaN, since comparisons with it are false. The compiler must
+  // not see the limit's value: it would make two instructions of what can be one.
+  static LSTM_INLINE V clamp(V x, A limit) {
+    V upper = broadcast<A>(limit);
+    LSTM_HIDE(upper);
+    x = x > upper ? upper : x;
+    const V lower = -upper;
+    return x < lower ? lower : x;
+  }
+
+  // The sum of r^(k - first) / k! for k in [first, last], in pairs, pairs of pairs and so on: so
+  // the chain of operations that wait for each other is short. power[m] is r^(2^m).
+  template <int first, int last>
+  static LSTM_INLINE V series(const V (&power)[4]) {
+    constexpr int count = last - first + 1;
+    if constexpr (count == 1) {
+      return broadcast<A>(A(kInverseFactorial[first]));
+    } else {
+      constexpr int level = count > 8 ? 3 : count > 4 ? 2 : count > 2 ? 1 : 0;
+      constexpr int middle = first + (1 << level);
+      return series<first, middle - 1>(power) + power[level] * series<middle, last>(power);
+    }
+  }
+
+  static LSTM_INLINE Exp exp_parts(V x, A limit = ExpConstants<A>::limit) {
     using K = ExpConstants<A>;
     using Bits = typename VectorOf<A>::uints;
-    const V limit = broadcast<A>(K::limit);
-    x = x > limit ? limit : x;  // comparisons are false for NaN, which goes through
-    x = x < -limit ? -limit : x;
+    x = clamp(x, limit);
     const V shifted = x * K::log2e + K::magic;  // n now stands in the low bits of the mantissa
     const V n = shifted - K::magic;
     const V r = (x - n * K::ln2_hi) - n * K::ln2_lo;
-    V q = broadcast<A>(A(kInverseFactorial[K::degree]));
-#pragma GCC unroll 16
-    for (int k = K::degree - 1; k >= 1; --k) q = q * r + A(kInverseFactorial[k]);
-    q = q * r;
+    const V r2 = r * r, r4 = r2 * r2;
+    const V q = r * series<1, K::degree>({r, r2, r4, r4 * r4});
     const Bits exponent = (bit_cast<Bits>(shifted) + K::bias) << K::mantissa;
     return {bit_cast<V>(exponent), q};
   }
@@ -206,11 +253,7 @@ struct Math {
   }
 
   static LSTM_INLINE V tanh(const V& x) {  // expm1(2x) / (expm1(2x) + 2)
-    const V two_x = 2 * x;
-    const V limit = broadcast<A>(40);  // tanh(20) is 1 in double
-    V y = two_x > limit ? limit : two_x;
-    y = y < -limit ? -limit : y;
-    const Exp e = exp_parts(y);
+    const Exp e = exp_parts(2 * x, 40);    // tanh(20) is 1 in double
     const V expm1 = e.scale * e.q + (e.scale - 1);
     return expm1 / (expm1 + 2);
   }
