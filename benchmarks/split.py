@@ -57,12 +57,12 @@ def measure() -> Times:
     times = []
     for dtype in (torch.float32, torch.float64):
         for T, B, H in SHAPES:
-            gates_x, w = torch.randn(T, B, 4 * H, dtype=dtype), torch.randn(4 * H, H, dtype=dtype)
+            x, w = torch.randn(T, B, H, dtype=dtype), torch.randn(4 * H, H, dtype=dtype) / H**0.5
             h, c = torch.randn(2, B, H, dtype=dtype)
             grad = torch.randn(T, B, H, dtype=dtype)
-            forward = gates_x, w / H**0.5, None, h, c, None, None, None, False, 2
+            forward = x, w, w, None, None, None, h, c, None, None, None, False, 2
             _, _, _, gates, cells = ops.lstm_forward(*forward)
-            backward = grad, None, None, gates, cells, w / H**0.5, None, c, None, None, None, False
+            backward = grad, None, None, gates, cells, w, None, c, None, None, None, False
             times.append(
                 (
                     timed(partial(ops.lstm_forward, *forward)),

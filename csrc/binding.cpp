@@ -136,11 +136,14 @@ auto by_dtype(const Tensor& x, const char* name, const F& f) {
 struct Split {
   bool by_units;
   int64_t members;
+
+  int64_t rows(int64_t B) const { return by_units ? B : (B + members - 1) / members; }  // of a part
 };
 
 // The environment variable STATEFUL_LSTM_SPLIT forces "rows" or "units", for tests.
 template <class S>
-Split split(const SequenceParams<S>& p, int64_t work) {
+Split split(const SequenceParams<S>& p, int64_t inputs = 0) {
+  const int64_t work = p.B * p.T * 4 * p.H * (inputs + p.P + 16);
   constexpr int64_t kWork = 1 << 18;            // multiply-adds worth a thread's waking, 20 us
   constexpr int64_t kRows = 6, kColumns = 32;   // that keep a thread's multipliers busy
   constexpr int64_t kHeavy = int64_t{8} << 20;  // bytes of weights too many to read twice a step
@@ -161,13 +164,16 @@ Split split(const SequenceParams<S>& p, int64_t work) {
 // Runs a call in parts: by rows, or by units where rows are few or the weights large, since then
 // each thread's weights stay in its own cache.
 template <class S, class F>
-void in_parts(const SequenceParams<S>& p, const F& run) {
-  const int64_t row_work = std::max<int64_t>(1, p.T * 4 * p.H * (p.P + 16));
-  const auto [by_units, members] = split(p, p.B * row_work);
-  if (!by_units) {
-    torch::stable::parallel_for(0, p.B, (p.B + members - 1) / members, [&](int64_t b, int64_t e) {
-      cpu::Barrier unused;
-      run(cpu::Part{b, e, 0, 1}, unused);
+void in_parts(const SequenceParams<S>& p, const Split& how, const F& run) {
+  const int64_t members = how.members;
+  if (!how.by_units) {
+    const int64_t rows = how.rows(p.B);
+    torch::stable::parallel_for(0, members, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        cpu::Barrier unused;
+        if (k * rows < p.B)
+          run(cpu::Part{k * rows, std::min(p.B, (k + 1) * rows), 0, 1, k}, unused);
+      }
     });
     return;
   }
@@ -184,8 +190,8 @@ void in_parts(const SequenceParams<S>& p, const F& run) {
 }
 
 // The weights of a call, packed by all threads.
-template <class S>
-Tensor pack_weights(const cpu::Packing<S>& packing, const SequenceParams<S>& p) {
+template <class S, class Params>
+Tensor pack_weights(const cpu::Packing<S, Params>& packing, const Params& p) {
   Tensor pack = make<Acc<S>>({packing.size(p)});
   constexpr int64_t kWork = 1 << 14;  // numbers worth a thread's waking
   const int64_t panels = packing.panels(p);
@@ -196,20 +202,11 @@ Tensor pack_weights(const cpu::Packing<S>& packing, const SequenceParams<S>& p) 
   return pack;
 }
 
-void check_sequence(const Tensor& gates, const Tensor& weight_hh, const char* name) {
-  STD_TORCH_CHECK(gates.dim() == 3 && weight_hh.dim() == 2 && gates.size(2) == weight_hh.size(0) &&
-                      weight_hh.size(0) % 4 == 0,
-                  name, " must be (T, B, 4H) and weight_hh (4H, P), got ",
-                  shape_text(gates.sizes()), " and ", shape_text(weight_hh.sizes()));
-}
-
 template <class S>
-void fill_sequence(SequenceParams<S>& p, Inputs& in, const Tensor& gates, const Tensor& weight_hh,
+void fill_sequence(SequenceParams<S>& p, Inputs& in, const Tensor& weight_hh,
                    const OptTensor& weight_hr, const Tensor& c0, const OptTensor& reset_mask,
                    const OptTensor& lengths, const OptTensor& recurrent_mask, bool reverse) {
-  p.T = gates.size(0);
-  p.B = gates.size(1);
-  p.H = gates.size(2) / 4;
+  p.H = weight_hh.size(0) / 4;
   p.P = weight_hh.size(1);
   p.reverse = reverse;
   STD_TORCH_CHECK(weight_hr.has_value() || p.P == p.H, "weight_hh has ", p.P,
@@ -228,18 +225,27 @@ void fill_sequence(SequenceParams<S>& p, Inputs& in, const Tensor& gates, const 
 
 // save: 0 nothing, 1 the cells, 2 the cells and the activated gates.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
-    Tensor gates_x, Tensor weight_hh, OptTensor weight_hr, Tensor h0, Tensor c0,
-    OptTensor reset_mask, OptTensor lengths, OptTensor recurrent_mask, bool reverse, int64_t save) {
-  check_sequence(gates_x, weight_hh, "gates_x");
+    Tensor x, Tensor weight_ih, Tensor weight_hh, OptTensor bias_ih, OptTensor bias_hh,
+    OptTensor weight_hr, Tensor h0, Tensor c0, OptTensor reset_mask, OptTensor lengths,
+    OptTensor recurrent_mask, bool reverse, int64_t save) {
+  STD_TORCH_CHECK(x.dim() == 3 && weight_hh.dim() == 2 && weight_hh.size(0) % 4 == 0,
+                  "x must be (T, B, I) and weight_hh (4H, P), got ", shape_text(x.sizes()), " and ",
+                  shape_text(weight_hh.sizes()));
+  STD_TORCH_CHECK(bias_ih.has_value() == bias_hh.has_value(), "there are both biases or none");
   STD_TORCH_CHECK(save >= 0 && save <= 2, "save must be 0, 1 or 2, got ", save);
   return by_dtype(weight_hh, "weight_hh", [&](auto number) {
     using S = decltype(number);
     using A = Acc<S>;
     Inputs in;
     ForwardParams<S> p;
-    fill_sequence<S>(p, in, gates_x, weight_hh, weight_hr, c0, reset_mask, lengths, recurrent_mask,
-                     reverse);
-    p.gates_x = in.get<A>(gates_x, {p.T, p.B, 4 * p.H}, "gates_x");
+    p.T = x.size(0);
+    p.B = x.size(1);
+    p.I = x.size(2);
+    fill_sequence<S>(p, in, weight_hh, weight_hr, c0, reset_mask, lengths, recurrent_mask, reverse);
+    p.x = in.get<S>(x, {p.T, p.B, p.I}, "x");
+    p.weight_ih = in.get<S>(weight_ih, {4 * p.H, p.I}, "weight_ih");
+    p.bias_ih = in.get<S>(bias_ih, {4 * p.H}, "bias_ih");
+    p.bias_hh = in.get<S>(bias_hh, {4 * p.H}, "bias_hh");
     p.h0 = in.get<S>(h0, {p.B, p.P}, "h0");
     Tensor y = make<S>({p.T, p.B, p.P});
     Tensor h_n = make<S>({p.B, p.P});
@@ -255,8 +261,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     if (p.B > 0) {
       const Tensor pack = pack_weights(kernel.forward_weights, p);
       const Tensor work = make<A>({cpu::work_size(p)});
-      in_parts(p, [&](const cpu::Part& part, cpu::Barrier& barrier) {
-        kernel.forward_part(p, data<A>(pack), mutable_data<A>(work), part, barrier);
+      const Split how = split(p, p.I);
+      const int64_t own_size = cpu::own_size(p, how.rows(p.B), kernel.lanes);
+      const Tensor own = make<A>({how.members, own_size});
+      in_parts(p, how, [&](const cpu::Part& part, cpu::Barrier& barrier) {
+        kernel.forward_part(p, data<A>(pack), mutable_data<A>(work),
+                            mutable_data<A>(own) + part.index * own_size, part, barrier);
       });
     }
     return std::make_tuple(y, h_n, c_n, gates, cells);
@@ -269,14 +279,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(OptTensor grad_y, OptTe
                                                          OptTensor weight_hr, Tensor c0,
                                                          OptTensor reset_mask, OptTensor lengths,
                                                          OptTensor recurrent_mask, bool reverse) {
-  check_sequence(gates, weight_hh, "gates");
+  STD_TORCH_CHECK(gates.dim() == 3 && weight_hh.dim() == 2 && gates.size(2) == weight_hh.size(0) &&
+                      weight_hh.size(0) % 4 == 0,
+                  "gates must be (T, B, 4H) and weight_hh (4H, P), got ", shape_text(gates.sizes()),
+                  " and ", shape_text(weight_hh.sizes()));
   return by_dtype(weight_hh, "weight_hh", [&](auto number) {
     using S = decltype(number);
     using A = Acc<S>;
     Inputs in;
     BackwardParams<S> p;
-    fill_sequence<S>(p, in, gates, weight_hh, weight_hr, c0, reset_mask, lengths, recurrent_mask,
-                     reverse);
+    p.T = gates.size(0);
+    p.B = gates.size(1);
+    fill_sequence<S>(p, in, weight_hh, weight_hr, c0, reset_mask, lengths, recurrent_mask, reverse);
     p.grad_y = in.get<S>(grad_y, {p.T, p.B, p.P}, "grad_y");
     p.grad_h_n = in.get<S>(grad_h_n, {p.B, p.P}, "grad_h_n");
     p.grad_c_n = in.get<A>(grad_c_n, {p.B, p.H}, "grad_c_n");
@@ -294,7 +308,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(OptTensor grad_y, OptTe
     if (p.B > 0) {
       const Tensor pack = pack_weights(kernel.backward_weights, p);
       const Tensor work = make<A>({cpu::work_size(p)});
-      in_parts(p, [&](const cpu::Part& part, cpu::Barrier& barrier) {
+      in_parts(p, split(p), [&](const cpu::Part& part, cpu::Barrier& barrier) {
         kernel.backward_part(p, data<A>(pack), mutable_data<A>(work), part, barrier);
       });
     }
@@ -461,8 +475,9 @@ std::string cpu_capability() { return cpu::kernels<float>().name; }
 
 STABLE_TORCH_LIBRARY(stateful_lstm, m) {
   m.def(
-      "lstm_forward(Tensor gates_x, Tensor weight_hh, Tensor? weight_hr, Tensor h0, Tensor c0, "
-      "Tensor? reset_mask, Tensor? lengths, Tensor? recurrent_mask, bool reverse, int save) -> "
+      "lstm_forward(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
+      "Tensor? bias_hh, Tensor? weight_hr, Tensor h0, Tensor c0, Tensor? reset_mask, "
+      " Tensor? lengths, Tensor? recurrent_mask, bool reverse, int save) -> "
       "(Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)");
   m.def(
       "lstm_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor gates, "

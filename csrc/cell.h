@@ -6,7 +6,9 @@
 //   h = o * tanh(c)
 //
 // V is a number or a vector of numbers; Math supplies sigmoid(V) and tanh(V) for it, so that the
-// vector kernels of every instruction set, and kernels elsewhere, share these lines.
+// vector kernels of every instruction set, and kernels elsewhere, share these lines; and rounded(V), a
+// product that no compiler may fuse with a sum: where two products are added it could take either,
+// and take another one for another number of rows.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -35,9 +37,9 @@ LSTM_INLINE Gates<V> activate(const Gates<V>& pre) {
   return {Math::sigmoid(pre.i), Math::sigmoid(pre.f), Math::tanh(pre.g), Math::sigmoid(pre.o)};
 }
 
-template <class V>
+template <class Math, class V>
 LSTM_INLINE V cell_state(const Gates<V>& gate, const V& c_prev) {
-  return gate.f * c_prev + gate.i * gate.g;
+  return gate.f * c_prev + Math::rounded(gate.i * gate.g);
 }
 
 template <class Math, class V>

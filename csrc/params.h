@@ -43,13 +43,17 @@ struct SequenceParams {
 
 template <class S>
 struct ForwardParams : SequenceParams<S> {
-  const Acc<S>* gates_x;  // (T, B, 4H) input projection with both biases, before activation
-  const S* h0;            // (B, P)
-  S* y;                   // (T, B, P) zero where t >= lengths[b]
-  S* h_n;                 // (B, P)
-  Acc<S>* c_n;            // (B, H)
-  S* gates;               // (T, B, 4H) activated, for backward, or null
-  Acc<S>* cells;          // (T, B, H) for backward, or null
+  int64_t I;
+  const S* x;          // (T, B, I)
+  const S* weight_ih;  // (4H, I)
+  const S* bias_ih;    // (4H) or null
+  const S* bias_hh;    // (4H) or null
+  const S* h0;         // (B, P)
+  S* y;                // (T, B, P) zero where t >= lengths[b]
+  S* h_n;              // (B, P)
+  Acc<S>* c_n;         // (B, H)
+  S* gates;            // (T, B, 4H) activated, for backward, or null
+  Acc<S>* cells;       // (T, B, H) for backward, or null
 };
 
 template <class S>

@@ -1,13 +1,13 @@
 """One layer on the compiled kernels, with its gradients.
 
-The kernels do the recurrence alone. All that is parallel over time is a library matrix product
-here: the input projection before it, and after the backward recurrence the gradients of weights
-and input. No atomics anywhere, so gradients are bitwise repeatable.
+The kernels do all of forward, and backward the recurrence. What is parallel over time there, the
+gradients of weights and input, is a library matrix product here. No atomics anywhere, so gradients
+are bitwise repeatable.
 
-A sequence is worked on in ranges of steps, one after the other: what the products make for a range
-is still in the cache when the kernels need it, and no array is so large that the system would hand
-it out afresh, page by page, in every call. Kept for backward are h and c where each range begins,
-and of its inside:
+A sequence that is trained on is worked on in ranges of steps, one after the other: what the kernels
+make for a range is still in the cache when the products need it, and no array is so large that the
+system would hand it out afresh, page by page, in every call. Kept for backward are h and c where
+each range begins, and of its inside:
 
 * "all": cells and activated gates, as they come;
 * "cells": the cells; the gates follow from x and h in one product;
@@ -48,8 +48,7 @@ def compiled_layer(
             x, *weights, h0, c0, *control, keep
         )
         return out
-    ranges = _ranges(x, weights, reverse, "all")
-    y, h_n, c_n, _ = _forward(x, weights, h0, c0, control, ranges, keep=None)
+    y, h_n, c_n, _, _ = ops.lstm_forward(x, *weights, h0, c0, *control, 0)
     return y, h_n, c_n
 
 
@@ -128,16 +127,6 @@ def _ranges(x: Tensor, weights: LayerWeights, reverse: bool, keep: str) -> list[
     return ranges[::-1] if reverse else ranges
 
 
-def _input_product(x: Tensor, weights: LayerWeights) -> Tensor:
-    """Projects x (T, B, I) to gates_x (T, B, 4H), in the dtype of sums."""
-    acc = accumulation_dtype(x.dtype)
-    w_ih = _cast(weights.w_ih, acc)
-    bias = None
-    if weights.b_ih is not None and weights.b_hh is not None:
-        bias = _cast(weights.b_ih, acc) + _cast(weights.b_hh, acc)
-    return torch.nn.functional.linear(_cast(x, acc), w_ih, bias)
-
-
 def _part(control: Control, begin: int, end: int) -> Control:
     """The control of steps [begin, end)."""
     reset, lengths, mask, reverse = control
@@ -158,10 +147,10 @@ def _forward(
     c0: Tensor,
     control: Control,
     ranges: list[Range],
-    keep: str | None,
+    keep: str,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Runs range after range: y, h_n, c_n, and for each range what :func:`_backward` needs."""
-    save = {None: 0, "state": 0, "cells": 1, "all": 2}[keep]
+    save = {"state": 0, "cells": 1, "all": 2}[keep]
     whole = len(ranges) == 1
     y = None if whole else x.new_empty(x.size(0), x.size(1), weights.w_hh.size(1))
     h, c = h0, c0
@@ -170,11 +159,8 @@ def _forward(
         part = control if whole else _part(control, begin, end)
         part_x = x if whole else x[begin:end]
         h_begin, c_begin = h, c
-        part_y, h, c, gates, cells = ops.lstm_forward(
-            _input_product(part_x, weights), weights.w_hh, weights.w_hr, h, c, *part, save
-        )
-        if keep is not None:
-            saved += [h_begin, c_begin, *[cells, gates][:save]]
+        part_y, h, c, gates, cells = ops.lstm_forward(part_x, *weights, h, c, *part, save)
+        saved += [h_begin, c_begin, *[cells, gates][:save]]
         if y is None:
             return part_y, h, c, saved
         y[begin:end] = part_y
@@ -200,9 +186,7 @@ def _backward(
         h_begin, c_begin, *inside = saved[k * each : (k + 1) * each]
         h_prev = _previous_hidden(y if whole else y[begin:end], h_begin, part)
         if ctx.keep == "state":
-            _, _, _, gates, cells = ops.lstm_forward(
-                _input_product(part_x, weights), w_hh, w_hr, h_begin, c_begin, *part, 2
-            )
+            _, _, _, gates, cells = ops.lstm_forward(part_x, *weights, h_begin, c_begin, *part, 2)
         elif ctx.keep == "cells":
             (cells,) = inside
             gates = _gates_anew(part_x, weights, h_prev)
@@ -253,8 +237,12 @@ def _previous_hidden(y: Tensor, h0: Tensor, control: Control) -> Tensor:
 
 def _gates_anew(x: Tensor, weights: LayerWeights, h_prev: Tensor) -> Tensor:
     """The activated gates of all steps at once, from what went into them."""
-    gates = _input_product(x, weights)
-    gates += h_prev @ weights.w_hh.to(h_prev.dtype).T
+    acc = h_prev.dtype
+    bias = None
+    if weights.b_ih is not None and weights.b_hh is not None:
+        bias = _cast(weights.b_ih, acc) + _cast(weights.b_hh, acc)
+    gates = torch.nn.functional.linear(_cast(x, acc), _cast(weights.w_ih, acc), bias)
+    gates += h_prev @ _cast(weights.w_hh, acc).T
     i_f, g, o = gates.split([gates.size(2) // 2, gates.size(2) // 4, gates.size(2) // 4], 2)
     i_f.sigmoid_()
     g.tanh_()

@@ -55,8 +55,11 @@ def cpu_capability() -> str | None:
 
 
 def lstm_forward(
-    gates_x: Tensor,
+    x: Tensor,
+    weight_ih: Tensor,
     weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
     weight_hr: Tensor | None,
     h0: Tensor,
     c0: Tensor,
@@ -66,16 +69,19 @@ def lstm_forward(
     reverse: bool,
     save: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The recurrence of one layer in one direction.
+    """One layer in one direction.
 
     Args:
-        gates_x: (T, B, 4H) input projection plus both biases, in the dtype of sums.
-        weight_hh: (4H, P). Its dtype is the layer's.
+        x: (T, B, I), in the layer's dtype, as are the weights.
+        weight_ih: (4H, I).
+        weight_hh: (4H, P).
+        bias_ih: (4H,), or None without biases.
+        bias_hh: (4H,), or None.
         weight_hr: (P, H), or None without a projection.
         h0: (B, P).
         c0: (B, H), in the dtype of sums.
         reset_mask: (T, B) bool in the order of processing: state zero before that step.
-        lengths: (B,) int64.
+        lengths: (B,) int64. What stands in x after a row's end reaches nothing.
         recurrent_mask: (B, P) multiplies h before the recurrent product.
         reverse: run t from T-1 down to 0.
         save: for backward: 0 nothing, 1 the cells, 2 the cells and the activated gates.
@@ -85,8 +91,11 @@ def lstm_forward(
         has T = 0.
     """
     out: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = torch.ops.stateful_lstm.lstm_forward(
-        gates_x,
+        x,
+        weight_ih,
         weight_hh,
+        bias_ih,
+        bias_hh,
         weight_hr,
         h0,
         c0,
@@ -247,8 +256,8 @@ def _mark_changed(h: Tensor, c: Tensor) -> None:
 
 def _register_fakes() -> None:
     @torch.library.register_fake("stateful_lstm::lstm_forward")
-    def _(gates_x, weight_hh, weight_hr, h0, c0, reset, lengths, mask, reverse, save):  # type: ignore[no-untyped-def]
-        T, B, H = gates_x.size(0), gates_x.size(1), gates_x.size(2) // 4
+    def _(x, weight_ih, weight_hh, b_ih, b_hh, weight_hr, h0, c0, reset, lengths, mask, reverse, save):  # type: ignore[no-untyped-def]
+        T, B, H = x.size(0), x.size(1), weight_hh.size(0) // 4
         P, acc = weight_hh.size(1), accumulation_dtype(weight_hh.dtype)
         return (
             weight_hh.new_empty(T, B, P),

@@ -13,11 +13,12 @@ from torch import Tensor
 from stateful_lstm import ops
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-T, B, H, P, SLOTS = 4, 3, 6, 5, 7
+T, B, I, H, P, SLOTS = 4, 3, 9, 6, 5, 7
 
 SCHEMAS = {
-    "lstm_forward": "(Tensor gates_x, Tensor weight_hh, Tensor? weight_hr, Tensor h0, Tensor c0, "
-    "Tensor? reset_mask, Tensor? lengths, Tensor? recurrent_mask, bool reverse, int save) -> "
+    "lstm_forward": "(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
+    "Tensor? bias_hh, Tensor? weight_hr, Tensor h0, Tensor c0, Tensor? reset_mask, "
+    "Tensor? lengths, Tensor? recurrent_mask, bool reverse, int save) -> "
     "(Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)",
     "lstm_backward": "(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor gates, "
     "Tensor cells, Tensor weight_hh, Tensor? weight_hr, Tensor c0, Tensor? reset_mask, "
@@ -40,8 +41,11 @@ def acc(dtype: torch.dtype) -> torch.dtype:
 def forward_args(dtype: torch.dtype, projection: bool, steered: bool, reverse: bool) -> list:
     p = P if projection else H
     return [
-        torch.randn(T, B, 4 * H, dtype=acc(dtype)),
+        torch.randn(T, B, I, dtype=dtype),
+        torch.randn(4 * H, I, dtype=dtype),
         torch.randn(4 * H, p, dtype=dtype),
+        torch.randn(4 * H, dtype=dtype) if not projection else None,
+        torch.randn(4 * H, dtype=dtype) if not projection else None,
         torch.randn(p, H, dtype=dtype) if projection else None,
         torch.randn(B, p, dtype=dtype),
         torch.randn(B, H, dtype=acc(dtype)),
@@ -59,7 +63,7 @@ def backward_args(dtype: torch.dtype, projection: bool, steered: bool, reverse: 
     grads = [torch.randn_like(t) for t in (y, h_n, c_n)]
     if not steered:
         grads = [grads[0], None, None]
-    return [*grads, gates, cells, args[1], args[2], args[4], *args[5:9]]
+    return [*grads, gates, cells, args[2], args[5], args[7], *args[8:12]]
 
 
 def state(dtype: torch.dtype, layers: int, p: int) -> tuple[Tensor, Tensor]:
@@ -142,11 +146,13 @@ def test_gradients_are_bitwise_repeatable() -> None:
 
 def test_a_row_does_not_depend_on_its_neighbours_nor_on_the_number_of_threads() -> None:
     rows = 11
-    gates_x, w = torch.randn(T, rows, 4 * H), torch.randn(4 * H, H)
+    x, w_ih, w_hh = torch.randn(T, rows, I), torch.randn(4 * H, I), torch.randn(4 * H, H)
+    b_ih, b_hh = torch.randn(2, 4 * H)
     h0, c0 = torch.randn(rows, H), torch.randn(rows, H)
 
     def run(part: slice) -> Tensor:
-        args = gates_x[:, part], w, None, h0[part], c0[part], None, None, None, False, 0
+        weights = w_ih, w_hh, b_ih, b_hh, None
+        args = x[:, part], *weights, h0[part], c0[part], None, None, None, False, 0
         return ops.lstm_forward(*args)[0]
 
     whole = run(slice(None))
@@ -161,17 +167,21 @@ def test_a_row_does_not_depend_on_its_neighbours_nor_on_the_number_of_threads() 
 
 
 BAD_FORWARD = [
-    (0, torch.randn(T, B, 4 * H, dtype=torch.float64), "gates_x has the wrong dtype"),
-    (0, torch.randn(T, B, 4 * H + 4), "gates_x must be"),
-    (0, torch.randn(T, 4 * H), "gates_x must be"),
-    (1, torch.randn(4 * H, H, dtype=torch.float16), "must be float32, float64 or bfloat16"),
-    (3, torch.randn(B, H + 1), r"h0 must have shape \(3, 6\), got \(3, 7\)"),
-    (4, torch.randn(B, H, dtype=torch.float64), "c0 has the wrong dtype"),
-    (5, torch.zeros(T, B, dtype=torch.uint8), "reset_mask has the wrong dtype"),
-    (6, torch.tensor([T + 1, 0, 0]), r"lengths\[0\] is 5, expected 0 to 4"),
-    (6, torch.tensor([0, -1, 0]), r"lengths\[1\] is -1"),
-    (7, torch.randn(B, H + 1), "recurrent_mask must have shape"),
-    (9, 3, "save must be 0, 1 or 2"),
+    (0, torch.randn(T, B, I, dtype=torch.float64), "x has the wrong dtype"),
+    (0, torch.randn(T, I), "x must be"),
+    (1, torch.randn(4 * H, I + 1), r"weight_ih must have shape \(24, 9\), got \(24, 10\)"),
+    (2, torch.randn(4 * H, H, dtype=torch.float16), "must be float32, float64 or bfloat16"),
+    (2, torch.randn(4 * H + 2, H), "weight_hh"),
+    (2, torch.randn(4 * H, P), "weight_hh has 5 columns for H = 6, which needs weight_hr"),
+    (3, None, "both biases or none"),
+    (4, torch.randn(H), "bias_hh must have shape"),
+    (6, torch.randn(B, H + 1), r"h0 must have shape \(3, 6\), got \(3, 7\)"),
+    (7, torch.randn(B, H, dtype=torch.float64), "c0 has the wrong dtype"),
+    (8, torch.zeros(T, B, dtype=torch.uint8), "reset_mask has the wrong dtype"),
+    (9, torch.tensor([T + 1, 0, 0]), r"lengths\[0\] is 5, expected 0 to 4"),
+    (9, torch.tensor([0, -1, 0]), r"lengths\[1\] is -1"),
+    (10, torch.randn(B, H + 1), "recurrent_mask must have shape"),
+    (12, 3, "save must be 0, 1 or 2"),
 ]
 
 
@@ -224,9 +234,10 @@ print(ops.cpu_capability())
 for dtype in (torch.float32, torch.float64, torch.bfloat16):
     wide = torch.float32 if dtype == torch.bfloat16 else dtype
     w, h, c = torch.randn(76, 19, dtype=dtype), torch.randn(5, 19, dtype=dtype), torch.randn(5, 19)
-    args = torch.randn(6, 5, 76, dtype=wide), w, None, h, c.to(wide), None, None, None, False, 2
+    x, w_ih = torch.randn(6, 5, 11, dtype=dtype), torch.randn(76, 11, dtype=dtype)
+    args = x, w_ih, w, None, None, None, h, c.to(wide), None, None, None, False, 2
     y, h_n, c_n, gates, cells = ops.lstm_forward(*args)
-    grads = ops.lstm_backward(y, None, None, gates, cells, w, None, c.to(wide), *args[5:9])
+    grads = ops.lstm_backward(y, None, None, gates, cells, w, None, c.to(wide), *args[8:12])
     print(*(t.double().abs().sum().item() for t in (y, c_n, *grads)))
 """
 

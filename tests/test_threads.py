@@ -40,7 +40,8 @@ for dtype, H, P, reverse in itertools.product(
         (torch.rand(B, P) < 0.5).to(dtype) * 2,
     )
     for mask, lengths, dropped in ((None, None, None), steer, (steer[0], None, steer[2])):
-        args = torch.randn(T, B, 4 * H, dtype=wide), w, w_hr, h, c.to(wide), mask, lengths, dropped
+        x, w_ih, bias = (torch.randn(*n, dtype=dtype) for n in ((T, B, 7), (4 * H, 7), (2, 4 * H)))
+        args = x, w_ih, w, *bias, w_hr, h, c.to(wide), mask, lengths, dropped
         out = ops.lstm_forward(*args, reverse, 2)
         y, h_n, c_n, gates, cells = out
         grads = ops.lstm_backward(

@@ -7,9 +7,9 @@
 
 // The weights as the columns of the products that the gradients of gates and of h go into.
 template <class S>
-Packed<S> backward_weights(const SequenceParams<S>& a) {
-  return {{a.weight_hh, 4 * a.H, a.P, a.P, 1, false},
-          {a.weight_hr, a.P, a.weight_hr ? a.H : 0, a.H, 1, false}};
+Packed<S, 2> backward_weights(const BackwardParams<S>& a) {
+  return {{{a.weight_hh, 4 * a.H, a.P, a.P, 1, false},
+           {a.weight_hr, a.P, a.weight_hr ? a.H : 0, a.H, 1, false}}};
 }
 
 // The cell before step t of a row, as the step saw it.
@@ -68,10 +68,10 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* pack, Acc<S>* work,
                    Barrier& barrier) {
   using A = Acc<S>;
   const int64_t H = a.H, P = a.P, rows = part.row_begin, end = part.row_end;
-  const Packed<S> weights = backward_weights(static_cast<const SequenceParams<S>&>(a));
-  const Range panels = share(part, weights.hh.panels());
+  const Packed<S, 2> weights = backward_weights(a);
+  const Range panels = share(part, weights.w[0].panels());
   const Range columns = times(panels, kGroup * kLanes<A>, P);
-  const Range projected = share(part, weights.hr.panels());
+  const Range projected = share(part, weights.w[1].panels());
   const Range units = a.weight_hr ? times(projected, kGroup * kLanes<A>, H) : columns;
   A *dh = work, *dh_prev = dh + a.B * P, *dc = dh_prev + a.B * P, *through = dc + a.B * H;
   for (int64_t b = rows; b < end; ++b) {
@@ -99,7 +99,7 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* pack, Acc<S>* work,
     if (a.weight_hr) {
       barrier.wait(part.members);
       plain_product(through, H, static_cast<const A*>(dh), P, rows, end, P, H, projected,
-                    pack + weights.hh.pack_size(), live);
+                    pack + weights.size(1), live);
       d_hidden = through;
     }
     for (int64_t b = rows; b < end; ++b)

@@ -1,7 +1,8 @@
-// The recurrence of a whole sequence. Included only by isa_*.cpp, after sequence.h.
+// A whole sequence forward. Included only by isa_*.cpp, after sequence.h.
 //
-// Each step: h_in (rows, P) times the packed weight_hh, then gates and cell at once from the sums in
-// registers: the sums never reach memory, and a panel of weights is read once for all rows.
+// For some steps at once, of about a hundred rows together: the inputs times the packed weight_ih, into
+// memory that stays in the cache. Then step by step h_in (rows, P) times the packed weight_hh, and gates
+// and cell at once from the sums in registers. A panel of weights is read once for all rows.
 //
 // The work is shared out by rows, which never wait for each other; or, where rows are few or the
 // weights large, by hidden units: then each member's weights stay in its own cache, and the members
@@ -9,12 +10,13 @@
 // its own units only. What a step needs to find in h, zeros after a reset, its owner has put there
 // before they met.
 
-// Gates, cells and hidden states of R rows from b at step t and one vector of units, from the recurrent
-// sums. Stage by stage for all rows, whose long chains of operations then run side by side.
+// Gates, cells and hidden states of R rows from b at step t and one vector of units, from the sums of
+// inputs `sum_x` and of the recurrence. Stage by stage for all rows, whose long chains of operations
+// then run side by side.
 template <class S, int R>
 LSTM_INLINE void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, int64_t unit,
-                               const Vec<Acc<S>> (&sum)[R][kGroup], Acc<S>* c, Acc<S>* hidden,
-                               bool last_product) {
+                               const Acc<S>* sum_x, const Vec<Acc<S>> (&sum)[R][kGroup], Acc<S>* c,
+                               Acc<S>* hidden, bool last_product) {
   using A = Acc<S>;
   using V = Vec<A>;
   const int64_t n = a.H - unit, H = a.H;  // n: lanes that exist
@@ -22,14 +24,14 @@ LSTM_INLINE void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, 
   V cell[R], h[R];
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r) {
-    const A* x = a.gates_x + (t * a.B + b + r) * 4 * H + unit;
-    gate[r] =
-        activate<Math<A>, V>({load(x, n) + sum[r][0], load(x + H, n) + sum[r][1],
-                              load(x + 2 * H, n) + sum[r][2], load(x + 3 * H, n) + sum[r][3]});
+    const A* x = sum_x + r * kGroup * kLanes<A>;
+    gate[r] = activate<Math<A>, V>({load(x) + sum[r][0], load(x + kLanes<A>) + sum[r][1],
+                                    load(x + 2 * kLanes<A>) + sum[r][2],
+                                    load(x + 3 * kLanes<A>) + sum[r][3]});
   }
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r)
-    cell[r] = cell_state(gate[r], load(static_cast<const A*>(c) + (b + r) * H + unit, n));
+    cell[r] = cell_state<Math<A>>(gate[r], load(static_cast<const A*>(c) + (b + r) * H + unit, n));
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r) {
     h[r] = hidden_state<Math<A>>(gate[r].o, cell[r]);
@@ -51,11 +53,39 @@ LSTM_INLINE void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, 
   }
 }
 
-// The weights as the columns of the products that h (rows, P) and hidden (rows, H) go into.
+// The weights as the columns of the products that x (rows, I), h (rows, P) and hidden (rows, H) go into.
 template <class S>
-Packed<S> forward_weights(const SequenceParams<S>& a) {
-  return {{a.weight_hh, a.P, 4 * a.H, 1, a.P, true},
-          {a.weight_hr, a.H, a.weight_hr ? a.P : 0, 1, a.H, false}};
+Packed<S, 3> forward_weights(const ForwardParams<S>& a) {
+  return {{{a.weight_ih, a.I, 4 * a.H, 1, a.I, true},
+           {a.weight_hh, a.P, 4 * a.H, 1, a.P, true},
+           {a.weight_hr, a.H, a.weight_hr ? a.P : 0, 1, a.H, false}}};
+}
+
+// The inputs of `count` steps from `step` on (in the order of processing), (count * rows, I), times some
+// panels of weight_ih, plus both biases, into sums (panels, count * rows, 4, lanes).
+template <class S>
+void input_products(const ForwardParams<S>& a, const Part& part, int64_t step, int64_t count,
+                    const Range& panels, const Acc<S>* pack, Acc<S>* in, Acc<S>* sums) {
+  using A = Acc<S>;
+  constexpr int64_t lanes = kLanes<A>, width = kGroup * lanes;
+  const int64_t rows = part.row_end - part.row_begin;
+  for (int64_t s = 0; s < count; ++s) {
+    const int64_t t = a.reverse ? a.T - 1 - step - s : step + s;
+    load_rows(in + s * rows * a.I, a.x + (t * a.B + part.row_begin) * a.I, rows * a.I);
+  }
+  for (int64_t p = panels.begin; p < panels.end; ++p, sums += count * rows * width) {
+    const int64_t unit = p * lanes, n = a.H - unit;
+    Vec<A> bias[kGroup] = {};
+    for (int64_t j = 0; a.bias_ih && j < kGroup; ++j)
+      bias[j] = load(a.bias_ih + j * a.H + unit, n) + load(a.bias_hh + j * a.H + unit, n);
+    const auto keep = [&](auto tile, int64_t row, const auto& sum) LSTM_LAMBDA {
+      for (int64_t r = 0; r < decltype(tile)::rows; ++r)
+        for (int64_t j = 0; j < kGroup; ++j)
+          store(sums + (row + r) * width + j * lanes, sum[r][j] + bias[j]);
+    };
+    panel_product(static_cast<const A*>(in), a.I, 0, count * rows, a.I, pack + p * a.I * width,
+                  Always{}, keep);
+  }
 }
 
 // Brings a member's part of h and c, as they come from the step before, to what step t starts from.
@@ -95,24 +125,30 @@ LSTM_INLINE void finish(const ForwardParams<S>& a, const Part& part, int64_t t, 
 }
 
 template <class S>
-void forward_part(const ForwardParams<S>& a, const Acc<S>* pack, Acc<S>* work, const Part& part,
-                  Barrier& barrier) {
+void forward_part(const ForwardParams<S>& a, const Acc<S>* pack, Acc<S>* work, Acc<S>* own,
+                  const Part& part, Barrier& barrier) {
   using A = Acc<S>;
-  const int64_t H = a.H, P = a.P, rows = part.row_begin, end = part.row_end;
-  const Packed<S> weights = forward_weights(static_cast<const SequenceParams<S>&>(a));
-  const Range panels = share(part, weights.hh.panels());
+  constexpr int64_t width = kGroup * kLanes<A>;
+  const int64_t H = a.H, P = a.P, begin = part.row_begin, end = part.row_end, rows = end - begin;
+  const Packed<S, 3> weights = forward_weights(a);
+  const Range panels = share(part, weights.w[1].panels());
   const Range units = times(panels, kLanes<A>, H);
-  const Range projected = share(part, weights.hr.panels());
-  const Range columns = a.weight_hr ? times(projected, kGroup * kLanes<A>, P) : units;
+  const Range projected = share(part, weights.w[2].panels());
+  const Range columns = a.weight_hr ? times(projected, width, P) : units;
   A *h = work, *h_next = h + a.B * P, *masked = h_next + a.B * P, *masked_next = masked + a.B * P;
   A *c = masked_next + a.B * P, *hidden = c + a.B * H;
-  for (int64_t b = rows; b < end; ++b) {
+  for (int64_t b = begin; b < end; ++b) {
     load_rows(h + b * P + columns.begin, a.h0 + b * P + columns.begin, columns.size());
     load_rows(c + b * H + units.begin, a.c0 + b * H + units.begin, units.size());
     if (a.weight_hr) zero(hidden + b * H + units.begin, units.size());
   }
 
+  const int64_t at_once = input_steps(a.T, rows);
+  A* sums_x = own + at_once * rows * a.I;
   for (int64_t step = 0; step < a.T; ++step) {
+    const int64_t first = step / at_once * at_once;
+    const int64_t count = a.T - first < at_once ? a.T - first : at_once;
+    if (step == first) input_products(a, part, step, count, panels, pack, own, sums_x);
     const int64_t t = a.reverse ? a.T - 1 - step : step;
     prepare(a, part, t, units, columns, h, c, masked);
     barrier.wait(part.members);
@@ -120,22 +156,23 @@ void forward_part(const ForwardParams<S>& a, const Acc<S>* pack, Acc<S>* work, c
     const A* h_in = a.recurrent_mask ? masked : h;
     A* out = a.weight_hr ? hidden : h_next;
     for (int64_t p = panels.begin; p < panels.end; ++p) {
+      const A* sum_x = sums_x + ((p - panels.begin) * count + step - first) * rows * width;
       const auto cells = [&](auto tile, int64_t b, const auto& sum) LSTM_LAMBDA {
-        forward_cells<S, decltype(tile)::rows>(a, t, b, p * kLanes<A>, sum, c, out,
-                                               a.weight_hr == nullptr);
+        forward_cells<S, decltype(tile)::rows>(a, t, b, p * kLanes<A>, sum_x + (b - begin) * width,
+                                               sum, c, out, a.weight_hr == nullptr);
       };
-      panel_product(h_in, P, rows, end, P, pack + p * P * kGroup * kLanes<A>, live, cells);
+      panel_product(h_in, P, begin, end, P, pack + weights.size(1) + p * P * width, live, cells);
     }
     if (a.weight_hr) {
       barrier.wait(part.members);
-      plain_product(h_next, P, static_cast<const A*>(hidden), H, rows, end, H, P, projected,
-                    pack + weights.hh.pack_size(), live);
+      plain_product(h_next, P, static_cast<const A*>(hidden), H, begin, end, H, P, projected,
+                    pack + weights.size(2), live);
     }
     finish(a, part, t, units, columns, static_cast<const A*>(h), h_next);
     swap(h, h_next);
     swap(masked, masked_next);
   }
-  for (int64_t b = rows; b < end; ++b) {
+  for (int64_t b = begin; b < end; ++b) {
     store_rows(a.h_n + b * P + columns.begin, static_cast<const A*>(h) + b * P + columns.begin,
                columns.size());
     store_rows(a.c_n + b * H + units.begin, static_cast<const A*>(c) + b * H + units.begin,

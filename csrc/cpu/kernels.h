@@ -8,11 +8,11 @@
 namespace stateful_lstm::cpu {
 
 // How a call's weights are laid out for its products: panels, packed apart, in any order.
-template <class S>
+template <class S, class Params>
 struct Packing {
-  int64_t (*panels)(const SequenceParams<S>&);
-  int64_t (*size)(const SequenceParams<S>&);  // elements of Acc<S> in all
-  void (*pack)(const SequenceParams<S>&, Acc<S>* pack, int64_t begin, int64_t end);
+  int64_t (*panels)(const Params&);
+  int64_t (*size)(const Params&);  // elements of Acc<S> in all
+  void (*pack)(const Params&, Acc<S>* pack, int64_t begin, int64_t end);
 };
 
 template <class S>
@@ -20,11 +20,12 @@ struct Kernels {
   const char* name;  // of the instruction set
   int64_t lanes;     // numbers of type Acc<S> in a vector
 
-  Packing<S> forward_weights, backward_weights;
+  Packing<S, ForwardParams<S>> forward_weights;
+  Packing<S, BackwardParams<S>> backward_weights;
   // All T steps for a part of the rows, or for all rows and a member's part of the units; `work` is
-  // shared by all parts.
-  void (*forward_part)(const ForwardParams<S>&, const Acc<S>* pack, Acc<S>* work, const Part&,
-                       Barrier&);
+  // shared by all parts, `own` is the part's alone.
+  void (*forward_part)(const ForwardParams<S>&, const Acc<S>* pack, Acc<S>* work, Acc<S>* own,
+                       const Part&, Barrier&);
   void (*backward_part)(const BackwardParams<S>&, const Acc<S>* pack, Acc<S>* work, const Part&,
                         Barrier&);
 
@@ -40,6 +41,19 @@ struct Kernels {
 template <class S>
 int64_t work_size(const SequenceParams<S>& p) {
   return p.B * (4 * p.P + 2 * p.H);
+}
+
+// Forward works on the inputs of some steps at once: as many as make so many rows, but one at least.
+inline int64_t input_steps(int64_t T, int64_t rows) {
+  constexpr int64_t kRows = 96;
+  const int64_t steps = rows > 0 ? kRows / rows : 1;
+  return steps < 1 ? 1 : steps < T ? steps : T;
+}
+// Elements that a part of so many rows needs for itself forward: inputs, and what their products are.
+template <class S>
+int64_t own_size(const ForwardParams<S>& p, int64_t rows, int64_t lanes) {
+  const int64_t units = (p.H + lanes - 1) / lanes * lanes;
+  return input_steps(p.T, rows) * rows * (p.I + 4 * units);
 }
 
 // The table for this machine: the widest instruction set it has, or the one that the environment

@@ -78,17 +78,30 @@ void pack_panels(Acc<S>* pack, const Columns<S>& w, int64_t begin, int64_t end) 
   for (int64_t p = begin; p < end; ++p) pack_panel(pack + p * w.panel_size(), w, p);
 }
 
-// The packed weights of one call: weight_hh's panels, then weight_hr's (N = 0 without one).
-template <class S>
+// The packed weights of one call, one matrix after the other: those of gates, then a projection's
+// (N = 0 without one); forward has those of the inputs first.
+template <class S, int count>
 struct Packed {
-  Columns<S> hh, hr;
+  Columns<S> w[count];
 
-  int64_t panels() const { return hh.panels() + hr.panels(); }
-  int64_t size() const { return hh.pack_size() + hr.pack_size(); }
+  int64_t panels() const {
+    int64_t sum = 0;
+    for (const Columns<S>& each : w) sum += each.panels();
+    return sum;
+  }
+  // Elements before matrix n; in all for n = count.
+  int64_t size(int n = count) const {
+    int64_t sum = 0;
+    for (int k = 0; k < n; ++k) sum += w[k].pack_size();
+    return sum;
+  }
   void pack(Acc<S>* to, int64_t begin, int64_t end) const {
-    const int64_t border = hh.panels();
-    pack_panels(to, hh, begin < border ? begin : border, end < border ? end : border);
-    pack_panels(to + hh.pack_size(), hr, begin > border ? begin - border : 0,
-                end > border ? end - border : 0);
+    for (const Columns<S>& each : w) {
+      const int64_t n = each.panels();
+      pack_panels(to, each, begin < n ? begin : n, end < n ? end : n);
+      to += each.pack_size();
+      begin = begin > n ? begin - n : 0;
+      end = end > n ? end - n : 0;
+    }
   }
 };

@@ -4,8 +4,8 @@
 // A tile computes up to kTileRows rows by one panel, as many as the vector registers hold: with 16 of
 // them 3 x 4 vectors of sums, 3 broadcast numbers and one loaded vector; with 32 6 x 4 of sums.
 //
-// Every sum runs over k in order with one accumulator, whatever the number of rows: a row's
-// result does not depend on its neighbours, nor on how many steps one call does.
+// Every sum runs over k in one order, whatever the number of rows: a row's result does not depend on its
+// neighbours, nor on how many steps one call does.
 
 // sum += rows (R, K) times K rows of a panel.
 template <class A, int R>
@@ -37,19 +37,34 @@ LSTM_INLINE void in_tiles(int64_t b, int64_t end, const F& tile) {
 }
 
 // Rows [begin, end) of in (rows, K) times one panel; calls done(Rows<R>, first row, sums) for each tile
-// of which wanted(Rows<R>, first row) says that it matters.
+// of which wanted(Rows<R>, first row) says that it matters. Long sums are made of sums over kSumLength
+// numbers, which keeps their error small.
+constexpr int64_t kSumLength = 256;
+
 template <class A, class W, class F>
 LSTM_INLINE void panel_product(const A* in, int64_t in_stride, int64_t begin, int64_t end,
                                int64_t K, const A* panel, const W& wanted, const F& done) {
   const auto tile = [&](auto rows, int64_t b) LSTM_LAMBDA {
     constexpr int R = decltype(rows)::rows;
     if (!wanted(rows, b)) return;
-    Vec<A> sum[R][kGroup] = {};
-    tile_product<A, R>(sum, in + b * in_stride, in_stride, K, panel);
-    done(rows, b, sum);
+    Vec<A> total[R][kGroup] = {};
+    for (int64_t k = 0; k < K; k += kSumLength) {
+      Vec<A> sum[R][kGroup] = {};
+      tile_product<A, R>(sum, in + b * in_stride + k, in_stride,
+                         K - k < kSumLength ? K - k : kSumLength, panel + k * kGroup * kLanes<A>);
+      for (int r = 0; r < R; ++r)
+        for (int j = 0; j < kGroup; ++j) total[r][j] += sum[r][j];
+    }
+    done(rows, b, total);
   };
   in_tiles(begin, end, tile);
 }
+struct Always {
+  template <class Tile>
+  LSTM_INLINE bool operator()(Tile, int64_t) const {
+    return true;
+  }
+};
 
 // out (rows, N) = in (rows, K) times a plainly packed W, for rows [begin, end) and some panels.
 template <class A, class W>

@@ -6,6 +6,8 @@
 // Keeps the compiler from reasoning about a value it has in a register.
 #if defined(__x86_64__)
 #define LSTM_HIDE(v) __asm__("" : "+x"(v))
+#elif defined(__aarch64__)
+#define LSTM_HIDE(v) __asm__("" : "+w"(v))
 #else
 #define LSTM_HIDE(v) (void)v
 #endif
@@ -209,6 +211,11 @@ struct Math {
   struct Exp {
     V scale, q;
   };
+
+  static LSTM_INLINE V rounded(V product) {
+    LSTM_HIDE(product);
+    return product;
+  }
 
   // x between -limit and limit; NaN stays NaN, since comparisons with it are false. The compiler must
   // not see the limit's value: it would make two instructions of what can be one.

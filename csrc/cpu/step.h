@@ -189,7 +189,8 @@ LSTM_INLINE void step_cell(const StepParams<S>& a, int64_t unit, int64_t b,
   const int64_t n = a.H - unit < kLanes<A> ? a.H - unit : kLanes<A>;
   A* c = a.c + slot_of(a, b) * a.H + unit;
   const Gates<V> gate = activate<Math<A>, V>(pre);
-  const V cell = cell_state(gate, starts_at_zero(a, b) ? V{} : load(static_cast<const A*>(c), n));
+  const V cell =
+      cell_state<Math<A>>(gate, starts_at_zero(a, b) ? V{} : load(static_cast<const A*>(c), n));
   const V h = hidden_state<Math<A>>(gate.o, cell);
   store(c, cell, n);
   store(a.c_n + b * a.H + unit, cell, n);

@@ -1,9 +1,9 @@
 // The table of one instruction set's kernels. Included last by isa_*.cpp.
-template <class S, Packed<S> (*weights)(const SequenceParams<S>&)>
-Packing<S> packing() {
-  return {[](const SequenceParams<S>& a) { return weights(a).panels(); },
-          [](const SequenceParams<S>& a) { return weights(a).size(); },
-          [](const SequenceParams<S>& a, Acc<S>* pack, int64_t begin, int64_t end) {
+template <class S, class Params, auto weights>
+Packing<S, Params> packing() {
+  return {[](const Params& a) { return weights(a).panels(); },
+          [](const Params& a) { return weights(a).size(); },
+          [](const Params& a, Acc<S>* pack, int64_t begin, int64_t end) {
             weights(a).pack(pack, begin, end);
           }};
 }
@@ -13,8 +13,8 @@ Kernels<S> table() {
   Kernels<S> k;
   k.name = kName;
   k.lanes = kLanes<Acc<S>>;
-  k.forward_weights = packing<S, forward_weights<S>>();
-  k.backward_weights = packing<S, backward_weights<S>>();
+  k.forward_weights = packing<S, ForwardParams<S>, forward_weights<S>>();
+  k.backward_weights = packing<S, BackwardParams<S>, backward_weights<S>>();
   k.forward_part = forward_part<S>;
   k.backward_part = backward_part<S>;
   k.step_inputs = step_inputs<S>;
