@@ -259,13 +259,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     p.cells = save >= 1 ? mutable_data<A>(cells) : nullptr;
     const auto& kernel = cpu::kernels<S>();
     if (p.B > 0) {
-      const Tensor pack = pack_weights(kernel.forward_weights, p);
+      const bool in_place = kernel.in_place(p);
+      const Tensor pack = in_place ? make<A>({0}) : pack_weights(kernel.forward_weights, p);
       const Tensor work = make<A>({cpu::work_size(p)});
       const Split how = split(p, p.I);
       const int64_t own_size = cpu::own_size(p, how.rows(p.B), kernel.lanes);
       const Tensor own = make<A>({how.members, own_size});
       in_parts(p, how, [&](const cpu::Part& part, cpu::Barrier& barrier) {
-        kernel.forward_part(p, data<A>(pack), mutable_data<A>(work),
+        kernel.forward_part(p, in_place ? nullptr : data<A>(pack), mutable_data<A>(work),
                             mutable_data<A>(own) + part.index * own_size, part, barrier);
       });
     }

@@ -1,5 +1,4 @@
 // Chooses the instruction set, once, when the first kernel is asked for.
-#include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -11,36 +10,42 @@ namespace stateful_lstm::cpu {
 
 namespace {
 
-// What this machine runs, the widest first.
-std::vector<std::string> available() {
-  std::vector<std::string> names;
+template <class S>
+struct Choice {
+  std::string name;
+  Kernels<S> (*table)();
+};
+
+// What this machine runs, the best first.
+template <class S>
+std::vector<Choice<S>> available() {
+  std::vector<Choice<S>> list;
 #if defined(__x86_64__)
   const bool fma = __builtin_cpu_supports("fma");
-  if (fma && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    names.push_back("avx512");
-  if (fma && __builtin_cpu_supports("avx2")) names.push_back("avx2");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (fma && avx512 && __builtin_cpu_supports("avx512bf16"))
+    list.push_back({"avx512bf16", avx512bf16::table<S>});
+  if (fma && avx512) list.push_back({"avx512", avx512::table<S>});
+  if (fma && __builtin_cpu_supports("avx2")) list.push_back({"avx2", avx2::table<S>});
 #endif
-  names.push_back("portable");
-  return names;
+  list.push_back({"portable", portable::table<S>});
+  list.push_back({"pairs", pairs::table<S>});
+  return list;
 }
 
 template <class S>
 Kernels<S> choose() {
-  const std::vector<std::string> names = available();
+  const std::vector<Choice<S>> choices = available<S>();
   const char* forced = std::getenv("STATEFUL_LSTM_CPU");
-  const std::string name = forced && *forced ? forced : names.front();
-  if (std::find(names.begin(), names.end(), name) == names.end()) {
-    std::string list;
-    for (const std::string& each : names) list += (list.empty() ? "" : ", ") + each;
-    throw std::runtime_error("STATEFUL_LSTM_CPU=" + name + " is not to be had: this machine runs " +
-                             list);
+  if (forced == nullptr || *forced == 0) return choices.front().table();
+  std::string names;
+  for (const Choice<S>& each : choices) {
+    if (each.name == forced) return each.table();
+    names += (names.empty() ? "" : ", ") + each.name;
   }
-#if defined(__x86_64__)
-  if (name == "avx512") return avx512::table<S>();
-  if (name == "avx2") return avx2::table<S>();
-#endif
-  return portable::table<S>();
+  throw std::runtime_error("STATEFUL_LSTM_CPU=" + std::string(forced) +
+                           " is not to be had: this machine runs " + names);
 }
 
 }  // namespace

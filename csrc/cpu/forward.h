@@ -2,7 +2,9 @@
 //
 // For some steps at once, of about a hundred rows together: the inputs times the packed weight_ih, into
 // memory that stays in the cache. Then step by step h_in (rows, P) times the packed weight_hh, and gates
-// and cell at once from the sums in registers. A panel of weights is read once for all rows.
+// and cell at once from the sums in registers. A panel of weights is read once for all rows. A call too
+// short to be worth the packing reads the weights where they lie (dots.h), and so does bfloat16 where the
+// processor multiplies pairs.
 //
 // The work is shared out by rows, which never wait for each other; or, where rows are few or the
 // weights large, by hidden units: then each member's weights stay in its own cache, and the members
@@ -61,6 +63,31 @@ Packed<S, 3> forward_weights(const ForwardParams<S>& a) {
            {a.weight_hr, a.H, a.weight_hr ? a.P : 0, 1, a.H, false}}};
 }
 
+// Packing is worth it from a hundred steps of rows on, but for few rows of weights that fit no cache.
+// Measured in docs/performance.md.
+template <class S>
+bool in_place(const ForwardParams<S>& a) {
+  if (a.weight_hr) return false;  // whose product is there for packed weights only
+  if (sizeof(S) < sizeof(Acc<S>)) return kPairs;
+  constexpr int64_t kLarge = int64_t{8} << 20;
+  return a.B <= 4 && (a.T * a.B <= 64 || 4 * a.H * a.P * int64_t(sizeof(S)) >= kLarge);
+}
+
+// Calls done(Rows<R>, first row, sums) for rows [begin, end) of in (rows, K) times the four gates of one
+// vector of units: of `panels` if packed, else of weight (4H, K).
+template <class S, class W, class F>
+LSTM_INLINE void gate_products(const Acc<S>* panels, const S* weight, int64_t K, int64_t H,
+                               const void* in, int64_t begin, int64_t end, int64_t panel,
+                               const W& wanted, const F& done) {
+  constexpr int64_t lanes = kLanes<Acc<S>>;
+  if (panels != nullptr)
+    panel_product(static_cast<const Acc<S>*>(in), K, begin, end, K,
+                  panels + panel * K * kGroup * lanes, wanted, done);
+  else
+    gate_dots(weight, K, H, static_cast<const Input<S>*>(in), begin, end, panel * lanes, wanted,
+              done);
+}
+
 // The inputs of `count` steps from `step` on (in the order of processing), (count * rows, I), times some
 // panels of weight_ih, plus both biases, into sums (panels, count * rows, 4, lanes).
 template <class S>
@@ -71,7 +98,11 @@ void input_products(const ForwardParams<S>& a, const Part& part, int64_t step, i
   const int64_t rows = part.row_end - part.row_begin;
   for (int64_t s = 0; s < count; ++s) {
     const int64_t t = a.reverse ? a.T - 1 - step - s : step + s;
-    load_rows(in + s * rows * a.I, a.x + (t * a.B + part.row_begin) * a.I, rows * a.I);
+    const S* x = a.x + (t * a.B + part.row_begin) * a.I;
+    if (pack != nullptr)
+      load_rows(in + s * rows * a.I, x, rows * a.I);
+    else
+      load_inputs(reinterpret_cast<Input<S>*>(in) + s * rows * a.I, x, rows * a.I);
   }
   for (int64_t p = panels.begin; p < panels.end; ++p, sums += count * rows * width) {
     const int64_t unit = p * lanes, n = a.H - unit;
@@ -83,23 +114,38 @@ void input_products(const ForwardParams<S>& a, const Part& part, int64_t step, i
         for (int64_t j = 0; j < kGroup; ++j)
           store(sums + (row + r) * width + j * lanes, sum[r][j] + bias[j]);
     };
-    panel_product(static_cast<const A*>(in), a.I, 0, count * rows, a.I, pack + p * a.I * width,
-                  Always{}, keep);
+    gate_products(pack, a.weight_ih, a.I, a.H, in, 0, count * rows, p, Always{}, keep);
   }
+}
+
+// Whether the recurrent product takes h as it is, or another form of it, (B, P) in `masked`.
+template <class S>
+LSTM_INLINE bool takes_h(const ForwardParams<S>& a, bool packed) {
+  return a.recurrent_mask == nullptr && (packed || sizeof(Input<S>) == sizeof(Acc<S>));
 }
 
 // Brings a member's part of h and c, as they come from the step before, to what step t starts from.
 template <class S>
 LSTM_INLINE void prepare(const ForwardParams<S>& a, const Part& part, int64_t t, const Range& units,
-                         const Range& columns, Acc<S>* h, Acc<S>* c, Acc<S>* masked) {
+                         const Range& columns, Acc<S>* h, Acc<S>* c, Acc<S>* masked, bool packed) {
   for (int64_t b = part.row_begin; b < part.row_end; ++b) {
     if (is_live(a, t, b) && is_reset(a, t, b)) {  // selects: 0 * NaN would stay NaN
       zero(h + b * a.P + columns.begin, columns.size());
       zero(c + b * a.H + units.begin, units.size());
     }
-    if (a.recurrent_mask)
-      for (int64_t k = b * a.P + columns.begin; k < b * a.P + columns.end; ++k)
-        masked[k] = h[k] * widen(a.recurrent_mask[k]);
+    if (takes_h(a, packed)) continue;
+    const int64_t first = b * a.P + columns.begin, n = columns.size();
+    const auto fill = [&](auto* target) LSTM_LAMBDA {
+      for (int64_t k = 0; k < n; k += kLanes<Acc<S>>) {
+        Vec<Acc<S>> v = load(static_cast<const Acc<S>*>(h) + first + k, n - k);
+        if (a.recurrent_mask) v *= load(a.recurrent_mask + first + k, n - k);
+        store(target + first + k, v, n - k);
+      }
+    };
+    if (packed)
+      fill(masked);
+    else
+      fill(reinterpret_cast<Input<S>*>(masked));
   }
 }
 
@@ -143,6 +189,7 @@ void forward_part(const ForwardParams<S>& a, const Acc<S>* pack, Acc<S>* work, A
     if (a.weight_hr) zero(hidden + b * H + units.begin, units.size());
   }
 
+  const A* projection = pack ? pack + weights.size(2) : nullptr;
   const int64_t at_once = input_steps(a.T, rows);
   A* sums_x = own + at_once * rows * a.I;
   for (int64_t step = 0; step < a.T; ++step) {
@@ -150,10 +197,10 @@ void forward_part(const ForwardParams<S>& a, const Acc<S>* pack, Acc<S>* work, A
     const int64_t count = a.T - first < at_once ? a.T - first : at_once;
     if (step == first) input_products(a, part, step, count, panels, pack, own, sums_x);
     const int64_t t = a.reverse ? a.T - 1 - step : step;
-    prepare(a, part, t, units, columns, h, c, masked);
+    prepare(a, part, t, units, columns, h, c, masked, pack != nullptr);
     barrier.wait(part.members);
     const AnyLive<S> live = {a, t};
-    const A* h_in = a.recurrent_mask ? masked : h;
+    const A* h_in = takes_h(a, pack != nullptr) ? h : masked;
     A* out = a.weight_hr ? hidden : h_next;
     for (int64_t p = panels.begin; p < panels.end; ++p) {
       const A* sum_x = sums_x + ((p - panels.begin) * count + step - first) * rows * width;
@@ -161,12 +208,13 @@ void forward_part(const ForwardParams<S>& a, const Acc<S>* pack, Acc<S>* work, A
         forward_cells<S, decltype(tile)::rows>(a, t, b, p * kLanes<A>, sum_x + (b - begin) * width,
                                                sum, c, out, a.weight_hr == nullptr);
       };
-      panel_product(h_in, P, begin, end, P, pack + weights.size(1) + p * P * width, live, cells);
+      gate_products(pack ? pack + weights.size(1) : nullptr, a.weight_hh, P, H, h_in, begin, end, p,
+                    live, cells);
     }
     if (a.weight_hr) {
       barrier.wait(part.members);
       plain_product(h_next, P, static_cast<const A*>(hidden), H, begin, end, H, P, projected,
-                    pack + weights.size(2), live);
+                    projection, live);
     }
     finish(a, part, t, units, columns, static_cast<const A*>(h), h_next);
     swap(h, h_next);

@@ -17,12 +17,14 @@ namespace stateful_lstm::cpu::avx2 {
 constexpr int kVectorBytes = 32;
 constexpr int kTileRows = 3;
 constexpr int kDotColumns = 4;
+constexpr bool kPairs = false;
 constexpr const char* kName = "avx2";
 #include "simd.h"
 // Keep this order: each builds on the one before.
 #include "pack.h"
 #include "panel.h"
 #include "sequence.h"
+#include "dots.h"
 #include "forward.h"
 #include "backward.h"
 #include "step.h"

@@ -18,12 +18,14 @@ namespace stateful_lstm::cpu::avx512 {
 constexpr int kVectorBytes = 64;
 constexpr int kTileRows = 6;
 constexpr int kDotColumns = 8;
+constexpr bool kPairs = false;
 constexpr const char* kName = "avx512";
 #include "simd.h"
 // Keep this order: each builds on the one before.
 #include "pack.h"
 #include "panel.h"
 #include "sequence.h"
+#include "dots.h"
 #include "forward.h"
 #include "backward.h"
 #include "step.h"

@@ -8,12 +8,14 @@ namespace stateful_lstm::cpu::portable {
 constexpr int kVectorBytes = 16;
 constexpr int kTileRows = 3;
 constexpr int kDotColumns = 4;
+constexpr bool kPairs = false;
 constexpr const char* kName = "portable";
 #include "simd.h"
 // Keep this order: each builds on the one before.
 #include "pack.h"
 #include "panel.h"
 #include "sequence.h"
+#include "dots.h"
 #include "forward.h"
 #include "backward.h"
 #include "step.h"

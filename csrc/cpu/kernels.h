@@ -20,6 +20,8 @@ struct Kernels {
   const char* name;  // of the instruction set
   int64_t lanes;     // numbers of type Acc<S> in a vector
 
+  // Whether forward is to read the weights where they lie: then it takes null for `pack`.
+  bool (*in_place)(const ForwardParams<S>&);
   Packing<S, ForwardParams<S>> forward_weights;
   Packing<S, BackwardParams<S>> backward_weights;
   // All T steps for a part of the rows, or for all rows and a member's part of the units; `work` is
@@ -56,24 +58,23 @@ int64_t own_size(const ForwardParams<S>& p, int64_t rows, int64_t lanes) {
   return input_steps(p.T, rows) * rows * (p.I + 4 * units);
 }
 
-// The table for this machine: the widest instruction set it has, or the one that the environment
-// variable STATEFUL_LSTM_CPU names ("portable", "avx2", "avx512"). Throws std::runtime_error when
-// that is not to be had here.
+// The table for this machine: the best instruction set it has, or the one that the environment variable
+// STATEFUL_LSTM_CPU names ("portable", "pairs", "avx2", "avx512", "avx512bf16"). Throws
+// std::runtime_error when that is not to be had here.
 template <class S>
 const Kernels<S>& kernels();
 
 // Defined by isa_*.cpp.
-namespace portable {
-template <class S>
-Kernels<S> table();
-}
-namespace avx2 {
-template <class S>
-Kernels<S> table();
-}
-namespace avx512 {
-template <class S>
-Kernels<S> table();
-}
+#define LSTM_INSTRUCTION_SET(name) \
+  namespace name {                 \
+  template <class S>               \
+  Kernels<S> table();              \
+  }
+LSTM_INSTRUCTION_SET(portable)
+LSTM_INSTRUCTION_SET(pairs)
+LSTM_INSTRUCTION_SET(avx2)
+LSTM_INSTRUCTION_SET(avx512)
+LSTM_INSTRUCTION_SET(avx512bf16)
+#undef LSTM_INSTRUCTION_SET
 
 }  // namespace stateful_lstm::cpu

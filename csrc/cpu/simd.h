@@ -66,6 +66,19 @@ LSTM_INLINE Halves load_halves(const bfloat16* p) {
   __builtin_memcpy(&v, p, sizeof v);
   return {bit_cast<Vec<float>>(v << 16), bit_cast<Vec<float>>(v & 0xffff0000u)};
 }
+// Pairs of bfloat16 side by side, a vector of them or the first n numbers, the rest zero. The file of an
+// instruction set that multiplies such pairs defines add_pairs, and kPairs as true.
+using Pairs = VectorOf<float>::uints;
+LSTM_INLINE Pairs load_pairs(const bfloat16* p, int64_t n) {
+  Pairs v = {};
+  constexpr int64_t all = sizeof v / sizeof *p;
+  if (n >= all)
+    __builtin_memcpy(&v, p, sizeof v);
+  else
+    for (int64_t k = 0; k < n; ++k) v[k / 2] |= uint32_t(p[k].bits) << k % 2 * 16;
+  return v;
+}
+LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pairs& b);
 template <class A>
 LSTM_INLINE void store(A* p, const Vec<A>& v) {
   __builtin_memcpy(p, &v, sizeof v);
@@ -93,6 +106,21 @@ LSTM_INLINE void store(S* p, const Vec<Acc<S>>& v, int64_t n) {
   S padded[kLanes<Acc<S>>];
   store(static_cast<S*>(padded), v);
   for (int64_t k = 0; k < n; ++k) p[k] = padded[k];
+}
+
+// The last n numbers of K, fewer than a vector, in some lanes; the others are zero. Which lanes they are
+// depends on n and K alone.
+template <class S>
+LSTM_INLINE Vec<Acc<S>> load_end(const S* p, int64_t K, int64_t n) {
+  using A = Acc<S>;
+  using Ints = typename VectorOf<A>::ints;
+  using Int = std::conditional_t<sizeof(A) == sizeof(int32_t), int32_t, int64_t>;
+  constexpr int lanes = kLanes<A>;
+  if (K < lanes) return load(p + K - n, n);
+  Ints place;
+  for (int l = 0; l < lanes; ++l) place[l] = l;
+  const Ints wanted = place >= static_cast<Int>(lanes - n);
+  return bit_cast<Vec<A>>(bit_cast<Ints>(load(p + K - lanes)) & wanted);
 }
 
 // One number to and from the type of sums.

@@ -1,0 +1,201 @@
+// Products of inputs with weights where they lie, row-major as in torch.nn.LSTM: nothing is packed.
+// Included only by isa_*.cpp, after sequence.h.
+//
+// A gate of a unit is one dot product of the inputs with its row of weights. For one row of inputs,
+// `lanes` rows of weights go side by side, as many streams as keep memory and multipliers busy; for more
+// rows of inputs each loaded weight serves up to kDotRows of them. The weights of one gate of a vector of
+// units stay in L1 while all rows of inputs go through.
+//
+// The order of every sum depends on nothing but its length: a row's bits are the same alone and among
+// others.
+
+// What products take beside weights of type S: numbers of the type of sums, or bfloat16 where the
+// processor multiplies pairs of them.
+template <class S>
+using Input = std::conditional_t<kPairs && sizeof(S) == sizeof(bfloat16), bfloat16, Acc<S>>;
+
+// Rows of inputs that share a loaded weight; bfloat16 beside float needs twice the registers.
+template <class S, class In>
+constexpr int kDotRows = sizeof(S) < sizeof(In) ? 2 : 3;
+// Batch rows whose sums, a vector of them for each of `lanes` units, wait in L1.
+template <class A>
+constexpr int64_t kRowsAtOnce = (12 << 10) / (kLanes<A> * kVectorBytes);
+
+// Inputs as add_products wants them. Floats beside bfloat16: two vectors at a time, first the numbers at
+// even places, then those at odd ones.
+template <class S>
+LSTM_INLINE void load_inputs(S* to, const S* from, int64_t n) {
+  __builtin_memcpy(static_cast<void*>(to), from, n * sizeof(S));
+}
+LSTM_INLINE void load_inputs(float* to, const bfloat16* from, int64_t n) {
+  constexpr int64_t lanes = kLanes<float>;
+  int64_t k = 0;
+  for (; k + 2 * lanes <= n; k += 2 * lanes) {
+    const Halves pair = load_halves(from + k);
+    store(to + k, pair.even);
+    store(to + k + lanes, pair.odd);
+  }
+  load_rows(to + k, from + k, n - k);
+}
+// The same of numbers that are there already.
+template <class S>
+LSTM_INLINE void turn_inputs(Acc<S>* in, int64_t n) {
+  constexpr int64_t lanes = kLanes<Acc<S>>;
+  if constexpr (sizeof(S) < sizeof(Acc<S>))
+    for (int64_t k = 0; k + 2 * lanes <= n; k += 2 * lanes) {
+      const auto a = load(in + k), b = load(in + k + lanes);
+      store(in + k, every_second<Acc<S>, 0>(a, b));
+      store(in + k + lanes, every_second<Acc<S>, 1>(a, b));
+    }
+}
+
+// sum[r][n] += the products of weight row n with input row r from k on to K, lane by lane; n counts
+// rows from `weight`, (N, K) dense.
+template <class S, int R, int N>
+LSTM_INLINE void add_products(Vec<Acc<S>> (&sum)[R][N], const S* weight, int64_t K,
+                              const Acc<S>* in, int64_t in_stride, int64_t k) {
+  using A = Acc<S>;
+  constexpr int64_t lanes = kLanes<A>;
+  for (; k + lanes <= K; k += lanes) {
+    Vec<A> x[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) x[r] = load(in + r * in_stride + k);
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) {
+      const Vec<A> w = load(weight + n * K + k);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) sum[r][n] += x[r] * w;
+    }
+  }
+  if (k == K) return;
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n) {
+    const Vec<A> w = load_end(weight + n * K, K, K - k);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) sum[r][n] += load_end(in + r * in_stride, K, K - k) * w;
+  }
+}
+template <class S, int R, int N>
+LSTM_INLINE void add_products(Vec<Acc<S>> (&sum)[R][N], const S* weight, int64_t K,
+                              const Acc<S>* in, int64_t in_stride) {
+  add_products<S, R, N>(sum, weight, K, in, in_stride, 0);
+}
+// bfloat16 beside float: two vectors of weights from one load, those at even and those at odd places, which costs
+// less than spreading them out in order; load_inputs has put the inputs into the same order.
+template <class S, int R, int N>
+LSTM_INLINE void add_products(Vec<float> (&sum)[R][N], const bfloat16* weight, int64_t K,
+                              const float* in, int64_t in_stride) {
+  constexpr int64_t lanes = kLanes<float>;
+  int64_t k = 0;
+  for (; k + 2 * lanes <= K; k += 2 * lanes) {
+    Vec<float> even[R], odd[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      even[r] = load(in + r * in_stride + k);
+      odd[r] = load(in + r * in_stride + k + lanes);
+    }
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) {
+      const Halves w = load_halves(weight + n * K + k);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) sum[r][n] += even[r] * w.even;
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) sum[r][n] += odd[r] * w.odd;
+    }
+  }
+  add_products<bfloat16, R, N>(sum, weight, K, in, in_stride, k);
+}
+
+// bfloat16 beside bfloat16: products of pairs, summed in float.
+template <class S, int R, int N>
+LSTM_INLINE void add_products(Vec<float> (&sum)[R][N], const bfloat16* weight, int64_t K,
+                              const bfloat16* in, int64_t in_stride) {
+  constexpr int64_t both = 2 * kLanes<float>;
+  for (int64_t k = 0; k < K; k += both) {
+    const int64_t n = K - k;
+    Pairs x[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) x[r] = load_pairs(in + r * in_stride + k, n);
+#pragma GCC unroll 16
+    for (int m = 0; m < N; ++m) {
+      const Pairs w = load_pairs(weight + m * K + k, n);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) sum[r][m] = add_pairs(sum[r][m], x[r], w);
+    }
+  }
+}
+
+// Weight rows one after the other, (rows, K) dense.
+template <class S>
+struct WeightRows {
+  const S* data;
+  int64_t K;
+};
+
+// Lane by lane sums of the products of N rows of [first, second], from `row` on, with R rows of inputs,
+// into N vectors each, kLanes vectors apart.
+template <class S, class In, int R, int N>
+LSTM_INLINE void lane_sums(const WeightRows<S>& first, const WeightRows<S>& second, int64_t row,
+                           const In* in, Vec<Acc<S>>* out) {
+  const int64_t stride = first.K + second.K;
+  Vec<Acc<S>> sum[R][N] = {};
+  add_products<S, R, N>(sum, first.data + row * first.K, first.K, in, stride);
+  add_products<S, R, N>(sum, second.data + row * second.K, second.K, in + first.K, stride);
+  for (int r = 0; r < R; ++r)
+    for (int n = 0; n < N; ++n) out[r * kLanes<Acc<S>> + n] = sum[r][n];
+}
+
+// The dot products of `live` rows of [first, second], from `row` on, with `count` rows of inputs, at
+// most kRowsAtOnce: a vector each, zero past `live`.
+template <class S, class In>
+LSTM_INLINE void dot_products(const WeightRows<S>& first, const WeightRows<S>& second, int64_t row,
+                              int64_t live, const In* in, int64_t count, Vec<Acc<S>>* dot) {
+  using A = Acc<S>;
+  constexpr int lanes = kLanes<A>, few = lanes < kDotColumns ? lanes : kDotColumns;
+  const int64_t K = first.K + second.K;
+  Vec<A> sums[kRowsAtOnce<A>][lanes];
+  const auto rows = [&](auto columns, int64_t n) LSTM_LAMBDA {
+    constexpr int N = decltype(columns)::rows;
+    const auto tile = [&](auto tile_rows, int64_t b) LSTM_LAMBDA {
+      lane_sums<S, In, decltype(tile_rows)::rows, N>(first, second, row + n, in + b * K,
+                                                     sums[b] + n);
+    };
+    in_tiles<decltype(tile), kDotRows<S, In>>(0, count, tile);
+  };
+  int64_t n = 0;
+  if (count == 1 && live == lanes) {
+    lane_sums<S, In, 1, lanes>(first, second, row, in, sums[0]);
+    n = lanes;
+  }
+  for (; n + few <= live; n += few) rows(Rows<few>{}, n);
+  for (; n < live; ++n) rows(Rows<1>{}, n);
+  for (; n < lanes; ++n)
+    for (int64_t b = 0; b < count; ++b) sums[b][n] = Vec<A>{};
+  for (int64_t b = 0; b < count; ++b) dot[b] = row_sums<A>(sums[b]);
+}
+
+// Rows [begin, end) of in (rows, K) times the four gates of the units from `unit` on, of weight (4H, K);
+// calls done(Rows<R>, first row, sums), as panel_product does.
+template <class S, class W, class F>
+LSTM_INLINE void gate_dots(const S* weight, int64_t K, int64_t H, const Input<S>* in, int64_t begin,
+                           int64_t end, int64_t unit, const W& wanted, const F& done) {
+  using A = Acc<S>;
+  constexpr int64_t most = kRowsAtOnce<A>;
+  const int64_t live = H - unit < kLanes<A> ? H - unit : kLanes<A>;
+  Vec<A> dot[kGroup][most];
+  for (int64_t first = begin; first < end; first += most) {
+    const int64_t count = end - first < most ? end - first : most;
+    for (int64_t j = 0; j < kGroup; ++j)
+      dot_products<S, Input<S>>({weight, K}, {weight, 0}, j * H + unit, live, in + first * K, count,
+                                dot[j]);
+    const auto tile = [&](auto rows, int64_t b) LSTM_LAMBDA {
+      constexpr int R = decltype(rows)::rows;
+      if (!wanted(rows, b)) return;
+      Vec<A> sum[R][kGroup];
+      for (int r = 0; r < R; ++r)
+        for (int j = 0; j < kGroup; ++j) sum[r][j] = dot[j][b - first + r];
+      done(rows, b, sum);
+    };
+    in_tiles(first, first + count, tile);
+  }
+}

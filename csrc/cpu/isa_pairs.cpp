@@ -1,0 +1,30 @@
+// The kernels for any processor, with products of pairs of bfloat16 as AVX512-BF16 has them, written out:
+// so that tests can see that way anywhere. Never chosen by itself.
+#include <utility>
+
+#include "../cell.h"
+#include "kernels.h"
+
+namespace stateful_lstm::cpu::pairs {
+constexpr int kVectorBytes = 16;
+constexpr int kTileRows = 3;
+constexpr int kDotColumns = 4;
+constexpr bool kPairs = true;
+constexpr const char* kName = "pairs";
+#include "simd.h"
+LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pairs& b) {
+  const auto low = [](const Pairs& v) LSTM_LAMBDA { return bit_cast<Vec<float>>(v << 16); };
+  const auto high = [](const Pairs& v)
+                        LSTM_LAMBDA { return bit_cast<Vec<float>>(v & 0xffff0000u); };
+  return sum + high(a) * high(b) + low(a) * low(b);
+}
+// Keep this order: each builds on the one before.
+#include "pack.h"
+#include "panel.h"
+#include "sequence.h"
+#include "dots.h"
+#include "forward.h"
+#include "backward.h"
+#include "step.h"
+#include "table.h"
+}  // namespace stateful_lstm::cpu::pairs
