@@ -161,6 +161,17 @@ Split split(const SequenceParams<S>& p, int64_t inputs = 0) {
   return {false, most};
 }
 
+// Whether to pack the weights of a call forward. The environment variable STATEFUL_LSTM_PACK=always does
+// so in every call, for those to whom it matters that a sequence gives the same bits however it is cut.
+template <class S>
+bool packs(const cpu::Kernels<S>& kernel, const ForwardParams<S>& p) {
+  static const char* name = std::getenv("STATEFUL_LSTM_PACK");
+  static const std::string asked = name ? name : "";
+  STD_TORCH_CHECK(asked.empty() || asked == "always", "STATEFUL_LSTM_PACK must be always, got ",
+                  asked);
+  return !asked.empty() || !kernel.in_place(p);
+}
+
 // Runs a call in parts: by rows, or by units where rows are few or the weights large, since then
 // each thread's weights stay in its own cache.
 template <class S, class F>
@@ -259,14 +270,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     p.cells = save >= 1 ? mutable_data<A>(cells) : nullptr;
     const auto& kernel = cpu::kernels<S>();
     if (p.B > 0) {
-      const bool in_place = kernel.in_place(p);
-      const Tensor pack = in_place ? make<A>({0}) : pack_weights(kernel.forward_weights, p);
+      const bool packed = packs(kernel, p);
+      const Tensor pack = packed ? pack_weights(kernel.forward_weights, p) : make<A>({0});
       const Tensor work = make<A>({cpu::work_size(p)});
       const Split how = split(p, p.I);
       const int64_t own_size = cpu::own_size(p, how.rows(p.B), kernel.lanes);
       const Tensor own = make<A>({how.members, own_size});
       in_parts(p, how, [&](const cpu::Part& part, cpu::Barrier& barrier) {
-        kernel.forward_part(p, in_place ? nullptr : data<A>(pack), mutable_data<A>(work),
+        kernel.forward_part(p, packed ? data<A>(pack) : nullptr, mutable_data<A>(work),
                             mutable_data<A>(own) + part.index * own_size, part, barrier);
       });
     }

@@ -144,28 +144,6 @@ def test_gradients_are_bitwise_repeatable() -> None:
         assert torch.equal(first, second)
 
 
-def test_a_row_does_not_depend_on_its_neighbours_nor_on_the_number_of_threads() -> None:
-    rows = 11
-    x, w_ih, w_hh = torch.randn(T, rows, I), torch.randn(4 * H, I), torch.randn(4 * H, H)
-    b_ih, b_hh = torch.randn(2, 4 * H)
-    h0, c0 = torch.randn(rows, H), torch.randn(rows, H)
-
-    def run(part: slice) -> Tensor:
-        weights = w_ih, w_hh, b_ih, b_hh, None
-        args = x[:, part], *weights, h0[part], c0[part], None, None, None, False, 0
-        return ops.lstm_forward(*args)[0]
-
-    whole = run(slice(None))
-    for part in (slice(0, 1), slice(3, 5), slice(2, 9)):
-        assert torch.equal(run(part), whole[:, part])
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        assert torch.equal(run(slice(None)), whole)
-    finally:
-        torch.set_num_threads(threads)
-
-
 BAD_FORWARD = [
     (0, torch.randn(T, B, I, dtype=torch.float64), "x has the wrong dtype"),
     (0, torch.randn(T, I), "x must be"),
