@@ -164,12 +164,12 @@ Split split(const SequenceParams<S>& p, int64_t inputs = 0) {
 // Whether to pack the weights of a call forward. The environment variable STATEFUL_LSTM_PACK=always does
 // so in every call, for those to whom it matters that a sequence gives the same bits however it is cut.
 template <class S>
-bool packs(const cpu::Kernels<S>& kernel, const ForwardParams<S>& p) {
+bool packs(const cpu::Kernels<S>& kernel, const ForwardParams<S>& p, bool in_place) {
   static const char* name = std::getenv("STATEFUL_LSTM_PACK");
   static const std::string asked = name ? name : "";
   STD_TORCH_CHECK(asked.empty() || asked == "always", "STATEFUL_LSTM_PACK must be always, got ",
                   asked);
-  return !asked.empty() || !kernel.in_place(p);
+  return !asked.empty() || !kernel.in_place(p, in_place);
 }
 
 // Runs a call in parts: by rows, or by units where rows are few or the weights large, since then
@@ -213,6 +213,14 @@ Tensor pack_weights(const cpu::Packing<S, Params>& packing, const Params& p) {
   return pack;
 }
 
+const int64_t* read_lengths(Inputs& in, const OptTensor& lengths, int64_t B, int64_t T) {
+  const int64_t* found = in.get<int64_t>(lengths, {B}, "lengths");
+  for (int64_t b = 0; found && b < B; ++b)
+    STD_TORCH_CHECK(found[b] >= 0 && found[b] <= T, "lengths[", b, "] is ", found[b],
+                    ", expected 0 to ", T);
+  return found;
+}
+
 template <class S>
 void fill_sequence(SequenceParams<S>& p, Inputs& in, const Tensor& weight_hh,
                    const OptTensor& weight_hr, const Tensor& c0, const OptTensor& reset_mask,
@@ -226,19 +234,15 @@ void fill_sequence(SequenceParams<S>& p, Inputs& in, const Tensor& weight_hh,
   p.weight_hr = in.get<S>(weight_hr, {p.P, p.H}, "weight_hr");
   p.c0 = in.get<Acc<S>>(c0, {p.B, p.H}, "c0");
   p.reset = in.get<bool>(reset_mask, {p.T, p.B}, "reset_mask");
-  p.lengths = in.get<int64_t>(lengths, {p.B}, "lengths");
+  p.lengths = read_lengths(in, lengths, p.B, p.T);
   p.recurrent_mask = in.get<S>(recurrent_mask, {p.B, p.P}, "recurrent_mask");
-  if (p.lengths)
-    for (int64_t b = 0; b < p.B; ++b)
-      STD_TORCH_CHECK(p.lengths[b] >= 0 && p.lengths[b] <= p.T, "lengths[", b, "] is ",
-                      p.lengths[b], ", expected 0 to ", p.T);
 }
 
 // save: 0 nothing, 1 the cells, 2 the cells and the activated gates.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     Tensor x, Tensor weight_ih, Tensor weight_hh, OptTensor bias_ih, OptTensor bias_hh,
     OptTensor weight_hr, Tensor h0, Tensor c0, OptTensor reset_mask, OptTensor lengths,
-    OptTensor recurrent_mask, bool reverse, int64_t save) {
+    OptTensor recurrent_mask, bool reverse, int64_t save, bool in_place) {
   STD_TORCH_CHECK(x.dim() == 3 && weight_hh.dim() == 2 && weight_hh.size(0) % 4 == 0,
                   "x must be (T, B, I) and weight_hh (4H, P), got ", shape_text(x.sizes()), " and ",
                   shape_text(weight_hh.sizes()));
@@ -270,7 +274,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     p.cells = save >= 1 ? mutable_data<A>(cells) : nullptr;
     const auto& kernel = cpu::kernels<S>();
     if (p.B > 0) {
-      const bool packed = packs(kernel, p);
+      const bool packed = packs(kernel, p, in_place);
       const Tensor pack = packed ? pack_weights(kernel.forward_weights, p) : make<A>({0});
       const Tensor work = make<A>({cpu::work_size(p)});
       const Split how = split(p, p.I);
@@ -429,7 +433,8 @@ bool overlap(const Tensor& a, const Tensor& b) {
 
 std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weights, Tensor h,
                                               Tensor c, OptTensor state_indices,
-                                              OptTensor reset_mask, bool bias, bool bidirectional) {
+                                              OptTensor reset_mask, OptTensor lengths, bool bias,
+                                              bool bidirectional) {
   return by_dtype(h, "h", [&](auto number) {
     using S = decltype(number);
     const StateSizes s = check_state<S>(h, c);
@@ -460,6 +465,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
     step.reset_row = 1;
     step.reset_time = B;
     step.rows = state_indices ? slots.data() : nullptr;
+    step.lengths = read_lengths(in, lengths, B, T);
     for (int64_t k = 0; k < s.LD; ++k) {
       const Tensor* w = &weights[k * each];
       const int64_t width = k < D ? I : D * s.P;
@@ -489,7 +495,8 @@ STABLE_TORCH_LIBRARY(stateful_lstm, m) {
   m.def(
       "lstm_forward(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
       "Tensor? bias_hh, Tensor? weight_hr, Tensor h0, Tensor c0, Tensor? reset_mask, "
-      " Tensor? lengths, Tensor? recurrent_mask, bool reverse, int save) -> "
+      " Tensor? lengths, Tensor? recurrent_mask, bool reverse, int save, "
+      "bool in_place=False) -> "
       "(Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)");
   m.def(
       "lstm_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor gates, "
@@ -498,7 +505,8 @@ STABLE_TORCH_LIBRARY(stateful_lstm, m) {
       "(Tensor grad_gates, Tensor grad_h0, Tensor grad_c0, Tensor grad_hidden)");
   m.def(
       "lstm_step_(Tensor x, Tensor[] weights, Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, "
-      "Tensor? reset_mask, bool bias, bool bidirectional) -> (Tensor y, Tensor h_n, Tensor c_n)");
+      "Tensor? reset_mask, Tensor? lengths, bool bias, bool bidirectional) -> (Tensor y, Tensor "
+      "h_n, Tensor c_n)");
   m.def("state_gather(Tensor h, Tensor c, Tensor? state_indices) -> (Tensor h0, Tensor c0)");
   m.def(
       "state_scatter_(Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, Tensor h_n, Tensor c_n) "

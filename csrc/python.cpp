@@ -124,7 +124,7 @@ bool overlap(const View& a, const char* begin, const char* end) {
 }
 
 struct Call {
-  PyObject *x, *parameters, *names, *h, *c, *state_indices, *reset_mask;
+  PyObject *x, *parameters, *names, *h, *c, *state_indices, *reset_mask, *lengths;
   bool bias, bidirectional, batch_first;
   int64_t most_steps;
 };
@@ -200,6 +200,17 @@ PyObject* step(const Call& call, const View& h, const View& c) {
     return nothing();
   }
 
+  std::vector<int64_t> lengths;
+  if (call.lengths != Py_None) {
+    const View given(call.lengths);
+    if (!given.is<int64_t>(1) || given.size(0) != s.B) return nothing();
+    for (int64_t b = 0; b < s.B; ++b) {
+      lengths.push_back(given.data<int64_t>()[b * given.stride(0)]);
+      if (lengths[b] < 0 || lengths[b] > s.T) return nothing();
+    }
+    s.lengths = lengths.data();
+  }
+
   const bool projection = s.P != s.H;
   const int64_t each = 2 + (call.bias ? 2 : 0) + (projection ? 1 : 0);
   if (PyList_Size(call.names) != LD * each) return nothing();
@@ -260,11 +271,11 @@ PyObject* step(const Call& call, const View& h, const View& c) {
   return results(outputs);
 }
 
-// step(x, parameters, names, h, c, state_indices, reset_mask, bias, bidirectional,
-//      batch_first, most_steps)
+// step(x, parameters, names, h, c, state_indices, reset_mask, lengths, bias,
+//      bidirectional, batch_first, most_steps)
 PyObject* step_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  if (count != 11 || !PyDict_Check(args[1]) || !PyList_Check(args[2])) {
-    PyErr_SetString(PyExc_TypeError, "step() takes 11 arguments, of which a dict and a list");
+  if (count != 12 || !PyDict_Check(args[1]) || !PyList_Check(args[2])) {
+    PyErr_SetString(PyExc_TypeError, "step() takes 12 arguments, of which a dict and a list");
     return nullptr;
   }
   if (exchange == nullptr) return nothing();
@@ -275,10 +286,11 @@ PyObject* step_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
                      args[4],
                      args[5],
                      args[6],
-                     args[7] == Py_True,
+                     args[7],
                      args[8] == Py_True,
                      args[9] == Py_True,
-                     PyLong_AsLongLong(args[10])};
+                     args[10] == Py_True,
+                     PyLong_AsLongLong(args[11])};
   if (PyErr_Occurred()) return nullptr;
   try {
     const View h(call.h), c(call.c);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <memory>
 
 #include "cpu/kernels.h"
@@ -31,6 +32,19 @@ void run_layer(const cpu::Kernels<S>& kernel, const StepParams<S>& p) {
   kernel.step_commit(p);
 }
 
+// One number of the type of sums as a parameter: to nearest, ties to even.
+template <class S>
+S narrow(Acc<S> x) {
+  return x;
+}
+template <>
+bfloat16 narrow<bfloat16>(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return {static_cast<uint16_t>(x == x ? rounded : bits >> 16 | 0x40)};
+}
+
 }  // namespace
 
 template <class S>
@@ -46,7 +60,10 @@ void run(const StackStep<S>& s) {
   const std::unique_ptr<A[]> in(new A[B * (std::max(s.I, width) + s.P)]);
   const std::unique_ptr<A[]> hidden(projection ? new A[B * s.H]() : nullptr);
   const std::unique_ptr<S[]> between(s.L > 1 ? new S[2 * B * width] : nullptr);
-  for (int64_t t = 0; t < s.T && B > 0; ++t)
+  std::vector<int64_t> live(s.lengths ? B : 0);  // slots of the rows that have this step
+  const auto slot = [&](int64_t b) { return s.rows ? s.rows[b] : b; };
+  for (int64_t t = 0; t < s.T && B > 0; ++t) {
+    for (int64_t b = 0; s.lengths && b < B; ++b) live[b] = t < s.lengths[b] ? slot(b) : -1;
     for (int64_t k = 0; k < s.L * s.D; ++k) {
       const int64_t layer = k / s.D, direction = k % s.D;
       const bool top = layer == s.L - 1;
@@ -67,7 +84,7 @@ void run(const StackStep<S>& s) {
       p.bias_ih = s.w[k].bias_ih;
       p.bias_hh = s.w[k].bias_hh;
       p.weight_hr = s.w[k].weight_hr;
-      p.slots = s.rows;
+      p.slots = s.lengths ? live.data() : s.rows;
       p.reset = direction == 1 || !s.reset ? nullptr : s.reset + t * s.reset_time;
       p.reset_stride = s.reset_row;
       p.in = in.get();
@@ -78,6 +95,15 @@ void run(const StackStep<S>& s) {
       p.c_n = s.c_n + k * B * s.H;
       run_layer(kernel, p);
     }
+  }
+  for (int64_t b = 0; s.lengths && b < B; ++b) {  // rows that ended before: where their state rests
+    if (s.lengths[b] >= s.T || slot(b) < 0) continue;
+    for (int64_t k = 0; k < s.L * s.D; ++k) {
+      std::copy_n(s.h + (k * s.slots + slot(b)) * s.P, s.P, s.h_n + (k * B + b) * s.P);
+      std::transform(s.c + (k * s.slots + slot(b)) * s.H, s.c + (k * s.slots + slot(b) + 1) * s.H,
+                     s.c_n + (k * B + b) * s.H, narrow<S>);
+    }
+  }
 }
 template void run(const StackStep<float>&);
 template void run(const StackStep<double>&);

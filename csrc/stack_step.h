@@ -19,12 +19,13 @@ struct LayerWeights {
 template <class S>
 struct StackStep {
   int64_t T, B, I, H, P, L, D, slots;
-  int64_t x_time, x_row;           // elements between steps and rows of x
-  int64_t y_time, y_row;           // of y
-  int64_t reset_time, reset_row;   // of reset
-  const S* x;                      // (T, B, I)
-  const bool* reset;               // (T, B) or null
-  const int64_t* rows;             // (B) slot of each row, -1: padding; null: row b is slot b
+  int64_t x_time, x_row;          // elements between steps and rows of x
+  int64_t y_time, y_row;          // of y
+  int64_t reset_time, reset_row;  // of reset
+  const S* x;                     // (T, B, I)
+  const bool* reset;              // (T, B) or null
+  const int64_t* rows;            // (B) slot of each row, -1: padding; null: row b is slot b
+  const int64_t* lengths;         // (B) steps of each row, after which its state rests; null: all T
   std::vector<LayerWeights<S>> w;  // L * D
   S* h;                            // (L * D, S, P) resident
   Acc<S>* c;                       // (L * D, S, H) resident

@@ -10,6 +10,7 @@ def step(
     c: object,
     state_indices: object,
     reset_mask: object,
+    lengths: object,
     bias: bool,
     bidirectional: bool,
     batch_first: bool,

@@ -48,7 +48,7 @@ def compiled_layer(
             x, *weights, h0, c0, *control, keep
         )
         return out
-    y, h_n, c_n, _, _ = ops.lstm_forward(x, *weights, h0, c0, *control, 0)
+    y, h_n, c_n, _, _ = ops.lstm_forward(x, *weights, h0, c0, *control, 0, in_place=True)
     return y, h_n, c_n
 
 

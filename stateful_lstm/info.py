@@ -16,7 +16,8 @@ def info() -> dict[str, Any]:
     Returns:
         version, torch: version strings.
         backends: name -> True, or the reason why it cannot be had.
-        cpu_capability: instruction set of the CPU kernels ("avx512", "avx2", "portable"), None if not built.
+        cpu_capability: instruction set of the CPU kernels ("avx512bf16", "avx512", "avx2",
+            "portable"), None if not built.
         cuda_built: architectures that CUDA kernels were built for.
         cuda_present: architectures of the GPUs present, one each.
     """

@@ -189,8 +189,8 @@ class StatefulLSTM(nn.RNNBase):
             ValueError, RuntimeError, TypeError, IndexError: saying what was expected and what came,
                 before anything is computed or any state touched.
         """
-        if hx is None and lengths is None and not torch.compiler.is_compiling():
-            stepped = self._quick_step(input, reset_mask, state, state_indices)
+        if hx is None and not torch.compiler.is_compiling():
+            stepped = self._quick_step(input, reset_mask, lengths, state, state_indices)
             if stepped is not None:
                 return stepped
         if isinstance(input, PackedSequence):
@@ -252,11 +252,17 @@ class StatefulLSTM(nn.RNNBase):
         """Finds the state, runs the call, leaves the new state; call.h0 and call.c0 come here."""
         sizes = checks.state_sizes(weights, config)
         own, padding = self._find_state(call.x, sizes, weights[0].dtype, state, state_indices)
-        plain = hidden is None and call.lengths is None
-        if own is not None and plain and self._can_step(call.x, weights):
-            reset, two = call.reset, self.bidirectional
+        if own is not None and hidden is None and self._can_step(call.x, weights):
             stepped = ops.lstm_step_(
-                call.x, weights, own.h, own.c, state_indices, reset, self.bias, two
+                call.x,
+                weights,
+                own.h,
+                own.c,
+                state_indices,
+                call.reset,
+                call.lengths,
+                self.bias,
+                self.bidirectional,
             )
             if state is None and self._state is not own:
                 self._state = own
@@ -331,10 +337,11 @@ class StatefulLSTM(nn.RNNBase):
         self,
         input: Any,
         reset_mask: Tensor | None,
+        lengths: Tensor | None,
         state: LSTMState | None,
         state_indices: Tensor | None,
     ) -> tuple[Any, tuple[Tensor, Tensor]] | None:
-        """The short way: a few steps of inference on a state that is there; None if it is not so."""
+        """The short way: a few steps of inference on a state that is there; else None."""
         own = self._state if state is None else state
         if type(own) is not LSTMState or (state is None and not self.stateful) or self._drops():
             return None
@@ -346,6 +353,7 @@ class StatefulLSTM(nn.RNNBase):
             own.c,
             state_indices,
             reset_mask,
+            lengths,
             self.bias,
             self.bidirectional,
             self.batch_first,

@@ -8,7 +8,7 @@ and the rest of the package works on the reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -50,7 +50,7 @@ missing: str | None = _load()
 
 
 def cpu_capability() -> str | None:
-    """The instruction set that the CPU kernels use here ("avx512", "avx2", "portable"), or None."""
+    """The instruction set that the CPU kernels use here ("avx2", for one), or None."""
     return None if missing else str(torch.ops.stateful_lstm.cpu_capability())
 
 
@@ -68,6 +68,7 @@ def lstm_forward(
     recurrent_mask: Tensor | None,
     reverse: bool,
     save: int,
+    in_place: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """One layer in one direction.
 
@@ -85,6 +86,8 @@ def lstm_forward(
         recurrent_mask: (B, P) multiplies h before the recurrent product.
         reverse: run t from T-1 down to 0.
         save: for backward: 0 nothing, 1 the cells, 2 the cells and the activated gates.
+        in_place: whether a short call may read the weights where they lie. That is quicker, but adds
+            up in another order, so the last bits of a row's result then depend on T and B.
 
     Returns:
         y (T, B, P), h_n (B, P), c_n (B, H), gates (T, B, 4H), cells (T, B, H); what is not saved
@@ -104,6 +107,7 @@ def lstm_forward(
         recurrent_mask,
         reverse,
         save,
+        in_place,
     )
     return out
 
@@ -153,6 +157,7 @@ def lstm_step_(
     c: Tensor,
     state_indices: Tensor | None,
     reset_mask: Tensor | None,
+    lengths: Tensor | None,
     bias: bool,
     bidirectional: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,6 +170,7 @@ def lstm_step_(
         c: (L*D, slots, H) in the dtype of sums, updated.
         state_indices: (B,) int32 or int64, -1 for padding; None: row b is slot b.
         reset_mask: (T, B) bool.
+        lengths: (B,) int64, 0 to T: y is 0 from there on, the state rests.
         bias: whether the list has biases.
         bidirectional: the reverse direction starts from zero.
 
@@ -172,7 +178,7 @@ def lstm_step_(
         y (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H), all in the layer's dtype.
     """
     out: tuple[Tensor, Tensor, Tensor] = torch.ops.stateful_lstm.lstm_step_(
-        x, weights, h, c, state_indices, reset_mask, bias, bidirectional
+        x, weights, h, c, state_indices, reset_mask, lengths, bias, bidirectional
     )
     _mark_changed(h, c)
     return out
@@ -180,12 +186,13 @@ def lstm_step_(
 
 def quick_step(
     x: Tensor,
-    parameters: dict[str, Tensor | None],
+    parameters: Mapping[str, Tensor | None],
     names: list[str],
     h: Tensor,
     c: Tensor,
     state_indices: Tensor | None,
     reset_mask: Tensor | None,
+    lengths: Tensor | None,
     bias: bool,
     bidirectional: bool,
     batch_first: bool,
@@ -223,6 +230,7 @@ def quick_step(
         c,
         state_indices,
         reset_mask,
+        lengths,
         bias,
         bidirectional,
         batch_first,
@@ -256,7 +264,22 @@ def _mark_changed(h: Tensor, c: Tensor) -> None:
 
 def _register_fakes() -> None:
     @torch.library.register_fake("stateful_lstm::lstm_forward")
-    def _(x, weight_ih, weight_hh, b_ih, b_hh, weight_hr, h0, c0, reset, lengths, mask, reverse, save):  # type: ignore[no-untyped-def]
+    def _(
+        x,
+        weight_ih,
+        weight_hh,
+        b_ih,
+        b_hh,
+        weight_hr,
+        h0,
+        c0,
+        reset,
+        lengths,
+        mask,
+        reverse,
+        save,
+        in_place=False,
+    ):  # type: ignore[no-untyped-def]
         T, B, H = x.size(0), x.size(1), weight_hh.size(0) // 4
         P, acc = weight_hh.size(1), accumulation_dtype(weight_hh.dtype)
         return (
@@ -279,7 +302,7 @@ def _register_fakes() -> None:
         )
 
     @torch.library.register_fake("stateful_lstm::lstm_step_")
-    def _(x, weights, h, c, state_indices, reset, bias, bidirectional):  # type: ignore[no-untyped-def]
+    def _(x, weights, h, c, state_indices, reset, lengths, bias, bidirectional):  # type: ignore[no-untyped-def]
         T, B, P = x.size(0), x.size(1), h.size(2)
         return (
             x.new_empty(T, B, (2 if bidirectional else 1) * P),

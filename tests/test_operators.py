@@ -18,14 +18,14 @@ T, B, I, H, P, SLOTS = 4, 3, 9, 6, 5, 7
 SCHEMAS = {
     "lstm_forward": "(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
     "Tensor? bias_hh, Tensor? weight_hr, Tensor h0, Tensor c0, Tensor? reset_mask, "
-    "Tensor? lengths, Tensor? recurrent_mask, bool reverse, int save) -> "
+    "Tensor? lengths, Tensor? recurrent_mask, bool reverse, int save, bool in_place=False) -> "
     "(Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)",
     "lstm_backward": "(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor gates, "
     "Tensor cells, Tensor weight_hh, Tensor? weight_hr, Tensor c0, Tensor? reset_mask, "
     "Tensor? lengths, Tensor? recurrent_mask, bool reverse) -> "
     "(Tensor grad_gates, Tensor grad_h0, Tensor grad_c0, Tensor grad_hidden)",
     "lstm_step_": "(Tensor x, Tensor[] weights, Tensor(a!) h, Tensor(b!) c, "
-    "Tensor? state_indices, Tensor? reset_mask, bool bias, bool bidirectional) -> "
+    "Tensor? state_indices, Tensor? reset_mask, Tensor? lengths, bool bias, bool bidirectional) -> "
     "(Tensor y, Tensor h_n, Tensor c_n)",
     "state_gather": "(Tensor h, Tensor c, Tensor? state_indices) -> (Tensor h0, Tensor c0)",
     "state_scatter_": "(Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, Tensor h_n, Tensor c_n) "
@@ -82,7 +82,8 @@ def step_args(dtype: torch.dtype, projection: bool, bidirectional: bool) -> list
     steps = 1 if bidirectional else 3
     x = torch.randn(steps, B, 4, dtype=dtype)
     reset = torch.tensor([[True, False, False], [False, True, False], [False] * 3])[:steps]
-    return [x, weights, h, c, torch.tensor([5, -1, 2]), reset, True, bidirectional]
+    lengths = torch.tensor([steps, 1, 0])
+    return [x, weights, h, c, torch.tensor([5, -1, 2]), reset, lengths, True, bidirectional]
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

@@ -66,11 +66,11 @@ Packed<S, 3> forward_weights(const ForwardParams<S>& a) {
 // Packing is worth it from a hundred steps of rows on, but for few rows of weights that fit no cache.
 // Measured in docs/performance.md.
 template <class S>
-bool in_place(const ForwardParams<S>& a) {
+bool in_place(const ForwardParams<S>& a, bool allowed) {
   if (a.weight_hr) return false;  // whose product is there for packed weights only
   if (sizeof(S) < sizeof(Acc<S>)) return kPairs;
   constexpr int64_t kLarge = int64_t{8} << 20;
-  return a.B <= 4 && (a.T * a.B <= 64 || 4 * a.H * a.P * int64_t(sizeof(S)) >= kLarge);
+  return allowed && a.B <= 4 && (a.T * a.B <= 64 || 4 * a.H * a.P * int64_t(sizeof(S)) >= kLarge);
 }
 
 // Calls done(Rows<R>, first row, sums) for rows [begin, end) of in (rows, K) times the four gates of one

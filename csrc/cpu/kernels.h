@@ -20,8 +20,9 @@ struct Kernels {
   const char* name;  // of the instruction set
   int64_t lanes;     // numbers of type Acc<S> in a vector
 
-  // Whether forward is to read the weights where they lie: then it takes null for `pack`.
-  bool (*in_place)(const ForwardParams<S>&);
+  // Whether forward is to read the weights where they lie: then it takes null for `pack`. Only if
+  // `allowed` may that depend on T and B, as the order of sums then does.
+  bool (*in_place)(const ForwardParams<S>&, bool allowed);
   Packing<S, ForwardParams<S>> forward_weights;
   Packing<S, BackwardParams<S>> backward_weights;
   // All T steps for a part of the rows, or for all rows and a member's part of the units; `work` is
