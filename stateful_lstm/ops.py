@@ -1,9 +1,9 @@
 """The compiled operators: loads the library, tells torch their shapes, and gives them types.
 
-The library registers its operators in C++ (``csrc/binding.cpp``) and is a Python module as well, for
-the one call that must be quicker than an operator, :func:`quick_step` (``csrc/python.cpp``).
-Importing this file never compiles anything. Where the library is not built, :data:`missing` says why
-and the rest of the package works on the reference.
+The library registers its operators in C++ (``csrc/binding.cpp``) and is a Python module as well,
+for the one call that must be quicker than an operator, :func:`quick_step` (``csrc/python.cpp``).
+Importing this file never compiles anything. Where the library is not built, :data:`missing` says
+why and the rest of the package works on the reference.
 """
 
 from __future__ import annotations
@@ -264,30 +264,15 @@ def _mark_changed(h: Tensor, c: Tensor) -> None:
 
 def _register_fakes() -> None:
     @torch.library.register_fake("stateful_lstm::lstm_forward")
-    def _(
-        x,
-        weight_ih,
-        weight_hh,
-        b_ih,
-        b_hh,
-        weight_hr,
-        h0,
-        c0,
-        reset,
-        lengths,
-        mask,
-        reverse,
-        save,
-        in_place=False,
-    ):  # type: ignore[no-untyped-def]
-        T, B, H = x.size(0), x.size(1), weight_hh.size(0) // 4
-        P, acc = weight_hh.size(1), accumulation_dtype(weight_hh.dtype)
+    def _(x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, reset, lengths, mask, reverse, save, in_place=0):  # type: ignore[no-untyped-def]
+        T, B, H = x.size(0), x.size(1), w_hh.size(0) // 4
+        P, acc = w_hh.size(1), accumulation_dtype(w_hh.dtype)
         return (
-            weight_hh.new_empty(T, B, P),
-            weight_hh.new_empty(B, P),
-            weight_hh.new_empty(B, H, dtype=acc),
-            weight_hh.new_empty(T if save == 2 else 0, B, 4 * H),
-            weight_hh.new_empty(T if save >= 1 else 0, B, H, dtype=acc),
+            w_hh.new_empty(T, B, P),
+            w_hh.new_empty(B, P),
+            w_hh.new_empty(B, H, dtype=acc),
+            w_hh.new_empty(T if save == 2 else 0, B, 4 * H),
+            w_hh.new_empty(T if save >= 1 else 0, B, H, dtype=acc),
         )
 
     @torch.library.register_fake("stateful_lstm::lstm_backward")
