@@ -86,8 +86,8 @@ def lstm_forward(
         recurrent_mask: (B, P) multiplies h before the recurrent product.
         reverse: run t from T-1 down to 0.
         save: for backward: 0 nothing, 1 the cells, 2 the cells and the activated gates.
-        in_place: whether a short call may read the weights where they lie. That is quicker, but adds
-            up in another order, so the last bits of a row's result then depend on T and B.
+        in_place: whether a short call may read the weights where they lie. That is quicker, but
+            adds up in another order, so the last bits of a row's result then depend on T and B.
 
     Returns:
         y (T, B, P), h_n (B, P), c_n (B, H), gates (T, B, 4H), cells (T, B, H); what is not saved
@@ -201,12 +201,12 @@ def quick_step(
     """:func:`lstm_step_` past the dispatcher, in a third of the time; or None, without any effect.
 
     None means: go the long way, which works or says what is wrong. It is the answer to whatever is
-    no plain dense CPU tensor of the right dtype and shape, to more than ``most_steps``, and to a mode
-    in which torch wants to see the operator (autograd, autocast, profiler, tracing, dispatch modes,
-    torch.func).
+    no plain dense CPU tensor of the right dtype and shape, to more than ``most_steps``, and to a
+    mode in which torch wants to see the operator (autograd, autocast, profiler, tracing, dispatch
+    modes, torch.func).
 
-    Args: as of ``lstm_step_``; the weights are found by their names in ``parameters``; x, reset_mask
-    and y are (B, T, ...) with ``batch_first``.
+    Args: as of ``lstm_step_``; the weights are found by their names in ``parameters``; x,
+    reset_mask and y are (B, T, ...) with ``batch_first``.
 
     Returns:
         (y, (h_n, c_n)), or None.

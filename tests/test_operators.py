@@ -13,7 +13,7 @@ from torch import Tensor
 from stateful_lstm import ops
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-T, B, I, H, P, SLOTS = 4, 3, 9, 6, 5, 7
+T, B, INPUTS, H, P, SLOTS = 4, 3, 9, 6, 5, 7
 
 SCHEMAS = {
     "lstm_forward": "(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
@@ -41,8 +41,8 @@ def acc(dtype: torch.dtype) -> torch.dtype:
 def forward_args(dtype: torch.dtype, projection: bool, steered: bool, reverse: bool) -> list:
     p = P if projection else H
     return [
-        torch.randn(T, B, I, dtype=dtype),
-        torch.randn(4 * H, I, dtype=dtype),
+        torch.randn(T, B, INPUTS, dtype=dtype),
+        torch.randn(4 * H, INPUTS, dtype=dtype),
         torch.randn(4 * H, p, dtype=dtype),
         torch.randn(4 * H, dtype=dtype) if not projection else None,
         torch.randn(4 * H, dtype=dtype) if not projection else None,
@@ -146,9 +146,9 @@ def test_gradients_are_bitwise_repeatable() -> None:
 
 
 BAD_FORWARD = [
-    (0, torch.randn(T, B, I, dtype=torch.float64), "x has the wrong dtype"),
-    (0, torch.randn(T, I), "x must be"),
-    (1, torch.randn(4 * H, I + 1), r"weight_ih must have shape \(24, 9\), got \(24, 10\)"),
+    (0, torch.randn(T, B, INPUTS, dtype=torch.float64), "x has the wrong dtype"),
+    (0, torch.randn(T, INPUTS), "x must be"),
+    (1, torch.randn(4 * H, INPUTS + 1), r"weight_ih must have shape \(24, 9\), got \(24, 10\)"),
     (2, torch.randn(4 * H, H, dtype=torch.float16), "must be float32, float64 or bfloat16"),
     (2, torch.randn(4 * H + 2, H), "weight_hh"),
     (2, torch.randn(4 * H, P), "weight_hh has 5 columns for H = 6, which needs weight_hr"),
