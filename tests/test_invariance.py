@@ -35,7 +35,7 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 SIZES = [1, 7, 8, 33, 64, 100]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 sizes = pytest.mark.parametrize("H", SIZES)
-few = settings(max_examples=25, deadline=None, derandomize=True)
+few = settings(max_examples=20, deadline=None, derandomize=True)
 
 
 def sums_of(dtype):
@@ -94,9 +94,13 @@ def through_the_dispatcher(monkeypatch):
 @dtypes
 @sizes
 def test_steps_of_a_row_are_the_same_in_every_batch(dtype, H):
-    steps = Steps(H, dtype, num_layers=2)
-    for B in (1, 2, 3, 4, 5, 11, 13, 24, 47, 48, 49, 96, 97, 130):
-        rows = list(range(130 - B, 130))
+    batches = [1, 2, 3, 4, 5, 11, 13, 24, 25]
+    if H == 33:
+        batches += [47, 48, 49, 96, 97, 130]
+    last = batches[-1]
+    steps = Steps(H, dtype, rows=last, num_layers=2)
+    for B in batches:
+        rows = list(range(last - B, last))
         state = steps.state(rows)
         steps.check(rows, steps.call(steps.x[:, rows], state), state)
 
@@ -323,12 +327,20 @@ def check_module(batches, dtype):
                 assert_equal(run(rows, parts, grad), rows_of(whole, rows))
 
 
-def check_all_packed(batches):
-    """Everything above; what is printed are digests, to be the same in every process."""
+def print_digests(batches):
+    """What is printed is to be the same in every process."""
     for dtype in DTYPES:
-        for H in (1, 7, 8, 33):
-            for form in FORMS.values():
-                print(check_packed(batches, dtype, H, form).hexdigest())
+        for form in FORMS.values():
+            print(check_packed(batches, dtype, 33, form).hexdigest())
+
+
+def check_all_packed(batches):
+    """Everything above."""
+    torch.set_num_threads(1)
+    print_digests(batches)
+    for dtype in DTYPES:
+        for H in (1, 7):
+            check_packed(batches, dtype, H, {})
         check_packed_controls(batches, dtype, 33)
         check_poisoned(batches, dtype, 9)
         check_module(batches, dtype)
@@ -393,12 +405,12 @@ def in_a_process(call, **env):
 
 
 def test_where_packing_is_asked_for_any_number_of_rows_has_these_bits():
-    batches = [1, 2, 3, 4, 5, 12]
-    ways = [{}, {"STATEFUL_LSTM_SPLIT": "rows"}, {"STATEFUL_LSTM_SPLIT": "units"}]
-    call = f"t.check_all_packed({batches})"
-    told = [in_a_process(call, STATEFUL_LSTM_PACK="always", **way) for way in ways]
-    assert len(set(told[0])) >= 30
-    assert told[1] == told[0] and told[2] == told[0]
+    pack = {"STATEFUL_LSTM_PACK": "always"}
+    told = in_a_process("t.check_all_packed([1, 2, 3, 4, 5, 12])", **pack)
+    assert len(set(told)) == 12
+    for split in ("rows", "units"):
+        call = "t.torch.set_num_threads(2); t.print_digests([1, 4, 12])"
+        assert in_a_process(call, STATEFUL_LSTM_SPLIT=split, **pack) == told
 
 
 @dtypes
