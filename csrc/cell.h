@@ -16,6 +16,7 @@
 #else
 #define LSTM_INLINE inline __attribute__((always_inline))
 #define LSTM_LAMBDA __attribute__((always_inline))
+#define LSTM_APART __attribute__((noinline))  // large, and called from many places
 #endif
 
 namespace stateful_lstm {

@@ -22,6 +22,7 @@ namespace {
 
 const DLPackExchangeAPI* exchange = nullptr;
 PyTypeObject *tensor_type = nullptr, *parameter_type = nullptr;
+PyObject* is_neg = nullptr;  // the name of the method
 
 template <class T>
 constexpr DLDataType kType = {};
@@ -42,6 +43,15 @@ bool same(const DLDataType& a, const DLDataType& b) {
   return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
 }
 
+// Whether the numbers are to be read with the other sign, which DLPack does not tell: so it is with parts
+// of conjugated complex tensors.
+bool is_negative_view(PyObject* tensor) {
+  PyObject* answer = PyObject_CallMethodObjArgs(tensor, is_neg, nullptr);
+  PyErr_Clear();
+  Py_XDECREF(answer);
+  return answer != Py_False;
+}
+
 // A look at a plain CPU tensor; `ok` is false for anything else.
 struct View {
   DLTensor t = {};
@@ -54,7 +64,7 @@ struct View {
       PyErr_Clear();
       return;
     }
-    ok = t.device.device_type == kDLCPU;
+    ok = t.device.device_type == kDLCPU && t.data != nullptr && !is_negative_view(object);
   }
 
   int64_t size(int dim) const { return t.shape[dim]; }
@@ -105,15 +115,6 @@ Output* new_output(int64_t n0, int64_t n1, int64_t n2) {
   out->managed.deleter = free_output;
   out->managed.dl_tensor = {out->data(), {kDLCPU, 0}, 3, kType<S>, out->shape, out->strides, 0};
   return out;
-}
-
-// Whether the numbers are to be read with the other sign, which DLPack does not tell: true of parts of
-// conjugated complex tensors. They lie two apart, so that only a lone number can pass for dense.
-bool is_negative_view(PyObject* tensor) {
-  PyObject* answer = PyObject_CallMethod(tensor, "is_neg", nullptr);
-  PyErr_Clear();
-  Py_XDECREF(answer);
-  return answer != Py_False;
 }
 
 bool overlap(const View& a, const char* begin, const char* end) {
@@ -170,7 +171,6 @@ PyObject* step(const Call& call, const View& h, const View& c) {
   if (s.T < 1 || s.B < 1 || s.I < 1 || LD % s.D != 0 || LD < 1) return nothing();
   if (s.D == 2 && s.T != 1) return nothing();
   if (s.I != 1 && x.stride(2) != 1) return nothing();
-  if (s.I == 1 && is_negative_view(call.x)) return nothing();
   s.x = x.data<S>();
   s.x_time = x.stride(time);
   s.x_row = x.stride(row);
@@ -321,6 +321,8 @@ PyObject* setup(PyObject*, PyObject* args) {
   Py_INCREF(parameter);
   tensor_type = reinterpret_cast<PyTypeObject*>(tensor);
   parameter_type = reinterpret_cast<PyTypeObject*>(parameter);
+  is_neg = PyUnicode_InternFromString("is_neg");
+  if (is_neg == nullptr) return nullptr;
   exchange = api;
   Py_RETURN_TRUE;
 }

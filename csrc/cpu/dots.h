@@ -64,7 +64,7 @@ LSTM_INLINE void add_products(Vec<Acc<S>> (&sum)[R][N], const S* weight, int64_t
     for (int n = 0; n < N; ++n) {
       const Vec<A> w = load(weight + n * K + k);
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) sum[r][n] += x[r] * w;
+      for (int r = 0; r < R; ++r) sum[r][n] = fused(x[r], w, sum[r][n]);
     }
   }
   if (k == K) return;
@@ -72,7 +72,10 @@ LSTM_INLINE void add_products(Vec<Acc<S>> (&sum)[R][N], const S* weight, int64_t
   for (int n = 0; n < N; ++n) {
     const Vec<A> w = load_end(weight + n * K, K, K - k);
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) sum[r][n] += load_end(in + r * in_stride, K, K - k) * w;
+    for (int r = 0; r < R; ++r) {
+      const Vec<A> x = load_end(in + r * in_stride, K, K - k);
+      sum[r][n] = fused(x, w, sum[r][n]);
+    }
   }
 }
 template <class S, int R, int N>
@@ -98,9 +101,9 @@ LSTM_INLINE void add_products(Vec<float> (&sum)[R][N], const bfloat16* weight, i
     for (int n = 0; n < N; ++n) {
       const Halves w = load_halves(weight + n * K + k);
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) sum[r][n] += even[r] * w.even;
+      for (int r = 0; r < R; ++r) sum[r][n] = fused(even[r], w.even, sum[r][n]);
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) sum[r][n] += odd[r] * w.odd;
+      for (int r = 0; r < R; ++r) sum[r][n] = fused(odd[r], w.odd, sum[r][n]);
     }
   }
   add_products<bfloat16, R, N>(sum, weight, K, in, in_stride, k);
@@ -148,7 +151,7 @@ LSTM_INLINE void lane_sums(const WeightRows<S>& first, const WeightRows<S>& seco
 // The dot products of `live` rows of [first, second], from `row` on, with `count` rows of inputs, at
 // most kRowsAtOnce: a vector each, zero past `live`.
 template <class S, class In>
-LSTM_INLINE void dot_products(const WeightRows<S>& first, const WeightRows<S>& second, int64_t row,
+LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& second, int64_t row,
                               int64_t live, const In* in, int64_t count, Vec<Acc<S>>* dot) {
   using A = Acc<S>;
   constexpr int lanes = kLanes<A>, few = lanes < kDotColumns ? lanes : kDotColumns;

@@ -16,7 +16,7 @@
 // inputs `sum_x` and of the recurrence. Stage by stage for all rows, whose long chains of operations
 // then run side by side.
 template <class S, int R>
-LSTM_INLINE void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, int64_t unit,
+LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, int64_t unit,
                                const Acc<S>* sum_x, const Vec<Acc<S>> (&sum)[R][kGroup], Acc<S>* c,
                                Acc<S>* hidden, bool last_product) {
   using A = Acc<S>;

@@ -1,5 +1,7 @@
 // The kernels for x86-64 processors with AVX2 and FMA: vectors of 32 bytes.
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #include <utility>
 
 #include "kernels.h"
@@ -20,6 +22,14 @@ constexpr int kDotColumns = 4;
 constexpr bool kPairs = false;
 constexpr const char* kName = "avx2";
 #include "simd.h"
+LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  return bit_cast<Vec<float>>(
+      _mm256_fmadd_ps(bit_cast<__m256>(a), bit_cast<__m256>(b), bit_cast<__m256>(c)));
+}
+LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+  return bit_cast<Vec<double>>(
+      _mm256_fmadd_pd(bit_cast<__m256d>(a), bit_cast<__m256d>(b), bit_cast<__m256d>(c)));
+}
 // Keep this order: each builds on the one before.
 #include "pack.h"
 #include "panel.h"

@@ -1,5 +1,7 @@
 // The kernels for x86-64 processors with AVX-512: vectors of 64 bytes, 32 registers of them.
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #include <utility>
 
 #include "kernels.h"
@@ -21,6 +23,14 @@ constexpr int kDotColumns = 8;
 constexpr bool kPairs = false;
 constexpr const char* kName = "avx512";
 #include "simd.h"
+LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  return bit_cast<Vec<float>>(
+      _mm512_fmadd_ps(bit_cast<__m512>(a), bit_cast<__m512>(b), bit_cast<__m512>(c)));
+}
+LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+  return bit_cast<Vec<double>>(
+      _mm512_fmadd_pd(bit_cast<__m512d>(a), bit_cast<__m512d>(b), bit_cast<__m512d>(c)));
+}
 // Keep this order: each builds on the one before.
 #include "pack.h"
 #include "panel.h"

@@ -12,6 +12,12 @@ constexpr int kDotColumns = 4;
 constexpr bool kPairs = true;
 constexpr const char* kName = "pairs";
 #include "simd.h"
+LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  return a * b + c;
+}
+LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+  return a * b + c;
+}
 LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pairs& b) {
   const auto low = [](const Pairs& v) LSTM_LAMBDA { return bit_cast<Vec<float>>(v << 16); };
   const auto high = [](const Pairs& v)

@@ -11,6 +11,12 @@ constexpr int kDotColumns = 4;
 constexpr bool kPairs = false;
 constexpr const char* kName = "portable";
 #include "simd.h"
+LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  return a * b + c;
+}
+LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+  return a * b + c;
+}
 // Keep this order: each builds on the one before.
 #include "pack.h"
 #include "panel.h"

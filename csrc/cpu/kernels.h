@@ -47,16 +47,18 @@ int64_t work_size(const SequenceParams<S>& p) {
 }
 
 // Forward works on the inputs of some steps at once: as many as make so many rows, but one at least.
+constexpr int64_t kInputRows = 96;
 inline int64_t input_steps(int64_t T, int64_t rows) {
-  constexpr int64_t kRows = 96;
-  const int64_t steps = rows > 0 ? kRows / rows : 1;
+  const int64_t steps = rows > 0 ? kInputRows / rows : 1;
   return steps < 1 ? 1 : steps < T ? steps : T;
 }
-// Elements that a part of so many rows needs for itself forward: inputs, and what their products are.
+// Elements that a part of so many rows or fewer needs for itself forward: inputs, and what their products
+// are. Fewer rows may come to more of them in all, as more steps fit.
 template <class S>
 int64_t own_size(const ForwardParams<S>& p, int64_t rows, int64_t lanes) {
-  const int64_t units = (p.H + lanes - 1) / lanes * lanes;
-  return input_steps(p.T, rows) * rows * (p.I + 4 * units);
+  const int64_t units = (p.H + lanes - 1) / lanes * lanes, fit = p.T * rows;
+  const int64_t most = fit < kInputRows ? fit : rows > kInputRows ? rows : kInputRows;
+  return most * (p.I + 4 * units);
 }
 
 // The table for this machine: the best instruction set it has, or the one that the environment variable

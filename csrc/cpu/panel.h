@@ -19,7 +19,7 @@ LSTM_INLINE void tile_product(Vec<A> (&sum)[R][kGroup], const A* rows, int64_t r
     for (int j = 0; j < kGroup; ++j) {
       const Vec<A> w = load(panel + (k * kGroup + j) * kLanes<A>);
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) sum[r][j] += a[r] * w;
+      for (int r = 0; r < R; ++r) sum[r][j] = fused(a[r], w, sum[r][j]);
     }
   }
 }

@@ -36,6 +36,11 @@ LSTM_INLINE Vec<A> broadcast(A x) {
   return x - Vec<A>{};
 }
 
+// a * b + c, rounded once where the processor can. Defined by each instruction set's file: left to the
+// compiler, what is fused may differ from row to row of a tile, and so would their last bits.
+LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c);
+LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c);
+
 template <class To, class From>
 LSTM_INLINE To bit_cast(const From& x) {
   static_assert(sizeof(To) == sizeof(From));
