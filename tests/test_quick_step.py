@@ -509,13 +509,57 @@ def test_not_with_an_unbatched_input(spy):
     assert same_bits(y, call(filled(slots=1), x.unsqueeze(1))[0].squeeze(1))
 
 
-def test_not_with_hx_or_lengths(spy):
+def test_not_with_hx(spy):
     lstm, x = filled(), noise(2, 4, 3)
     hx = noise(1, 4, 5), noise(1, 4, 5)
     close(call(lstm, x, hx=hx)[0], plain(lstm)(x, hx)[0])
-    lengths, start = torch.tensor([2, 1, 0, 2]), lstm.state.read()
-    close(call(lstm, x, lengths=lengths)[0], by_hand(lstm, x, start, lengths=lengths)[0])
     assert not spy.taken
+
+
+@pytest.mark.parametrize("config", [{}, {"num_layers": 2}, {"proj_size": 2}])
+@pytest.mark.parametrize("lengths", [[2, 1, 0, 2], [0, 0, 0, 0], [2, 2, 2, 2]], ids=str)
+@pytest.mark.parametrize("way", ["quick", "operator"])
+def test_lengths(spy, monkeypatch, config, lengths, way):
+    lstm, x = filled(**config), noise(2, 4, 3)
+    counts, start = torch.tensor(lengths), lstm.state.read()
+    expected, ended = by_hand(lstm, x, start, lengths=counts)
+    steps = torch.arange(2).view(2, 1) >= counts
+    dirty = x.masked_fill(steps.unsqueeze(2), float("nan"))
+    if way == "operator":
+        monkeypatch.setattr(ops, "_quick_step", None)
+    y, hc = call(lstm, dirty, lengths=counts)
+    assert spy.taken == (way == "quick")
+    close(y, expected)
+    for found, truth, state in zip(hc, ended, (lstm.state.h, lstm.state.c), strict=True):
+        close(found, truth)
+        assert same_bits(found, state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_that_ended_hands_out_its_state_rounded_to_the_layer_s_type(spy, dtype):
+    lstm, x = filled(dtype=dtype), noise(1, 4, 3, dtype=dtype)
+    _, (h_n, c_n) = call(lstm, x, lengths=torch.tensor([0, 1, 0, 1]))
+    assert spy.taken
+    assert same_bits(h_n, lstm.state.h) and same_bits(c_n, lstm.state.c.to(dtype))
+
+
+def test_lengths_beside_slots(spy):
+    lstm, x = filled(num_layers=2), noise(2, 3, 3)
+    start = lstm.state.read()
+    slots, lengths = torch.tensor([3, -1, 0]), torch.tensor([0, 2, 1])
+    y, (h_n, c_n) = call(lstm, x, state_indices=slots, lengths=lengths)
+    assert spy.taken
+    assert not y[:, 1].any() and not h_n[:, 1].any() and not c_n[:, 1].any()
+    assert same_bits(h_n[:, 0], start[0][:, 3]) and same_bits(lstm.state.c[:, 3], start[1][:, 3])
+    assert same_bits(h_n[:, 2], lstm.state.h[:, 0]) and not same_bits(h_n[:, 2], start[0][:, 0])
+    assert same_bits(lstm.state.h[:, 1], start[0][:, 1])
+
+
+@pytest.mark.parametrize(
+    "lengths", [[3, 0, 0, 0], [-1, 0, 0, 0], [1, 1], [1.0] * 4, [[1, 1, 1, 1]]]
+)
+def test_wrong_lengths_are_refused_as_ever(spy, lengths):
+    assert_refused_alike(spy, filled(), noise(2, 4, 3), lengths=torch.tensor(lengths))
 
 
 @pytest.mark.parametrize("which", ["h", "c"])
@@ -640,10 +684,10 @@ def test_a_state_of_another_layer_is_refused_as_ever(spy):
 
 
 def test_the_c_function_refuses_other_arguments():
-    with pytest.raises(TypeError, match="11 arguments"):
+    with pytest.raises(TypeError, match="12 arguments"):
         ops._quick_step(1, 2)
-    with pytest.raises(TypeError, match="11 arguments"):
-        ops._quick_step(*[None] * 11)
+    with pytest.raises(TypeError, match="12 arguments"):
+        ops._quick_step(*[None] * 12)
 
 
 # ---- what comes out ------------------------------------------------------------------------------
@@ -703,14 +747,6 @@ def test_outputs_are_dense_tensors_like_any_other(spy):
         assert type(out) is torch.Tensor and out.is_contiguous() and out.storage_offset() == 0
         assert out.untyped_storage().nbytes() == out.numel() * 8
         assert out.data_ptr() % 64 == 0
-
-
-@pytest.mark.parametrize("which", ["y", "h_n", "c_n"])
-def test_outputs_can_be_resized(spy, which):
-    lstm, x = filled(), noise(2, 4, 3)
-    out, kept = (flat(call(each, x))[which] for each in (lstm, filled()))
-    assert spy.taken
-    assert same_bits(out.resize_(10, 10).flatten()[: kept.numel()], kept.flatten())
 
 
 def test_outputs_can_be_pickled_saved_shared_and_viewed(spy):

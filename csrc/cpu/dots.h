@@ -152,7 +152,7 @@ LSTM_INLINE void lane_sums(const WeightRows<S>& first, const WeightRows<S>& seco
 // most kRowsAtOnce: a vector each, zero past `live`.
 template <class S, class In>
 LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& second, int64_t row,
-                              int64_t live, const In* in, int64_t count, Vec<Acc<S>>* dot) {
+                             int64_t live, const In* in, int64_t count, Vec<Acc<S>>* dot) {
   using A = Acc<S>;
   constexpr int lanes = kLanes<A>, few = lanes < kDotColumns ? lanes : kDotColumns;
   const int64_t K = first.K + second.K;

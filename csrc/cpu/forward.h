@@ -17,8 +17,8 @@
 // then run side by side.
 template <class S, int R>
 LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, int64_t unit,
-                               const Acc<S>* sum_x, const Vec<Acc<S>> (&sum)[R][kGroup], Acc<S>* c,
-                               Acc<S>* hidden, bool last_product) {
+                              const Acc<S>* sum_x, const Vec<Acc<S>> (&sum)[R][kGroup], Acc<S>* c,
+                              Acc<S>* hidden, bool last_product) {
   using A = Acc<S>;
   using V = Vec<A>;
   const int64_t n = a.H - unit, H = a.H;  // n: lanes that exist
