@@ -22,7 +22,7 @@ namespace {
 
 const DLPackExchangeAPI* exchange = nullptr;
 PyTypeObject *tensor_type = nullptr, *parameter_type = nullptr;
-PyObject* is_neg = nullptr;  // the name of the method
+PyObject* is_neg = nullptr;  // torch.Tensor.is_neg
 
 template <class T>
 constexpr DLDataType kType = {};
@@ -46,13 +46,13 @@ bool same(const DLDataType& a, const DLDataType& b) {
 // Whether the numbers are to be read with the other sign, which DLPack does not tell: so it is with parts
 // of conjugated complex tensors.
 bool is_negative_view(PyObject* tensor) {
-  PyObject* answer = PyObject_CallMethodObjArgs(tensor, is_neg, nullptr);
+  PyObject* answer = PyObject_CallFunctionObjArgs(is_neg, tensor, nullptr);
   PyErr_Clear();
   Py_XDECREF(answer);
   return answer != Py_False;
 }
 
-// A look at a plain CPU tensor; `ok` is false for anything else.
+// A look at a plain CPU tensor, whose numbers may yet be meant negative (is_negative_view); `ok` is false for anything else.
 struct View {
   DLTensor t = {};
   bool ok = false;
@@ -64,7 +64,7 @@ struct View {
       PyErr_Clear();
       return;
     }
-    ok = t.device.device_type == kDLCPU && t.data != nullptr && !is_negative_view(object);
+    ok = t.device.device_type == kDLCPU && t.data != nullptr;
   }
 
   int64_t size(int dim) const { return t.shape[dim]; }
@@ -163,7 +163,7 @@ PyObject* step(const Call& call, const View& h, const View& c) {
 
   const View x(call.x);
   const int time = call.batch_first ? 1 : 0, row = 1 - time;
-  if (!x.is<S>(3)) return nothing();
+  if (!x.is<S>(3) || is_negative_view(call.x)) return nothing();
   s.T = x.size(time);
   s.B = x.size(row);
   s.I = x.size(2);
@@ -240,6 +240,8 @@ PyObject* step(const Call& call, const View& h, const View& c) {
       if (!hr.is_dense<S>(s.P, s.H)) return nothing();
       w.weight_hr = hr.data<S>();
     }
+    for (int64_t n = first; n < first + each; ++n)
+      if (is_negative_view(held[n])) return nothing();
     s.w.push_back(w);
   }
 
@@ -321,7 +323,7 @@ PyObject* setup(PyObject*, PyObject* args) {
   Py_INCREF(parameter);
   tensor_type = reinterpret_cast<PyTypeObject*>(tensor);
   parameter_type = reinterpret_cast<PyTypeObject*>(parameter);
-  is_neg = PyUnicode_InternFromString("is_neg");
+  is_neg = PyObject_GetAttrString(tensor, "is_neg");
   if (is_neg == nullptr) return nullptr;
   exchange = api;
   Py_RETURN_TRUE;
