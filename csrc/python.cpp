@@ -132,6 +132,21 @@ struct Call {
 
 PyObject* nothing() { Py_RETURN_NONE; }
 
+// Objects that must not go while torch or the kernels let other Python threads run.
+struct Held {
+  static constexpr int kMost = 64;
+  PyObject* objects[kMost];
+  int count = 0;
+
+  PyObject* add(PyObject* borrowed) {
+    Py_XINCREF(borrowed);
+    return objects[count++] = borrowed;
+  }
+  ~Held() {
+    while (count > 0) Py_XDECREF(objects[--count]);
+  }
+};
+
 // Makes the three outputs Python's: (y, (h_n, c_n)).
 PyObject* results(Output* (&outputs)[3]) {
   PyObject* made[3] = {};
@@ -214,12 +229,11 @@ PyObject* step(const Call& call, const View& h, const View& c) {
   const bool projection = s.P != s.H;
   const int64_t each = 2 + (call.bias ? 2 : 0) + (projection ? 1 : 0);
   if (PyList_Size(call.names) != LD * each) return nothing();
-  constexpr int kMost = 64;  // weights whose objects are held while Python's lock is not
-  if (LD * each > kMost) return nothing();
-  PyObject* held[kMost];
+  if (LD * each > Held::kMost) return nothing();
+  Held held;
   const auto weight = [&](int64_t k) {
-    held[k] = PyDict_GetItemWithError(call.parameters, PyList_GetItem(call.names, k));
-    return View(held[k]);
+    PyObject* object = PyDict_GetItemWithError(call.parameters, PyList_GetItem(call.names, k));
+    return View(held.add(object));
   };
   s.w.reserve(LD);
   for (int64_t k = 0; k < LD; ++k) {
@@ -240,10 +254,10 @@ PyObject* step(const Call& call, const View& h, const View& c) {
       if (!hr.is_dense<S>(s.P, s.H)) return nothing();
       w.weight_hr = hr.data<S>();
     }
-    for (int64_t n = first; n < first + each; ++n)
-      if (is_negative_view(held[n])) return nothing();
     s.w.push_back(w);
   }
+  for (int n = 0; n < held.count; ++n)
+    if (is_negative_view(held.objects[n])) return nothing();
 
   const int64_t width = s.D * s.P;
   Output* outputs[3] = {
@@ -265,11 +279,9 @@ PyObject* step(const Call& call, const View& h, const View& c) {
     run(s);
     return results(outputs);
   }
-  for (int64_t k = 0; k < LD * each; ++k) Py_INCREF(held[k]);
   PyThreadState* python = PyEval_SaveThread();
   run(s);
   PyEval_RestoreThread(python);
-  for (int64_t k = 0; k < LD * each; ++k) Py_DECREF(held[k]);
   return results(outputs);
 }
 

@@ -343,7 +343,9 @@ class StatefulLSTM(nn.RNNBase):
     ) -> tuple[Any, tuple[Tensor, Tensor]] | None:
         """The short way: a few steps of inference on a state that is there; else None."""
         own = self._state if state is None else state
-        if type(own) is not LSTMState or (state is None and not self.stateful) or self._drops():
+        if type(own) is not LSTMState or (state is None and not self.stateful):
+            return None
+        if self.training and self._drops():
             return None
         return ops.quick_step(
             input,
@@ -361,9 +363,7 @@ class StatefulLSTM(nn.RNNBase):
         )
 
     def _drops(self) -> bool:
-        """Whether some dropout is on."""
-        if not self.training:
-            return False
+        """Whether a layer in training has some dropout."""
         return bool(self.recurrent_dropout or (self.dropout and self.num_layers > 1))
 
     def _can_step(self, x: Tensor, weights: list[Tensor]) -> bool:
@@ -373,7 +373,7 @@ class StatefulLSTM(nn.RNNBase):
             return False
         if not x.is_cpu or ops.missing or x.dtype not in ops.DTYPES:
             return False
-        if self._drops():
+        if self.training and self._drops():
             return False
         if torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in weights)):
             return False
