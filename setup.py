@@ -4,8 +4,10 @@ It uses only LibTorch's stable ABI, DLPack's and Python's, so one build serves t
 later version, and every Python from 3.10 on.
 
 Environment:
-    STATEFUL_LSTM_WERROR=1  compiler warnings in our own code are errors.
-    MAX_JOBS=n              at most n compilers at once.
+    STATEFUL_LSTM_WERROR=1    compiler warnings in our own code are errors.
+    STATEFUL_LSTM_SANITIZE=1  g++ adds checks of addresses and of undefined behaviour, for
+                              `make test-sanitized`. Such a library loads under LD_PRELOAD only.
+    MAX_JOBS=n                at most n compilers at once.
 """
 
 import os
@@ -63,6 +65,12 @@ for path in include_paths():
     flags += ["-isystem", path]
 if os.environ.get("STATEFUL_LSTM_WERROR") == "1":
     flags.append("-Werror")
+sanitizers = []
+if os.environ.get("STATEFUL_LSTM_SANITIZE") == "1":
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    # Checks of addresses as calls: written out in line they take three times as long to compile.
+    calls = ["--param", "asan-instrumentation-with-call-threshold=0"]
+    flags += [*sanitizers, *calls, "-fno-omit-frame-pointer", "-O1", "-g1"]
 
 setuptools.setup(
     ext_modules=[
@@ -72,6 +80,7 @@ setuptools.setup(
             include_dirs=[str(root / "csrc")],
             depends=["setup.py", *headers],
             extra_compile_args=flags,
+            extra_link_args=sanitizers,
             py_limited_api=True,
         )
     ],

@@ -1,0 +1,56 @@
+"""That `make test-sanitized` sees faults in the library: a run with the wrong one would pass as well."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    "STATEFUL_LSTM_SANITIZE" not in os.environ, reason="only under `make test-sanitized`"
+)
+
+CALL = """
+import ctypes, sys
+import torch
+from stateful_lstm import ops
+
+T, B, I, H = 3, 2, 9, 21
+dtype = getattr(torch, sys.argv[1])
+wide = torch.float32 if dtype == torch.bfloat16 else dtype
+inputs = [torch.randn(*n).to(dtype) for n in ((T, B, I), (4 * H, I), (4 * H, H))]
+h0, c0 = torch.randn(B, H).to(dtype), torch.randn(B, H).to(wide)
+lengths = torch.tensor([T, 1])
+"""
+FORWARD = """
+ops.lstm_forward(*inputs, None, None, None, h0, c0, None, lengths, None, False, 2)
+print("done")
+"""
+
+
+def run(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_a_sound_call_passes_and_a_read_of_what_is_not_to_be_read_is_seen(dtype: str) -> None:
+    assert run(CALL + FORWARD, dtype).stdout == "done\n"
+    for operand in ("inputs[0]", "inputs[1]", "inputs[2]", "h0", "c0"):
+        forbid = f"""
+t = {operand}
+ctypes.CDLL(None).__asan_poison_memory_region(
+    ctypes.c_void_p(t.data_ptr() + t.nbytes - 8), ctypes.c_size_t(8)
+)
+"""
+        done = run(CALL + forbid + FORWARD, dtype)
+        assert done.returncode != 0 and "use-after-poison" in done.stderr, done.stderr
+        assert "stateful_lstm::" in done.stderr, done.stderr
+
+
+def test_a_misaligned_number_is_seen() -> None:
+    shifted = "lengths = torch.frombuffer(bytearray(64), dtype=torch.int64, count=2, offset=1)\n"
+    done = run(CALL + shifted + FORWARD, "float32")
+    assert done.returncode != 0 and "misaligned address" in done.stderr, done.stderr
