@@ -68,9 +68,10 @@ if os.environ.get("STATEFUL_LSTM_WERROR") == "1":
 sanitizers = []
 if os.environ.get("STATEFUL_LSTM_SANITIZE") == "1":
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-    # Checks of addresses as calls: written out in line they take three times as long to compile.
+    # Optimized, or with the checks of addresses in line, the kernels would take minutes to compile.
     calls = ["--param", "asan-instrumentation-with-call-threshold=0"]
-    flags += [*sanitizers, *calls, "-fno-omit-frame-pointer", "-O1", "-g1"]
+    # Python's own flags say -fwrapv, under which no sum of integers can overflow.
+    flags += [*sanitizers, *calls, "-fno-wrapv", "-fno-omit-frame-pointer", "-O0", "-g1"]
 
 setuptools.setup(
     ext_modules=[

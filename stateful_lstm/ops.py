@@ -261,7 +261,9 @@ def _mark_changed(h: Tensor, c: Tensor) -> None:
 
 def _register_fakes() -> None:
     @torch.library.register_fake("stateful_lstm::lstm_forward")
-    def _(x, weight_ih, weight_hh, b_ih, b_hh, weight_hr, h0, c0, reset, lengths, mask, reverse, save):  # type: ignore[no-untyped-def]
+    def _(
+        x, weight_ih, weight_hh, b_ih, b_hh, weight_hr, h0, c0, reset, lengths, mask, reverse, save
+    ):  # type: ignore[no-untyped-def]
         T, B, H = x.size(0), x.size(1), weight_hh.size(0) // 4
         P, acc = weight_hh.size(1), accumulation_dtype(weight_hh.dtype)
         return (
