@@ -15,10 +15,10 @@ REQUIREMENTS := requirements/demo.txt requirements/test.txt requirements/dev.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help environment demo test lint format build examples bench clean
+.PHONY: help environment demo test test-sets test-sanitized lint format build examples bench clean
 
 help:         ## this list
-	@sed -n 's/^\([a-z]*\): .*## /  make \1@/p' Makefile | tr @ '\t' | expand -t 20
+	@sed -n 's/^\([a-z-]*\): .*## /  make \1@/p' Makefile | tr @ '\t' | expand -t 22
 
 # ---------------------------------------------------------------- environment
 
@@ -82,6 +82,18 @@ $(LIBRARY): setup.py $(CPP) $(wildcard csrc csrc/*/) | $(ENVIRONMENT)
 	"$(PY)" setup.py -q build_ext --inplace --force
 	@touch $@
 
+# The library with sanitizers, in a copy of the package: the one in stateful_lstm/ is left alone.
+SANITIZED := build/sanitized
+SANITIZER := $(shell $(CXX) -print-file-name=libasan.so)
+
+$(SANITIZED)/stateful_lstm/_C.abi3.so: setup.py $(CPP) $(wildcard csrc csrc/*/) | $(ENVIRONMENT)
+	@case "$(SANITIZER)" in /*) test -e "$(SANITIZER)" ;; *) false ;; esac || { echo "make: $(CXX)" \
+	    "has no AddressSanitizer (libasan): it comes with Debian's g++; elsewhere" \
+	    "see libasan and libubsan" >&2; exit 1; }
+	CXX="$(CXX)" STATEFUL_LSTM_SANITIZE=1 "$(PY)" setup.py -q build_ext --force \
+	    --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
+	@touch $@
+
 # ---------------------------------------------------------------- run
 
 RUN := PYTHONPATH="$(CURDIR)" "$(PY)"
@@ -91,6 +103,30 @@ demo: build  ## train a character model and let it write
 
 test: build  ## all tests
 	"$(PY)" -m pytest -q $(ARGS)
+
+# The instruction set that a machine chooses by itself comes first, and is what `make test` tests.
+KERNEL_TESTS := tests/test_parity.py tests/test_chunks.py tests/test_slots.py
+test-sets: build  ## tests of the kernels with each other instruction set that the machine has
+	@names=$$($(RUN) -c 'from stateful_lstm import ops; print(*ops.cpu_capabilities()[1:])') && \
+	    [ -n "$$names" ] && for name in $$names; do echo "== $$name"; \
+	    STATEFUL_LSTM_CPU=$$name "$(PY)" -m pytest -q $(KERNEL_TESTS) $(ARGS) || exit 1; done
+
+# Python and torch leak by themselves. Without libstdc++ up there, the first exception that C++ throws
+# ends it all: Python does not link it, and libasan looks for it when it is loaded.
+SANITIZED_RUN = LD_PRELOAD="$(SANITIZER) $(shell $(CXX) -print-file-name=libstdc++.so)" \
+    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+    STATEFUL_LSTM_SANITIZE=1 "$(PY)" -m pytest -q -c ../../pyproject.toml -o pythonpath=
+# Left out: what asks after bits (the kernels are compiled otherwise here), what takes long, and what
+# never comes to a kernel.
+SANITIZED_TESTS := $(addprefix ../../,$(wildcard $(addprefix tests/test_,$(addsuffix .py,\
+    sanitized operators parity chunks slots state_calls quick_step))))
+test-sanitized: $(SANITIZED)/stateful_lstm/_C.abi3.so  ## tests of the kernels with g++'s sanitizers
+	@cp stateful_lstm/*.py $(SANITIZED)/stateful_lstm
+	cd $(SANITIZED) && $(SANITIZED_RUN) $(SANITIZED_TESTS) $(ARGS) \
+	    -k "not bit_for_bit and not opcheck and not every_instruction_set and \
+	    not 65535 and not threads_change and not dropout and not raise and not reference]"
+	cd $(SANITIZED) && for name in portable pairs; do STATEFUL_LSTM_CPU=$$name $(SANITIZED_RUN) \
+	    $(SANITIZED_TESTS) $(ARGS) -k "sizes or projections or read_and_write" || exit 1; done
 
 examples: build  ## every example, in its quick form; pictures go to build/examples
 	@mkdir -p build/examples

@@ -4,8 +4,10 @@ It uses only LibTorch's stable ABI, DLPack's and Python's, so one build serves t
 later version, and every Python from 3.10 on.
 
 Environment:
-    STATEFUL_LSTM_WERROR=1  compiler warnings in our own code are errors.
-    MAX_JOBS=n              at most n compilers at once.
+    STATEFUL_LSTM_WERROR=1    compiler warnings in our own code are errors.
+    STATEFUL_LSTM_SANITIZE=1  g++ adds checks of addresses and of undefined behaviour, for
+                              `make test-sanitized`. Such a library loads under LD_PRELOAD only.
+    MAX_JOBS=n                at most n compilers at once.
 """
 
 import os
@@ -63,6 +65,13 @@ for path in include_paths():
     flags += ["-isystem", path]
 if os.environ.get("STATEFUL_LSTM_WERROR") == "1":
     flags.append("-Werror")
+sanitizers = []
+if os.environ.get("STATEFUL_LSTM_SANITIZE") == "1":
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    # Optimized, or with the checks of addresses in line, the kernels would take minutes to compile.
+    calls = ["--param", "asan-instrumentation-with-call-threshold=0"]
+    # Python's own flags say -fwrapv, under which no sum of integers can overflow.
+    flags += [*sanitizers, *calls, "-fno-wrapv", "-fno-omit-frame-pointer", "-O0", "-g1"]
 
 setuptools.setup(
     ext_modules=[
@@ -72,6 +81,7 @@ setuptools.setup(
             include_dirs=[str(root / "csrc")],
             depends=["setup.py", *headers],
             extra_compile_args=flags,
+            extra_link_args=sanitizers,
             py_limited_api=True,
         )
     ],

@@ -490,6 +490,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
 }
 
 std::string cpu_capability() { return cpu::kernels<float>().name; }
+std::string cpu_capabilities() { return cpu::available_names(); }
 
 STABLE_TORCH_LIBRARY(stateful_lstm, m) {
   m.def(
@@ -512,6 +513,7 @@ STABLE_TORCH_LIBRARY(stateful_lstm, m) {
       "state_scatter_(Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, Tensor h_n, Tensor c_n) "
       "-> ()");
   m.def("cpu_capability() -> str");
+  m.def("cpu_capabilities() -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(stateful_lstm, CPU, m) {
@@ -524,6 +526,7 @@ STABLE_TORCH_LIBRARY_IMPL(stateful_lstm, CPU, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(stateful_lstm, CompositeExplicitAutograd, m) {
   m.impl("cpu_capability", TORCH_BOX(&cpu_capability));
+  m.impl("cpu_capabilities", TORCH_BOX(&cpu_capabilities));
 }
 
 }  // namespace

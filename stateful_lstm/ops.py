@@ -54,6 +54,11 @@ def cpu_capability() -> str | None:
     return None if missing else str(torch.ops.stateful_lstm.cpu_capability())
 
 
+def cpu_capabilities() -> list[str]:
+    """All instruction sets to be had here, the best first: what STATEFUL_LSTM_CPU may name."""
+    return [] if missing else str(torch.ops.stateful_lstm.cpu_capabilities()).split(", ")
+
+
 def lstm_forward(
     x: Tensor,
     weight_ih: Tensor,

@@ -31,6 +31,7 @@ SCHEMAS = {
     "state_scatter_": "(Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, Tensor h_n, Tensor c_n) "
     "-> ()",
     "cpu_capability": "() -> str",
+    "cpu_capabilities": "() -> str",
 }
 
 
@@ -230,13 +231,15 @@ def test_every_instruction_set_can_be_forced_and_agrees() -> None:
     def sums(lines: list[str]) -> list[list[float]]:
         return [[float(number) for number in line.split()] for line in lines]
 
+    names = ops.cpu_capabilities()
+    assert ops.cpu_capability() in names and {"portable", "pairs"} <= set(names)
     portable = run("portable").stdout.splitlines()
     assert portable[0] == "portable" and len(portable) == 4
-    if ops.cpu_capability() != "portable":
-        own = run(str(ops.cpu_capability())).stdout.splitlines()
-        assert own[0] == ops.cpu_capability()
+    for name in names:
+        lines = run(name).stdout.splitlines()
+        assert lines[0] == name
         tolerances = (1e-5, 1e-13, 1e-2)  # tens of roundings of float32, float64, bfloat16
-        for a, b, rel in zip(sums(own[1:]), sums(portable[1:]), tolerances, strict=True):
-            assert a == pytest.approx(b, rel=rel)
+        for a, b, rel in zip(sums(lines[1:]), sums(portable[1:]), tolerances, strict=True):
+            assert a == pytest.approx(b, rel=rel), name
     refused = run("abacus")
     assert refused.returncode != 0 and "STATEFUL_LSTM_CPU=abacus" in refused.stderr

@@ -39,16 +39,20 @@ Kernels<S> choose() {
   const std::vector<Choice<S>> choices = available<S>();
   const char* forced = std::getenv("STATEFUL_LSTM_CPU");
   if (forced == nullptr || *forced == 0) return choices.front().table();
-  std::string names;
-  for (const Choice<S>& each : choices) {
+  for (const Choice<S>& each : choices)
     if (each.name == forced) return each.table();
-    names += (names.empty() ? "" : ", ") + each.name;
-  }
   throw std::runtime_error("STATEFUL_LSTM_CPU=" + std::string(forced) +
-                           " is not to be had: this machine runs " + names);
+                           " is not to be had: this machine runs " + available_names());
 }
 
 }  // namespace
+
+std::string available_names() {
+  std::string names;
+  for (const Choice<float>& each : available<float>())
+    names += (names.empty() ? "" : ", ") + each.name;
+  return names;
+}
 
 template <class S>
 const Kernels<S>& kernels() {

@@ -1,6 +1,7 @@
 // The CPU kernels as a table of functions, one table per instruction set and parameter type.
 #pragma once
 #include <cstddef>
+#include <string>
 
 #include "../params.h"
 #include "team.h"
@@ -66,6 +67,9 @@ int64_t own_size(const ForwardParams<S>& p, int64_t rows, int64_t lanes) {
 // std::runtime_error when that is not to be had here.
 template <class S>
 const Kernels<S>& kernels();
+
+// The names of all that are to be had here, the best first, between commas.
+std::string available_names();
 
 // Defined by isa_*.cpp.
 #define LSTM_INSTRUCTION_SET(name) \
