@@ -86,7 +86,7 @@ def draw(path):
     layer = ("one layer, one direction:", "autograd Function")
     box(ax, (56, 44.5, 20, 11), PYTHON, "autograd.py", *layer)
     arrow(ax, (76.3, 48.5), (80.7, 48.5), BOTH)
-    products = ("before:  x · W_ihᵀ + b for all T", "after:  dW_ih, dW_hh, db, dx")
+    products = ("after a backward recurrence:", "dW_ih, dW_hh, db, dx")
     box(ax, (81, 44.5, 26, 11), LIBRARY, "library products", *products)
     arrow(ax, (66, 44.2), (66, 41.3), BOTH)
     box(
@@ -101,9 +101,10 @@ def draw(path):
     region(ax, (2, 2, 106, 29), "C++: csrc/")
     arrow(ax, (81.5, 34.2), (81.5, 28.3), BOTH)
     label(ax, 82.5, 32.1, "tensors")
-    schemas = "schemas, checks, threads; alone knows torch"
+    schemas = "schemas, checks, threads: torch's operators"
     operators = "lstm_forward   lstm_backward   lstm_step_"
     box(ax, (56, 19, 51, 9), CPP, "binding.cpp", schemas, operators)
+    box(ax, (26, 19, 21, 9), CPP, "python.cpp", "past the dispatcher,", "by DLPack's table")
     arrow(ax, (81.5, 18.7), (81.5, 14.3), BOTH)
     label(ax, 82.5, 16.5, "params.h: plain structs")
     kernels = ("vector kernels, built once per instruction set,", "chosen at run time")
@@ -113,11 +114,13 @@ def draw(path):
     arrow(ax, (47.3, 9.2), (55.7, 9.2))
     label(ax, 51.5, 10.7, "included", ha="center")
 
-    # A few steps without gradients: straight to the operator, which writes the state where it is.
-    ax.plot([18.7, 15, 15, 40], [75, 75, 23.5, 23.5], color=INK, lw=1.4, ls="--")
-    arrow(ax, (40, 23.5), (55.7, 23.5), line="--")
-    label(ax, 16.5, 21.5, "up to four steps, no gradients: lstm_step_ runs")
-    label(ax, 16.5, 20, "the whole stack and writes h and c in place")
+    # A few steps without gradients: past all that, to where the state is written in place.
+    ax.plot([18.7, 15, 15, 20], [75, 75, 23.5, 23.5], color=INK, lw=1.4, ls="--")
+    arrow(ax, (20, 23.5), (25.7, 23.5), line="--")
+    ax.plot([36.5, 36.5, 62], [18.7, 16.5, 16.5], color=INK, lw=1.4, ls="--")
+    arrow(ax, (62, 16.5), (62, 14.3), line="--")
+    label(ax, 16.5, 30, "up to four steps, no gradients: the whole")
+    label(ax, 16.5, 28.6, "stack, h and c written in place")
 
     # A date would change the file at every run.
     fig.savefig(path, dpi=110, metadata={"Date": None} if str(path).endswith(".svg") else None)
