@@ -147,8 +147,10 @@ lint: $(ENVIRONMENT)  ## style, types, compiler warnings
 	"$(PY)" -m mypy
 	clang-format --dry-run -Werror $(CPP)
 	$(CXX) -fsyntax-only -std=c++17 -Wall -Wextra -Werror -DTORCH_TARGET_VERSION=0x020b000000000000 \
-	    -Icsrc $$("$(PY)" -c 'from torch.utils.cpp_extension import include_paths as paths; \
-	    print(*("-isystem" + path for path in paths()))') $(filter %.cpp,$(CPP))
+	    -Icsrc $$("$(PY)" -c 'import sysconfig; \
+	    from torch.utils.cpp_extension import include_paths as paths; \
+	    print(*("-isystem" + p for p in (*paths(), sysconfig.get_paths()["include"])))') \
+	    $(filter %.cpp,$(CPP))
 
 format: $(ENVIRONMENT)  ## lay out the code as lint wants it
 	"$(PY)" -m ruff check --fix-only --quiet .
