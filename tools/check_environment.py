@@ -1,6 +1,6 @@
 """Says in plain words what `make` lacks on this machine. Exit status 1 when anything is missing.
 
-    check_environment.py tools                     Python, its venv module, a C++ compiler
+    check_environment.py tools                     Python, its headers and venv module, a C++ compiler
     check_environment.py packages FILE [FILE...]   torch, numpy and the packages in these files
 
 No third-party import at the top, and nothing newer than Python 3.6: it must run to complain.
@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 
 OLDEST_PYTHON = (3, 10)
 OLDEST_TORCH = (2, 11)
@@ -18,16 +19,24 @@ OLDEST_TORCH = (2, 11)
 COMMANDS = {"clang-format", "ninja"}
 
 
-def compiler_problem():
+def compiler_problems():
     # CXX may be "ccache g++": the first word is what must exist.
+    problems = []
     compiler = os.environ.get("CXX", "c++").split()[0]
-    if shutil.which(compiler):
-        return []
-    return ["no C++ compiler ({}): sudo apt install g++".format(compiler)]
+    if not shutil.which(compiler):
+        problems.append("no C++ compiler ({}): sudo apt install g++".format(compiler))
+    if not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
+        problems.append(
+            "no Python.h, which the compiler needs: sudo apt install python3-dev\n"
+            "    (for a Python that is not the system's own: python{}.{}-dev)".format(
+                *sys.version_info[:2]
+            )
+        )
+    return problems
 
 
 def tools_problems():
-    problems = compiler_problem()
+    problems = compiler_problems()
     # Debian packs venv's other half, ensurepip, apart; without it a venv has no pip.
     if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
         problems.append(
@@ -40,7 +49,7 @@ def tools_problems():
 
 
 def packages_problems(files):
-    problems = compiler_problem()
+    problems = compiler_problems()
     try:
         # Another process: an import that crashes must not take the message with it.
         version = subprocess.check_output(
