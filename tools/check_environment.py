@@ -1,6 +1,6 @@
 """Says in plain words what `make` lacks on this machine. Exit status 1 when anything is missing.
 
-    check_environment.py tools                     Python, its headers and venv module, a C++ compiler
+    check_environment.py tools                     Python, its headers and venv, a C++ compiler
     check_environment.py packages FILE [FILE...]   torch, numpy and the packages in these files
 
 No third-party import at the top, and nothing newer than Python 3.6: it must run to complain.
