@@ -320,7 +320,7 @@ def test_not_under_autocast(spy):
 
 def test_not_under_the_profiler_which_then_sees_the_operator(spy):
     lstm, x = filled(), noise(2, 4, 3)
-    with torch.no_grad(), torch.profiler.profile() as profile:
+    with torch.no_grad(), torch.profiler.profile(acc_events=True) as profile:
         y, _ = lstm(x)
     assert not spy.taken
     assert "stateful_lstm::lstm_step_" in {event.key for event in profile.key_averages()}
