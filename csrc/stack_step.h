@@ -37,8 +37,8 @@ struct StackStep {
 template <class S>
 void run(const StackStep<S>& step);
 
-// The slots that a batch's indices name. Returns the first row whose slot is past `slots` or taken by
-// an earlier row, or -1 if all is well; -1 is a padding row.
+// The slots that a batch's indices name, into `rows`; -1 is a padding row. Returns the first row whose
+// slot is not there or taken by an earlier row, or -1 if all is well.
 template <class Index>
 int64_t misplaced_row(const Index* indices, int64_t stride, int64_t B, int64_t slots,
                       std::vector<int64_t>& rows);

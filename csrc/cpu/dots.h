@@ -83,8 +83,8 @@ LSTM_INLINE void add_products(Vec<Acc<S>> (&sum)[R][N], const S* weight, int64_t
                               const Acc<S>* in, int64_t in_stride) {
   add_products<S, R, N>(sum, weight, K, in, in_stride, 0);
 }
-// bfloat16 beside float: two vectors of weights from one load, those at even and those at odd places, which costs
-// less than spreading them out in order; load_inputs has put the inputs into the same order.
+// bfloat16 beside float: two vectors of weights from one load, those at even and those at odd places,
+// which costs less than spreading them out in order; load_inputs has put the inputs into that order.
 template <class S, int R, int N>
 LSTM_INLINE void add_products(Vec<float> (&sum)[R][N], const bfloat16* weight, int64_t K,
                               const float* in, int64_t in_stride) {

@@ -63,8 +63,8 @@ Packed<S, 3> forward_weights(const ForwardParams<S>& a) {
            {a.weight_hr, a.H, a.weight_hr ? a.P : 0, 1, a.H, false}}};
 }
 
-// Packing is worth it from a hundred steps of rows on, but for few rows of weights that fit no cache.
-// Measured in docs/performance.md.
+// Packing is worth it from some dozens of rows and steps on, but for few rows of weights that fit no
+// cache: docs/performance.md.
 template <class S>
 bool in_place(const ForwardParams<S>& a, bool allowed) {
   if (a.weight_hr) return false;  // whose product is there for packed weights only

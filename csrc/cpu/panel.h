@@ -1,4 +1,4 @@
-// The recurrent product: a few rows of h times a packed panel of weights, all in registers.
+// Products of a few rows of inputs with a packed panel of weights, all in registers.
 // Included only by isa_*.cpp, after pack.h, which tells how the weights are packed.
 //
 // A tile computes up to kTileRows rows by one panel, as many as the vector registers hold: with 16 of
