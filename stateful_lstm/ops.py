@@ -203,7 +203,7 @@ def quick_step(
     batch_first: bool,
     most_steps: int,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
-    """:func:`lstm_step_` past the dispatcher, which costs more than a small step; or None, no effect.
+    """:func:`lstm_step_` past the dispatcher, which costs more than a step; or None, no effect.
 
     None means: go the long way, which works or says what is wrong. It is the answer to whatever is
     no plain dense CPU tensor of the right dtype and shape, to more than ``most_steps``, and to a

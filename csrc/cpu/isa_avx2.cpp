@@ -30,15 +30,7 @@ LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const 
   return bit_cast<Vec<double>>(
       _mm256_fmadd_pd(bit_cast<__m256d>(a), bit_cast<__m256d>(b), bit_cast<__m256d>(c)));
 }
-// Keep this order: each builds on the one before.
-#include "pack.h"
-#include "panel.h"
-#include "sequence.h"
-#include "dots.h"
-#include "forward.h"
-#include "backward.h"
-#include "step.h"
-#include "table.h"
+#include "source.h"
 }  // namespace stateful_lstm::cpu::avx2
 
 #if defined(__clang__)

@@ -31,15 +31,7 @@ LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const 
   return bit_cast<Vec<double>>(
       _mm512_fmadd_pd(bit_cast<__m512d>(a), bit_cast<__m512d>(b), bit_cast<__m512d>(c)));
 }
-// Keep this order: each builds on the one before.
-#include "pack.h"
-#include "panel.h"
-#include "sequence.h"
-#include "dots.h"
-#include "forward.h"
-#include "backward.h"
-#include "step.h"
-#include "table.h"
+#include "source.h"
 }  // namespace stateful_lstm::cpu::avx512
 
 #if defined(__clang__)

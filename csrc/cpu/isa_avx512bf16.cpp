@@ -36,15 +36,7 @@ LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pa
   return bit_cast<Vec<float>>(
       _mm512_dpbf16_ps(bit_cast<__m512>(sum), bit_cast<__m512bh>(a), bit_cast<__m512bh>(b)));
 }
-// Keep this order: each builds on the one before.
-#include "pack.h"
-#include "panel.h"
-#include "sequence.h"
-#include "dots.h"
-#include "forward.h"
-#include "backward.h"
-#include "step.h"
-#include "table.h"
+#include "source.h"
 }  // namespace stateful_lstm::cpu::avx512bf16
 
 #if defined(__clang__)

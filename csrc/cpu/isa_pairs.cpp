@@ -24,13 +24,5 @@ LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pa
                         LSTM_LAMBDA { return bit_cast<Vec<float>>(v & 0xffff0000u); };
   return sum + high(a) * high(b) + low(a) * low(b);
 }
-// Keep this order: each builds on the one before.
-#include "pack.h"
-#include "panel.h"
-#include "sequence.h"
-#include "dots.h"
-#include "forward.h"
-#include "backward.h"
-#include "step.h"
-#include "table.h"
+#include "source.h"
 }  // namespace stateful_lstm::cpu::pairs

@@ -17,13 +17,5 @@ LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec
 LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
   return a * b + c;
 }
-// Keep this order: each builds on the one before.
-#include "pack.h"
-#include "panel.h"
-#include "sequence.h"
-#include "dots.h"
-#include "forward.h"
-#include "backward.h"
-#include "step.h"
-#include "table.h"
+#include "source.h"
 }  // namespace stateful_lstm::cpu::portable
