@@ -119,7 +119,8 @@ SANITIZED_RUN = LD_PRELOAD="$(SANITIZER) $(shell $(CXX) -print-file-name=libstdc
 # Left out: what asks after bits (the kernels are compiled otherwise here), what takes long, and what
 # never comes to a kernel.
 SANITIZED_TESTS := $(addprefix ../../,$(wildcard $(addprefix tests/test_,$(addsuffix .py,\
-    sanitized operators parity chunks slots state_calls quick_step))))
+    sanitized operators parity chunks slots state_calls \
+    quick_step quick_refused quick_outputs))))
 test-sanitized: $(SANITIZED)/stateful_lstm/_C.abi3.so  ## tests of the kernels with g++'s sanitizers
 	@cp stateful_lstm/*.py $(SANITIZED)/stateful_lstm
 	cd $(SANITIZED) && $(SANITIZED_RUN) $(SANITIZED_TESTS) $(ARGS) \

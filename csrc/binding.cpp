@@ -9,7 +9,6 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <initializer_list>
 #include <optional>
 #include <sstream>
@@ -19,7 +18,8 @@
 
 #include "cpu/kernels.h"
 #include "params.h"
-#include "stack_step.h"
+#include "sequence.h"
+#include "stack.h"
 
 namespace stateful_lstm {
 namespace {
@@ -132,87 +132,6 @@ auto by_dtype(const Tensor& x, const char* name, const F& f) {
   }
 }
 
-// How many threads share a call, and whether by units. Measured in docs/performance.md.
-struct Split {
-  bool by_units;
-  int64_t members;
-
-  int64_t rows(int64_t B) const { return by_units ? B : (B + members - 1) / members; }  // of a part
-};
-
-// The environment variable STATEFUL_LSTM_SPLIT forces "rows" or "units", for tests.
-template <class S>
-Split split(const SequenceParams<S>& p, int64_t inputs = 0) {
-  const int64_t work = p.B * p.T * 4 * p.H * (inputs + p.P + 16);
-  constexpr int64_t kWork = 1 << 18;            // multiply-adds worth a thread's waking, 20 us
-  constexpr int64_t kRows = 6, kColumns = 32;   // that keep a thread's multipliers busy
-  constexpr int64_t kHeavy = int64_t{8} << 20;  // bytes of weights too many to read twice a step
-  const int64_t threads = torch::stable::get_num_threads();
-  static const char* name = std::getenv("STATEFUL_LSTM_SPLIT");
-  static const std::string forced = name ? name : "";
-  STD_TORCH_CHECK(forced.empty() || forced == "rows" || forced == "units",
-                  "STATEFUL_LSTM_SPLIT must be rows or units, got ", forced);
-  if (!forced.empty()) return {forced == "units", threads};
-  const int64_t most = std::max<int64_t>(1, std::min(threads, work / kWork));
-  const int64_t by_rows = std::clamp<int64_t>(p.B / kRows, 1, most);
-  const int64_t by_units = std::clamp<int64_t>((p.H + kColumns - 1) / kColumns, 1, most);
-  const bool heavy = 4 * p.H * p.P * int64_t(sizeof(Acc<S>)) > kHeavy;
-  if (by_units > by_rows || (heavy && by_units == by_rows)) return {true, by_units};
-  return {false, most};
-}
-
-// Whether to pack the weights of a call forward. The environment variable STATEFUL_LSTM_PACK=always does
-// so in every call, for those to whom it matters that a sequence gives the same bits however it is cut.
-template <class S>
-bool packs(const cpu::Kernels<S>& kernel, const ForwardParams<S>& p, bool in_place) {
-  static const char* name = std::getenv("STATEFUL_LSTM_PACK");
-  static const std::string asked = name ? name : "";
-  STD_TORCH_CHECK(asked.empty() || asked == "always", "STATEFUL_LSTM_PACK must be always, got ",
-                  asked);
-  return !asked.empty() || !kernel.in_place(p, in_place);
-}
-
-// Runs a call in parts: by rows, or by units where rows are few or the weights large, since then
-// each thread's weights stay in its own cache.
-template <class S, class F>
-void in_parts(const SequenceParams<S>& p, const Split& how, const F& run) {
-  const int64_t members = how.members;
-  if (!how.by_units) {
-    const int64_t rows = how.rows(p.B);
-    torch::stable::parallel_for(0, members, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k) {
-        cpu::Barrier unused;
-        if (k * rows < p.B)
-          run(cpu::Part{k * rows, std::min(p.B, (k + 1) * rows), 0, 1, k}, unused);
-      }
-    });
-    return;
-  }
-  constexpr int64_t kShare = 1 << 20;
-  cpu::Barrier barrier;
-  cpu::Gathering gathering;
-  const int64_t shares = members * kShare;
-  torch::stable::parallel_for(0, shares, kShare, [&](int64_t b, int64_t e) {
-    // So many calls there are: all get the same number of shares, but for a few that the last lacks.
-    const int64_t calls = (shares + (e - b) / 2) / (e - b);
-    const cpu::Part part = gathering.enter(p.B, calls);
-    if (part.members > 0) run(part, barrier);
-  });
-}
-
-// The weights of a call, packed by all threads.
-template <class S, class Params>
-Tensor pack_weights(const cpu::Packing<S, Params>& packing, const Params& p) {
-  Tensor pack = make<Acc<S>>({packing.size(p)});
-  constexpr int64_t kWork = 1 << 14;  // numbers worth a thread's waking
-  const int64_t panels = packing.panels(p);
-  const int64_t grain = std::max<int64_t>(1, kWork * panels / std::max<int64_t>(1, pack.numel()));
-  torch::stable::parallel_for(0, panels, grain, [&](int64_t b, int64_t e) {
-    packing.pack(p, mutable_data<Acc<S>>(pack), b, e);
-  });
-  return pack;
-}
-
 const int64_t* read_lengths(Inputs& in, const OptTensor& lengths, int64_t B, int64_t T) {
   const int64_t* found = in.get<int64_t>(lengths, {B}, "lengths");
   for (int64_t b = 0; found && b < B; ++b)
@@ -272,19 +191,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     p.c_n = mutable_data<A>(c_n);
     p.gates = save == 2 ? mutable_data<S>(gates) : nullptr;
     p.cells = save >= 1 ? mutable_data<A>(cells) : nullptr;
-    const auto& kernel = cpu::kernels<S>();
-    if (p.B > 0) {
-      const bool packed = packs(kernel, p, in_place);
-      const Tensor pack = packed ? pack_weights(kernel.forward_weights, p) : make<A>({0});
-      const Tensor work = make<A>({cpu::work_size(p)});
-      const Split how = split(p, p.I);
-      const int64_t own_size = cpu::own_size(p, how.rows(p.B), kernel.lanes);
-      const Tensor own = make<A>({how.members, own_size});
-      in_parts(p, how, [&](const cpu::Part& part, cpu::Barrier& barrier) {
-        kernel.forward_part(p, packed ? data<A>(pack) : nullptr, mutable_data<A>(work),
-                            mutable_data<A>(own) + part.index * own_size, part, barrier);
-      });
-    }
+    run_forward(p, in_place);
     return std::make_tuple(y, h_n, c_n, gates, cells);
   });
 }
@@ -320,14 +227,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(OptTensor grad_y, OptTe
     p.grad_h0 = mutable_data<A>(grad_h0);
     p.grad_c0 = mutable_data<A>(grad_c0);
     p.grad_hidden = weight_hr ? mutable_data<A>(grad_hidden) : nullptr;
-    const auto& kernel = cpu::kernels<S>();
-    if (p.B > 0) {
-      const Tensor pack = pack_weights(kernel.backward_weights, p);
-      const Tensor work = make<A>({cpu::work_size(p)});
-      in_parts(p, split(p), [&](const cpu::Part& part, cpu::Barrier& barrier) {
-        kernel.backward_part(p, data<A>(pack), mutable_data<A>(work), part, barrier);
-      });
-    }
+    run_backward(p);
     return std::make_tuple(grad_gates, grad_h0, grad_c0, grad_hidden);
   });
 }
@@ -449,7 +349,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
     const std::vector<int64_t> slots = read_slots(state_indices, B, s.slots);
     Inputs in;
     if (overlap(x, h) || overlap(x, c)) x = torch::stable::clone(x);
-    StackStep<S> step = {};
+    StackCall<S> step = {};
     step.T = T;
     step.B = B;
     step.I = I;

@@ -1,4 +1,4 @@
-// The Python module `_C`: a short way to lstm_step_ for small steps, past torch's dispatcher.
+// The Python module `_C`: a short way to lstm_step_, past torch's dispatcher.
 //
 // Calling an operator with a list of weights takes longer than a step of a small layer. Here the
 // tensors come as Python objects, and DLPack's exchange table, which torch fills, tells where they
@@ -15,7 +15,7 @@
 #include <new>
 #include <utility>
 
-#include "stack_step.h"
+#include "stack.h"
 
 namespace stateful_lstm {
 namespace {
@@ -128,7 +128,6 @@ bool overlap(const View& a, const char* begin, const char* end) {
 struct Call {
   PyObject *x, *parameters, *names, *h, *c, *state_indices, *reset_mask, *lengths;
   bool bias, bidirectional, batch_first;
-  int64_t most_steps;
 };
 
 PyObject* nothing() { Py_RETURN_NONE; }
@@ -165,7 +164,7 @@ PyObject* results(Output* (&outputs)[3]) {
 
 template <class S>
 PyObject* step(const Call& call, const View& h, const View& c) {
-  StackStep<S> s = {};
+  StackCall<S> s = {};
   const int64_t LD = h.size(0);
   s.D = call.bidirectional ? 2 : 1;
   s.L = LD / s.D;
@@ -183,7 +182,6 @@ PyObject* step(const Call& call, const View& h, const View& c) {
   s.T = x.size(time);
   s.B = x.size(row);
   s.I = x.size(2);
-  if (s.T > call.most_steps) return nothing();
   if (s.T < 1 || s.B < 1 || s.I < 1 || LD % s.D != 0 || LD < 1) return nothing();
   if (s.D == 2 && s.T != 1) return nothing();
   if (s.I != 1 && x.stride(2) != 1) return nothing();
@@ -287,10 +285,10 @@ PyObject* step(const Call& call, const View& h, const View& c) {
 }
 
 // step(x, parameters, names, h, c, state_indices, reset_mask, lengths, bias,
-//      bidirectional, batch_first, most_steps)
+//      bidirectional, batch_first)
 PyObject* step_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  if (count != 12 || !PyDict_Check(args[1]) || !PyList_Check(args[2])) {
-    PyErr_SetString(PyExc_TypeError, "step() takes 12 arguments, of which a dict and a list");
+  if (count != 11 || !PyDict_Check(args[1]) || !PyList_Check(args[2])) {
+    PyErr_SetString(PyExc_TypeError, "step() takes 11 arguments, of which a dict and a list");
     return nullptr;
   }
   if (exchange == nullptr) return nothing();
@@ -304,9 +302,7 @@ PyObject* step_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
                      args[7],
                      args[8] == Py_True,
                      args[9] == Py_True,
-                     args[10] == Py_True,
-                     PyLong_AsLongLong(args[11])};
-  if (PyErr_Occurred()) return nullptr;
+                     args[10] == Py_True};
   try {
     const View h(call.h), c(call.c);
     if (h.is<float>(3)) return step<float>(call, h, c);
@@ -344,7 +340,7 @@ PyObject* setup(PyObject*, PyObject* args) {
 
 PyMethodDef methods[] = {
     {"step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(step_entry)), METH_FASTCALL,
-     "A few steps of a stack, in place: (y, (h_n, c_n)), or None without any effect."},
+     "A stack in place on its state: (y, (h_n, c_n)), or None without any effect."},
     {"setup", setup, METH_VARARGS, "Takes the tensor types; whether step() can be used."},
     {nullptr, nullptr, 0, nullptr}};
 PyModuleDef module = {PyModuleDef_HEAD_INIT,

@@ -17,10 +17,6 @@ from .state import LSTMState
 Input = TypeVar("Input", Tensor, PackedSequence)
 
 
-# Up to so many steps, reading each weight once a step where it lies beats packing the weights.
-_FEW_STEPS = 4
-
-
 class StatefulLSTM(nn.RNNBase):
     """An LSTM whose state stays on the device between calls; stands where an ``nn.LSTM`` stood.
 
@@ -341,7 +337,7 @@ class StatefulLSTM(nn.RNNBase):
         state: LSTMState | None,
         state_indices: Tensor | None,
     ) -> tuple[Any, tuple[Tensor, Tensor]] | None:
-        """The short way: a few steps of inference on a state that is there; else None."""
+        """The short way: inference on a state that is there; else None."""
         own = self._state if state is None else state
         if type(own) is not LSTMState or (state is None and not self.stateful):
             return None
@@ -359,7 +355,6 @@ class StatefulLSTM(nn.RNNBase):
             self.bias,
             self.bidirectional,
             self.batch_first,
-            _FEW_STEPS,
         )
 
     def _drops(self) -> bool:
@@ -367,9 +362,8 @@ class StatefulLSTM(nn.RNNBase):
         return bool(self.recurrent_dropout or (self.dropout and self.num_layers > 1))
 
     def _can_step(self, x: Tensor, weights: list[Tensor]) -> bool:
-        """Whether the operator for steps can do this: few of them, without gradients or dropout."""
-        steps = x.size(0)
-        if steps != 1 and (steps == 0 or steps > _FEW_STEPS or self.bidirectional):
+        """Whether the operator on the state can do this: no gradients, no dropout."""
+        if x.size(0) == 0 or (x.size(0) > 1 and self.bidirectional):
             return False
         if not x.is_cpu or ops.missing or x.dtype not in ops.DTYPES:
             return False

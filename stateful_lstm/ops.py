@@ -166,7 +166,7 @@ def lstm_step_(
     bias: bool,
     bidirectional: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A step, or a few, of the whole stack, in place on the state: inference only, no gradients.
+    """One step or more of the whole stack, in place on the state: inference only, no gradients.
 
     Args:
         x: (T, B, I), T = 1 if bidirectional.
@@ -201,14 +201,12 @@ def quick_step(
     bias: bool,
     bidirectional: bool,
     batch_first: bool,
-    most_steps: int,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
     """:func:`lstm_step_` past the dispatcher, which costs more than a step; or None, no effect.
 
     None means: go the long way, which works or says what is wrong. It is the answer to whatever is
-    no plain dense CPU tensor of the right dtype and shape, to more than ``most_steps``, and to a
-    mode in which torch wants to see the operator (autograd, autocast, profiler, tracing, dispatch
-    modes, torch.func).
+    no plain dense CPU tensor of the right dtype and shape, and to a mode in which torch wants to
+    see the operator (autograd, autocast, profiler, tracing, dispatch modes, torch.func).
 
     Args: as of ``lstm_step_``; the weights are found by their names in ``parameters``; x,
     reset_mask and y are (B, T, ...) with ``batch_first``.
@@ -239,7 +237,6 @@ def quick_step(
         bias,
         bidirectional,
         batch_first,
-        most_steps,
     )
     if out is not None:
         mark_changed((h, c))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from quick_support import Spy
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +18,8 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    return Spy(monkeypatch)

@@ -1,5 +1,5 @@
 // Products of inputs with weights where they lie, row-major as in torch.nn.LSTM: nothing is packed.
-// Included only by isa_*.cpp, after sequence.h.
+// Included only by isa_*.cpp, after panel.h.
 //
 // A gate of a unit is one dot product of the inputs with its row of weights. For one row of inputs,
 // `lanes` rows of weights go side by side, as many streams as keep memory and multipliers busy; for more
@@ -163,7 +163,7 @@ LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& se
       lane_sums<S, In, decltype(tile_rows)::rows, N>(first, second, row + n, in + b * K,
                                                      sums[b] + n);
     };
-    in_tiles<decltype(tile), kDotRows<S, In>>(0, count, tile);
+    in_tiles<kDotRows<S, In>>(0, count, tile);
   };
   int64_t n = 0;
   if (count == 1 && live == lanes) {
@@ -177,28 +177,24 @@ LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& se
   for (int64_t b = 0; b < count; ++b) dot[b] = row_sums<A>(sums[b]);
 }
 
-// Rows [begin, end) of in (rows, K) times the four gates of the units from `unit` on, of weight (4H, K);
-// calls done(Rows<R>, first row, sums), as panel_product does.
-template <class S, class W, class F>
-LSTM_INLINE void gate_dots(const S* weight, int64_t K, int64_t H, const Input<S>* in, int64_t begin,
-                           int64_t end, int64_t unit, const W& wanted, const F& done) {
+// out (rows, 4, lanes) += rows [begin, end) of in (rows, K) times the four gates of the units from `unit`
+// on, of weight (4H, K): what add_panel does with packed ones.
+template <class S>
+void add_gate_dots(Acc<S>* out, const S* weight, int64_t K, int64_t H, const Input<S>* in,
+                   int64_t begin, int64_t end, int64_t unit) {
   using A = Acc<S>;
-  constexpr int64_t most = kRowsAtOnce<A>;
-  const int64_t live = H - unit < kLanes<A> ? H - unit : kLanes<A>;
-  Vec<A> dot[kGroup][most];
+  constexpr int64_t most = kRowsAtOnce<A>, lanes = kLanes<A>;
+  const int64_t live = H - unit < lanes ? H - unit : lanes;
+  Vec<A> dot[most];
   for (int64_t first = begin; first < end; first += most) {
     const int64_t count = end - first < most ? end - first : most;
-    for (int64_t j = 0; j < kGroup; ++j)
+    for (int64_t j = 0; j < kGroup; ++j) {
       dot_products<S, Input<S>>({weight, K}, {weight, 0}, j * H + unit, live, in + first * K, count,
-                                dot[j]);
-    const auto tile = [&](auto rows, int64_t b) LSTM_LAMBDA {
-      constexpr int R = decltype(rows)::rows;
-      if (!wanted(rows, b)) return;
-      Vec<A> sum[R][kGroup];
-      for (int r = 0; r < R; ++r)
-        for (int j = 0; j < kGroup; ++j) sum[r][j] = dot[j][b - first + r];
-      done(rows, b, sum);
-    };
-    in_tiles(first, first + count, tile);
+                                dot);
+      for (int64_t b = 0; b < count; ++b) {
+        A* to = out + ((first + b) * kGroup + j) * lanes;
+        store(to, load(static_cast<const A*>(to)) + dot[b]);
+      }
+    }
   }
 }

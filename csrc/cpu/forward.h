@@ -1,10 +1,10 @@
 // A whole sequence forward. Included only by isa_*.cpp, after sequence.h.
 //
 // For some steps at once, of about a hundred rows together: the inputs times the packed weight_ih, into
-// memory that stays in the cache. Then step by step h_in (rows, P) times the packed weight_hh, and gates
-// and cell at once from the sums in registers. A panel of weights is read once for all rows. A call too
-// short to be worth the packing reads the weights where they lie (dots.h), and so does bfloat16 where the
-// processor multiplies pairs.
+// memory that stays in the cache. Then step by step, panel by panel, h_in (rows, P) times the packed
+// weight_hh is added, and gates and cells follow from the sums while those are in L1. A panel of weights
+// is read once for all rows. A call too short to be worth the packing reads the weights where they lie
+// (dots.h), and so does bfloat16 where the processor multiplies pairs.
 //
 // The work is shared out by rows, which never wait for each other; or, where rows are few or the
 // weights large, by hidden units: then each member's weights stay in its own cache, and the members
@@ -12,24 +12,22 @@
 // its own units only. What a step needs to find in h, zeros after a reset, its owner has put there
 // before they met.
 
-// Gates, cells and hidden states of R rows from b at step t and one vector of units, from the sums of
-// inputs `sum_x` and of the recurrence. Stage by stage for all rows, whose long chains of operations
-// then run side by side.
+// Gates, cells and hidden states of R rows from b at step t and one vector of units, from the sums (R, 4,
+// lanes). Stage by stage for all rows, whose long chains of operations then run side by side.
 template <class S, int R>
 LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, int64_t unit,
-                              const Acc<S>* sum_x, const Vec<Acc<S>> (&sum)[R][kGroup], Acc<S>* c,
-                              Acc<S>* hidden, bool last_product) {
+                              const Acc<S>* sums, Acc<S>* c, Acc<S>* hidden, bool last_product) {
   using A = Acc<S>;
   using V = Vec<A>;
+  constexpr int64_t lanes = kLanes<A>;
   const int64_t n = a.H - unit, H = a.H;  // n: lanes that exist
   Gates<V> gate[R];
   V cell[R], h[R];
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r) {
-    const A* x = sum_x + r * kGroup * kLanes<A>;
-    gate[r] = activate<Math<A>, V>({load(x) + sum[r][0], load(x + kLanes<A>) + sum[r][1],
-                                    load(x + 2 * kLanes<A>) + sum[r][2],
-                                    load(x + 3 * kLanes<A>) + sum[r][3]});
+    const A* sum = sums + r * kGroup * lanes;
+    gate[r] = activate<Math<A>, V>(
+        {load(sum), load(sum + lanes), load(sum + 2 * lanes), load(sum + 3 * lanes)});
   }
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r)
@@ -73,19 +71,18 @@ bool in_place(const ForwardParams<S>& a, bool allowed) {
   return allowed && a.B <= 4 && (a.T * a.B <= 64 || 4 * a.H * a.P * int64_t(sizeof(S)) >= kLarge);
 }
 
-// Calls done(Rows<R>, first row, sums) for rows [begin, end) of in (rows, K) times the four gates of one
-// vector of units: of `panels` if packed, else of weight (4H, K).
-template <class S, class W, class F>
-LSTM_INLINE void gate_products(const Acc<S>* panels, const S* weight, int64_t K, int64_t H,
-                               const void* in, int64_t begin, int64_t end, int64_t panel,
-                               const W& wanted, const F& done) {
-  constexpr int64_t lanes = kLanes<Acc<S>>;
+// sums (rows, 4, lanes) += rows [begin, end) of in (rows, K) times the four gates of one vector of units:
+// of `panels` if packed, else of weight (4H, K).
+template <class S, class W>
+LSTM_INLINE void add_gates(Acc<S>* sums, const Acc<S>* panels, const S* weight, int64_t K,
+                           int64_t H, const void* in, int64_t begin, int64_t end, int64_t panel,
+                           const W& wanted) {
+  constexpr int64_t lanes = kLanes<Acc<S>>, width = kGroup * lanes;
   if (panels != nullptr)
-    panel_product(static_cast<const Acc<S>*>(in), K, begin, end, K,
-                  panels + panel * K * kGroup * lanes, wanted, done);
+    add_panel(sums, width, width, static_cast<const Acc<S>*>(in), K, begin, end, K,
+              panels + panel * K * width, wanted);
   else
-    gate_dots(weight, K, H, static_cast<const Input<S>*>(in), begin, end, panel * lanes, wanted,
-              done);
+    add_gate_dots(sums, weight, K, H, static_cast<const Input<S>*>(in), begin, end, panel * lanes);
 }
 
 // The inputs of `count` steps from `step` on (in the order of processing), (count * rows, I), times some
@@ -109,12 +106,9 @@ void input_products(const ForwardParams<S>& a, const Part& part, int64_t step, i
     Vec<A> bias[kGroup] = {};
     for (int64_t j = 0; a.bias_ih && j < kGroup; ++j)
       bias[j] = load(a.bias_ih + j * a.H + unit, n) + load(a.bias_hh + j * a.H + unit, n);
-    const auto keep = [&](auto tile, int64_t row, const auto& sum) LSTM_LAMBDA {
-      for (int64_t r = 0; r < decltype(tile)::rows; ++r)
-        for (int64_t j = 0; j < kGroup; ++j)
-          store(sums + (row + r) * width + j * lanes, sum[r][j] + bias[j]);
-    };
-    gate_products(pack, a.weight_ih, a.I, a.H, in, 0, count * rows, p, Always{}, keep);
+    for (int64_t row = 0; row < count * rows; ++row)
+      for (int64_t j = 0; j < kGroup; ++j) store(sums + row * width + j * lanes, bias[j]);
+    add_gates(sums, pack, a.weight_ih, a.I, a.H, in, 0, count * rows, p, Always{});
   }
 }
 
@@ -189,6 +183,7 @@ void forward_part(const ForwardParams<S>& a, const Acc<S>* pack, Acc<S>* work, A
     if (a.weight_hr) zero(hidden + b * H + units.begin, units.size());
   }
 
+  const A* recurrent = pack ? pack + weights.size(1) : nullptr;
   const A* projection = pack ? pack + weights.size(2) : nullptr;
   const int64_t at_once = input_steps(a.T, rows);
   A* sums_x = own + at_once * rows * a.I;
@@ -203,13 +198,14 @@ void forward_part(const ForwardParams<S>& a, const Acc<S>* pack, Acc<S>* work, A
     const A* h_in = takes_h(a, pack != nullptr) ? h : masked;
     A* out = a.weight_hr ? hidden : h_next;
     for (int64_t p = panels.begin; p < panels.end; ++p) {
-      const A* sum_x = sums_x + ((p - panels.begin) * count + step - first) * rows * width;
-      const auto cells = [&](auto tile, int64_t b, const auto& sum) LSTM_LAMBDA {
-        forward_cells<S, decltype(tile)::rows>(a, t, b, p * kLanes<A>, sum_x + (b - begin) * width,
-                                               sum, c, out, a.weight_hr == nullptr);
+      A* sums = sums_x + ((p - panels.begin) * count + step - first) * rows * width;
+      add_gates(sums - begin * width, recurrent, a.weight_hh, P, H, h_in, begin, end, p, live);
+      const auto cells = [&](auto tile, int64_t b) LSTM_LAMBDA {
+        if (live(tile, b))
+          forward_cells<S, decltype(tile)::rows>(a, t, b, p * kLanes<A>, sums + (b - begin) * width,
+                                                 c, out, a.weight_hr == nullptr);
       };
-      gate_products(pack ? pack + weights.size(1) : nullptr, a.weight_hh, P, H, h_in, begin, end, p,
-                    live, cells);
+      in_tiles<kCellRows>(begin, end, cells);
     }
     if (a.weight_hr) {
       barrier.wait(part.members);

@@ -17,7 +17,7 @@
 
 namespace stateful_lstm::cpu::avx2 {
 constexpr int kVectorBytes = 32;
-constexpr int kTileRows = 3;
+constexpr int kTileRows = 6, kCellRows = 3;
 constexpr int kDotColumns = 4;
 constexpr bool kPairs = false;
 constexpr const char* kName = "avx2";

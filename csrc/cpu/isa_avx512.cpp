@@ -18,7 +18,7 @@
 
 namespace stateful_lstm::cpu::avx512 {
 constexpr int kVectorBytes = 64;
-constexpr int kTileRows = 6;
+constexpr int kTileRows = 12, kCellRows = 6;
 constexpr int kDotColumns = 8;
 constexpr bool kPairs = false;
 constexpr const char* kName = "avx512";

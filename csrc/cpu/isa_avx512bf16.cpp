@@ -19,7 +19,7 @@
 
 namespace stateful_lstm::cpu::avx512bf16 {
 constexpr int kVectorBytes = 64;
-constexpr int kTileRows = 6;
+constexpr int kTileRows = 12, kCellRows = 6;
 constexpr int kDotColumns = 8;
 constexpr bool kPairs = true;
 constexpr const char* kName = "avx512bf16";

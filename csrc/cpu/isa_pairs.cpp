@@ -7,7 +7,7 @@
 
 namespace stateful_lstm::cpu::pairs {
 constexpr int kVectorBytes = 16;
-constexpr int kTileRows = 3;
+constexpr int kTileRows = 6, kCellRows = 3;
 constexpr int kDotColumns = 4;
 constexpr bool kPairs = true;
 constexpr const char* kName = "pairs";

@@ -6,7 +6,7 @@
 
 namespace stateful_lstm::cpu::portable {
 constexpr int kVectorBytes = 16;
-constexpr int kTileRows = 3;
+constexpr int kTileRows = 6, kCellRows = 3;
 constexpr int kDotColumns = 4;
 constexpr bool kPairs = false;
 constexpr const char* kName = "portable";

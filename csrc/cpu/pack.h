@@ -1,14 +1,15 @@
 // Weights laid out for the recurrent product. Included only by isa_*.cpp, after simd.h.
 //
 // A matrix W (N columns of length K) is packed into panels of kGroup = 4 vectors of columns:
-//   pack[panel][k][4][lanes],   columns past N are zero.
+//   pack[panel][2][k][2][lanes],   columns past N are zero:
+// two halves of two vectors.
 // Column j * lanes + l of panel p is n = first(p, j) + l, where first(p, j) is
 //   gates:  j * H + p * lanes      (one panel holds i, f, g, o of the same units)
 //   plain:  (p * 4 + j) * lanes
 // Packing happens anew in every call, so it must cost little beside one step's product: vectors are
 // copied, or turned in registers where W lies the other way, and panels are shared out to threads.
 
-constexpr int64_t kGroup = 4;
+constexpr int64_t kGroup = 4, kHalf = 2;
 
 // A member's share of `count` things, as a range in units of `each`, cut off at `most`.
 struct Range {
@@ -40,11 +41,11 @@ struct Columns {
   int64_t pack_size() const { return panels() * panel_size(); }
 };
 
-// One vector of columns; target's rows are a panel's, kGroup vectors apart.
+// One vector of columns; target's rows are those of half a panel, kHalf vectors apart.
 template <class S>
 LSTM_INLINE void pack_columns(Acc<S>* target, const Columns<S>& w, const S* source, int64_t live) {
   using A = Acc<S>;
-  constexpr int64_t lanes = kLanes<A>, step = kGroup * lanes;
+  constexpr int64_t lanes = kLanes<A>, step = kHalf * lanes;
   if (w.n_stride == 1) {
     for (int64_t k = 0; k < w.K; ++k)
       store(target + k * step, live > 0 ? load(source + k * w.k_stride, live) : Vec<A>{});
@@ -68,7 +69,8 @@ void pack_panel(Acc<S>* target, const Columns<S>& w, int64_t panel) {
     const int64_t unit = w.gates ? panel * lanes : (panel * kGroup + j) * lanes;
     const int64_t live = units - unit < lanes ? units - unit : lanes;
     const int64_t column = w.gates ? j * units + unit : unit;
-    pack_columns(target + j * lanes, w, w.data + column * w.n_stride, live);
+    pack_columns(target + (j / kHalf * w.K * kHalf + j % kHalf) * lanes, w,
+                 w.data + column * w.n_stride, live);
   }
 }
 

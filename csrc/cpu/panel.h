@@ -1,63 +1,94 @@
-// Products of a few rows of inputs with a packed panel of weights, all in registers.
+// Products of rows of inputs with a packed panel of weights, added to what is there.
 // Included only by isa_*.cpp, after pack.h, which tells how the weights are packed.
 //
-// A tile computes up to kTileRows rows by one panel, as many as the vector registers hold: with 16 of
-// them 3 x 4 vectors of sums, 3 broadcast numbers and one loaded vector; with 32 6 x 4 of sums.
+// A tile takes up to kTileRows rows by half a panel, as many as the vector registers hold: with 16 of
+// them 6 x 2 vectors of sums, 2 loaded ones and a broadcast number; with 32 12 x 2 of sums. Half a panel,
+// kSumLength long, stays in L1 while all rows go through. A tile of a few rows takes both halves at once,
+// or else its few sums would leave the multipliers waiting for each other.
 //
 // Every sum runs over k in one order, whatever the number of rows: a row's result does not depend on its
-// neighbours, nor on how many steps one call does.
+// neighbours, nor on how many steps one call does. Long sums are made of sums over kSumLength numbers,
+// which keeps their error small.
+constexpr int64_t kSumLength = 256;
 
-// sum += rows (R, K) times K rows of a panel.
-template <class A, int R>
-LSTM_INLINE void tile_product(Vec<A> (&sum)[R][kGroup], const A* rows, int64_t row_stride,
-                              int64_t K, const A* panel) {
-  for (int64_t k = 0; k < K; ++k) {
-    Vec<A> a[R];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) a[r] = broadcast<A>(rows[r * row_stride + k]);
-#pragma GCC unroll 4
-    for (int j = 0; j < kGroup; ++j) {
-      const Vec<A> w = load(panel + (k * kGroup + j) * kLanes<A>);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) sum[r][j] = fused(a[r], w, sum[r][j]);
-    }
-  }
-}
-
-// Calls tile(Rows<R>, first row) for rows [b, end), with R up to `most`. Never one row alone if there
-// are others: its four sums would leave the multipliers waiting for each other.
+// Calls tile(Rows<R>, first row) for rows [b, end), in tiles of about equal size, R up to `most`.
 template <int R>
 struct Rows {
   static constexpr int rows = R;
 };
-template <class F, int most = kTileRows>
+template <int R, class F>
+LSTM_INLINE void with_rows(int64_t rows, const F& f) {
+  if constexpr (R > 1)
+    if (rows < R) return with_rows<R - 1>(rows, f);
+  f(Rows<R>{});
+}
+template <int most, class F>
 LSTM_INLINE void in_tiles(int64_t b, int64_t end, const F& tile) {
-  for (; end - b >= most && (most < 3 || end - b != most + 1); b += most) tile(Rows<most>{}, b);
-  if constexpr (most > 1) in_tiles<F, most - 1>(b, end, tile);
+  while (b < end) {
+    const int64_t tiles = (end - b + most - 1) / most, rows = (end - b + tiles - 1) / tiles;
+    with_rows<most>(rows, [&](auto tile_rows) LSTM_LAMBDA { tile(tile_rows, b); });
+    b += rows;
+  }
 }
 
-// Rows [begin, end) of in (rows, K) times one panel; calls done(Rows<R>, first row, sums) for each tile
-// of which wanted(Rows<R>, first row) says that it matters. Long sums are made of sums over kSumLength
-// numbers, which keeps their error small.
-constexpr int64_t kSumLength = 256;
-
-template <class A, class W, class F>
-LSTM_INLINE void panel_product(const A* in, int64_t in_stride, int64_t begin, int64_t end,
-                               int64_t K, const A* panel, const W& wanted, const F& done) {
-  const auto tile = [&](auto rows, int64_t b) LSTM_LAMBDA {
-    constexpr int R = decltype(rows)::rows;
-    if (!wanted(rows, b)) return;
-    Vec<A> total[R][kGroup] = {};
-    for (int64_t k = 0; k < K; k += kSumLength) {
-      Vec<A> sum[R][kGroup] = {};
-      tile_product<A, R>(sum, in + b * in_stride + k, in_stride,
-                         K - k < kSumLength ? K - k : kSumLength, panel + k * kGroup * kLanes<A>);
-      for (int r = 0; r < R; ++r)
-        for (int j = 0; j < kGroup; ++j) total[r][j] += sum[r][j];
+// out (R, C vectors, of which the first n numbers exist) += in (R, K) times K rows of C/2 halves of a
+// panel, which lie `half` apart.
+template <class A, int R, int C>
+LSTM_APART void add_tile(A* out, int64_t out_stride, int64_t n, const A* in, int64_t in_stride,
+                         int64_t K, const A* panel, int64_t half) {
+  constexpr int64_t lanes = kLanes<A>;
+  Vec<A> sum[R][C] = {};
+  for (int64_t k = 0; k < K; ++k) {
+    if constexpr (C == kHalf) {
+      const Vec<A> w[C] = {load(panel + k * C * lanes), load(panel + (k * C + 1) * lanes)};
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        const Vec<A> x = broadcast<A>(in[r * in_stride + k]);
+        sum[r][0] = fused(x, w[0], sum[r][0]);
+        sum[r][1] = fused(x, w[1], sum[r][1]);
+      }
+    } else {
+      Vec<A> x[R];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) x[r] = broadcast<A>(in[r * in_stride + k]);
+#pragma GCC unroll 4
+      for (int j = 0; j < C; ++j) {
+        const Vec<A> w = load(panel + j / kHalf * half + (k * kHalf + j % kHalf) * lanes);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) sum[r][j] = fused(x[r], w, sum[r][j]);
+      }
     }
-    done(rows, b, total);
-  };
-  in_tiles(begin, end, tile);
+  }
+#pragma GCC unroll 12  // or else the sums would live in memory
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < C; ++j) {
+      A* to = out + r * out_stride + j * lanes;
+      if (j * lanes < n)
+        store(to, load(static_cast<const A*>(to), n - j * lanes) + sum[r][j], n - j * lanes);
+    }
+}
+
+// out += in (rows, K) times one panel for rows [begin, end), where wanted(Rows<R>, first row) says of a
+// tile that it matters. Row b of the inputs lies at in + b * in_stride, of the sums at
+// out + b * out_stride: kGroup vectors, of which the first n numbers exist.
+template <class A, class W>
+LSTM_INLINE void add_panel(A* out, int64_t out_stride, int64_t n, const A* in, int64_t in_stride,
+                           int64_t begin, int64_t end, int64_t K, const A* panel, const W& wanted) {
+  constexpr int64_t lanes = kLanes<A>, width = kHalf * lanes;
+  for (int64_t j = 0; j < kGroup; j += kHalf)
+    for (int64_t k = 0; k < K; k += kSumLength) {
+      const int64_t length = K - k < kSumLength ? K - k : kSumLength;
+      const auto tile = [&](auto rows, int64_t b) LSTM_LAMBDA {
+        constexpr int R = decltype(rows)::rows, kEnough = 8;  // sums to keep two multipliers busy
+        constexpr int C = R * kHalf < kEnough ? kGroup : kHalf;
+        if ((C == kGroup && j > 0) || !wanted(rows, b)) return;
+        add_tile<A, R, C>(out + b * out_stride + j * lanes, out_stride, n - j * lanes,
+                          in + b * in_stride + k, in_stride, length,
+                          panel + j * K * lanes + k * width, K * width);
+      };
+      in_tiles<kTileRows>(begin, end, tile);
+    }
 }
 struct Always {
   template <class Tile>
@@ -71,14 +102,10 @@ template <class A, class W>
 void plain_product(A* out, int64_t out_stride, const A* in, int64_t in_stride, int64_t begin,
                    int64_t end, int64_t K, int64_t N, const Range& panels, const A* pack,
                    const W& wanted) {
-  for (int64_t p = panels.begin; p < panels.end; ++p) {
-    const auto keep = [&](auto rows, int64_t b, const auto& sum) LSTM_LAMBDA {
-      for (int r = 0; r < decltype(rows)::rows; ++r)
-        for (int64_t j = 0; j < kGroup; ++j) {
-          const int64_t n = (p * kGroup + j) * kLanes<A>;
-          if (n < N) store(out + (b + r) * out_stride + n, sum[r][j], N - n);
-        }
-    };
-    panel_product(in, in_stride, begin, end, K, pack + p * K * kGroup * kLanes<A>, wanted, keep);
-  }
+  constexpr int64_t width = kGroup * kLanes<A>;
+  const Range columns = times(panels, width, N);
+  for (int64_t b = begin; b < end; ++b) zero(out + b * out_stride + columns.begin, columns.size());
+  for (int64_t p = panels.begin; p < panels.end; ++p)
+    add_panel(out + p * width, out_stride, N - p * width, in, in_stride, begin, end, K,
+              pack + p * K * width, wanted);
 }

@@ -1,5 +1,5 @@
 // What the recurrences forward and backward have in common.
-// Included only by isa_*.cpp, after panel.h. Shapes: params.h.
+// Included only by isa_*.cpp, after pack.h. Shapes: params.h.
 
 template <class A>
 LSTM_INLINE void zero(A* p, int64_t n) {

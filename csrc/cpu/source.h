@@ -1,8 +1,8 @@
 // All kernels, for the instruction set of the file that includes this, inside its namespace.
 // Keep this order: each builds on the one before.
 #include "pack.h"
-#include "panel.h"
 #include "sequence.h"
+#include "panel.h"
 #include "dots.h"
 #include "forward.h"
 #include "backward.h"

@@ -1,13 +1,14 @@
-#include "stack_step.h"
+#include "stack.h"
 
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <memory>
 
+#include "buffer.h"
 #include "cpu/kernels.h"
+#include "sequence.h"
 
 namespace stateful_lstm {
 namespace {
@@ -45,10 +46,8 @@ bfloat16 narrow<bfloat16>(float x) {
   return {static_cast<uint16_t>(x == x ? rounded : bits >> 16 | 0x40)};
 }
 
-}  // namespace
-
 template <class S>
-void run(const StackStep<S>& s) {
+void run_steps(const StackCall<S>& s) {
   using A = Acc<S>;
   // Every other call goes through the weights the other way round: what the last one read last is
   // still in the cache. No result depends on it.
@@ -57,9 +56,9 @@ void run(const StackStep<S>& s) {
   const auto& kernel = cpu::kernels<S>();
   const int64_t B = s.B, width = s.D * s.P;  // of every layer's output
   const bool projection = s.w[0].weight_hr != nullptr;
-  const std::unique_ptr<A[]> in(new A[B * (std::max(s.I, width) + s.P)]);
-  const std::unique_ptr<A[]> hidden(projection ? new A[B * s.H]() : nullptr);
-  const std::unique_ptr<S[]> between(s.L > 1 ? new S[2 * B * width] : nullptr);
+  const Buffer<A> in(B * (std::max(s.I, width) + s.P)), hidden(projection ? B * s.H : 0);
+  const Buffer<S> between(s.L > 1 ? 2 * B * width : 0);
+  std::fill_n(hidden.get(), projection ? B * s.H : 0, A{});
   std::vector<int64_t> live(s.lengths ? B : 0);  // slots of the rows that have this step
   const auto slot = [&](int64_t b) { return s.rows ? s.rows[b] : b; };
   for (int64_t t = 0; t < s.T && B > 0; ++t) {
@@ -105,9 +104,91 @@ void run(const StackStep<S>& s) {
     }
   }
 }
-template void run(const StackStep<float>&);
-template void run(const StackStep<double>&);
-template void run(const StackStep<bfloat16>&);
+// Rows that lie `time` and `row` apart as (T, B, n), dense: where they are, or copied to `room`.
+template <class X>
+const X* dense(const X* from, int64_t time, int64_t row, int64_t T, int64_t B, int64_t n,
+               Buffer<X>& room) {
+  if ((row == n || B == 1) && (time == B * n || T == 1)) return from;
+  room = Buffer<X>(T * B * n);
+  for (int64_t t = 0; t < T; ++t)
+    for (int64_t b = 0; b < B; ++b)
+      std::copy_n(from + t * time + b * row, n, room.get() + (t * B + b) * n);
+  return room.get();
+}
+
+// Layer by layer. The state is written last, when nothing can fail any more.
+template <class S>
+void run_sequences(const StackCall<S>& s) {
+  using A = Acc<S>;
+  const int64_t T = s.T, B = s.B, L = s.L, H = s.H, P = s.P;
+  const bool y_dense = s.y_row == P && s.y_time == B * P;
+  const Buffer<S> h0(B * P), between(L > 1 || !y_dense ? 2 * T * B * P : 0);
+  const Buffer<A> c0(B * H), c_n(L * B * H);
+  Buffer<S> x_room(0);
+  Buffer<bool> reset_room(0);
+  const auto slot = [&](int64_t b) { return s.rows ? s.rows[b] : b; };
+  std::vector<int64_t> lengths;  // a padding row has no step at all
+  if (s.lengths || s.rows)
+    for (int64_t b = 0; b < B; ++b)
+      lengths.push_back(slot(b) < 0 ? 0 : s.lengths ? s.lengths[b] : T);
+
+  ForwardParams<S> p = {};
+  p.T = T;
+  p.B = B;
+  p.H = H;
+  p.P = P;
+  p.I = s.I;
+  p.x = dense(s.x, s.x_time, s.x_row, T, B, s.I, x_room);
+  p.reset = s.reset ? dense(s.reset, s.reset_time, s.reset_row, T, B, 1, reset_room) : nullptr;
+  p.lengths = lengths.empty() ? nullptr : lengths.data();
+  p.h0 = h0.get();
+  p.c0 = c0.get();
+  for (int64_t k = 0; k < L; ++k) {
+    for (int64_t b = 0; b < B; ++b) {
+      if (slot(b) >= 0) {
+        std::copy_n(s.h + (k * s.slots + slot(b)) * P, P, h0.get() + b * P);
+        std::copy_n(s.c + (k * s.slots + slot(b)) * H, H, c0.get() + b * H);
+      } else {
+        std::fill_n(h0.get() + b * P, P, S{});
+        std::fill_n(c0.get() + b * H, H, A{});
+      }
+    }
+    p.weight_ih = s.w[k].weight_ih;
+    p.weight_hh = s.w[k].weight_hh;
+    p.bias_ih = s.w[k].bias_ih;
+    p.bias_hh = s.w[k].bias_hh;
+    p.weight_hr = s.w[k].weight_hr;
+    p.y = k == L - 1 && y_dense ? s.y : between.get() + k % 2 * T * B * P;
+    p.h_n = s.h_n + k * B * P;
+    p.c_n = c_n.get() + k * B * H;
+    run_forward(p, /*in_place=*/true);
+    p.x = p.y;
+    p.I = P;
+  }
+  for (int64_t t = 0; !y_dense && t < T; ++t)
+    for (int64_t b = 0; b < B; ++b)
+      std::copy_n(p.y + (t * B + b) * P, P, s.y + t * s.y_time + b * s.y_row);
+  std::transform(c_n.get(), c_n.get() + L * B * H, s.c_n, narrow<S>);
+  for (int64_t k = 0; k < L; ++k)
+    for (int64_t b = 0; b < B; ++b)
+      if (slot(b) >= 0) {
+        std::copy_n(s.h_n + (k * B + b) * P, P, s.h + (k * s.slots + slot(b)) * P);
+        std::copy_n(c_n.get() + (k * B + b) * H, H, s.c + (k * s.slots + slot(b)) * H);
+      }
+}
+
+}  // namespace
+
+template <class S>
+void run(const StackCall<S>& call) {
+  if (call.T <= kFewSteps)
+    run_steps(call);
+  else
+    run_sequences(call);
+}
+template void run(const StackCall<float>&);
+template void run(const StackCall<double>&);
+template void run(const StackCall<bfloat16>&);
 
 template <class Index>
 int64_t misplaced_row(const Index* indices, int64_t stride, int64_t B, int64_t slots,

@@ -1,5 +1,8 @@
-// A few steps of a whole stack of layers, in place on the resident state: what the operator
+// A whole stack of layers in place on the resident state, without gradients: what the operator
 // lstm_step_ and the short way in from Python (python.cpp) both come to. No tensors, no checks.
+//
+// A few steps, up to kFewSteps, are each a step of the whole stack (cpu/step.h), which reads every weight
+// once where it lies; more of them are a sequence layer by layer (sequence.h).
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -14,10 +17,12 @@ struct LayerWeights {
   const S *weight_ih, *weight_hh, *bias_ih, *bias_hh, *weight_hr;
 };
 
-// T steps, B rows, L layers, D directions, S slots, P size of h, H hidden size. The caller owns all
+constexpr int64_t kFewSteps = 4;
+
+// T steps (1 if D is 2), B rows, L layers, D directions, S slots, P size of h, H hidden size. The caller owns all
 // memory; x is no part of the state, and the outputs are of nothing else.
 template <class S>
-struct StackStep {
+struct StackCall {
   int64_t T, B, I, H, P, L, D, slots;
   int64_t x_time, x_row;          // elements between steps and rows of x
   int64_t y_time, y_row;          // of y
@@ -35,7 +40,7 @@ struct StackStep {
 };
 
 template <class S>
-void run(const StackStep<S>& step);
+void run(const StackCall<S>& call);
 
 // The slots that a batch's indices name, into `rows`; -1 is a padding row. Returns the first row whose
 // slot is not there or taken by an earlier row, or -1 if all is well.

@@ -1,0 +1,133 @@
+#include "sequence.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+
+#include "buffer.h"
+#include "cpu/kernels.h"
+
+namespace stateful_lstm {
+namespace {
+
+// How many threads share a call, and whether by units. Measured in docs/performance.md.
+struct Split {
+  bool by_units;
+  int64_t members;
+
+  int64_t rows(int64_t B) const { return by_units ? B : (B + members - 1) / members; }  // of a part
+};
+
+// The environment variable STATEFUL_LSTM_SPLIT forces "rows" or "units", for tests.
+template <class S>
+Split split(const SequenceParams<S>& p, int64_t inputs = 0) {
+  const int64_t work = p.B * p.T * 4 * p.H * (inputs + p.P + 16);
+  constexpr int64_t kWork = 1 << 18;            // multiply-adds worth a thread's waking, 20 us
+  constexpr int64_t kRows = 6, kColumns = 32;   // that keep a thread's multipliers busy
+  constexpr int64_t kHeavy = int64_t{8} << 20;  // bytes of weights too many to read twice a step
+  const int64_t threads = torch::stable::get_num_threads();
+  static const char* name = std::getenv("STATEFUL_LSTM_SPLIT");
+  static const std::string forced = name ? name : "";
+  STD_TORCH_CHECK(forced.empty() || forced == "rows" || forced == "units",
+                  "STATEFUL_LSTM_SPLIT must be rows or units, got ", forced);
+  if (!forced.empty()) return {forced == "units", threads};
+  const int64_t most = std::max<int64_t>(1, std::min(threads, work / kWork));
+  const int64_t by_rows = std::clamp<int64_t>(p.B / kRows, 1, most);
+  const int64_t by_units = std::clamp<int64_t>((p.H + kColumns - 1) / kColumns, 1, most);
+  const bool heavy = 4 * p.H * p.P * int64_t(sizeof(Acc<S>)) > kHeavy;
+  if (by_units > by_rows || (heavy && by_units == by_rows)) return {true, by_units};
+  return {false, most};
+}
+
+// Whether to pack the weights of a call forward. The environment variable STATEFUL_LSTM_PACK=always does
+// so in every call, for those to whom it matters that a sequence gives the same bits however it is cut.
+template <class S>
+bool packs(const cpu::Kernels<S>& kernel, const ForwardParams<S>& p, bool in_place) {
+  static const char* name = std::getenv("STATEFUL_LSTM_PACK");
+  static const std::string asked = name ? name : "";
+  STD_TORCH_CHECK(asked.empty() || asked == "always", "STATEFUL_LSTM_PACK must be always, got ",
+                  asked);
+  return !asked.empty() || !kernel.in_place(p, in_place);
+}
+
+// Runs a call in parts: by rows, or by units where rows are few or the weights large, since then
+// each thread's weights stay in its own cache.
+template <class S, class F>
+void in_parts(const SequenceParams<S>& p, const Split& how, const F& run) {
+  const int64_t members = how.members;
+  if (!how.by_units) {
+    const int64_t rows = how.rows(p.B);
+    torch::stable::parallel_for(0, members, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        cpu::Barrier unused;
+        if (k * rows < p.B)
+          run(cpu::Part{k * rows, std::min(p.B, (k + 1) * rows), 0, 1, k}, unused);
+      }
+    });
+    return;
+  }
+  constexpr int64_t kShare = 1 << 20;
+  cpu::Barrier barrier;
+  cpu::Gathering gathering;
+  const int64_t shares = members * kShare;
+  torch::stable::parallel_for(0, shares, kShare, [&](int64_t b, int64_t e) {
+    // So many calls there are: all get the same number of shares, but for a few that the last lacks.
+    const int64_t calls = (shares + (e - b) / 2) / (e - b);
+    const cpu::Part part = gathering.enter(p.B, calls);
+    if (part.members > 0) run(part, barrier);
+  });
+}
+
+// The weights of a call, packed by all threads.
+template <class S, class Params>
+Buffer<Acc<S>> pack_weights(const cpu::Packing<S, Params>& packing, const Params& p) {
+  const int64_t size = packing.size(p);
+  Buffer<Acc<S>> pack(size, Kept::pack);
+  constexpr int64_t kWork = 1 << 14;  // numbers worth a thread's waking
+  const int64_t panels = packing.panels(p);
+  const int64_t grain = std::max<int64_t>(1, kWork * panels / std::max<int64_t>(1, size));
+  torch::stable::parallel_for(0, panels, grain,
+                              [&](int64_t b, int64_t e) { packing.pack(p, pack.get(), b, e); });
+  return pack;
+}
+
+}  // namespace
+
+template <class S>
+void run_forward(const ForwardParams<S>& p, bool in_place) {
+  using A = Acc<S>;
+  if (p.B == 0) return;
+  const auto& kernel = cpu::kernels<S>();
+  const Buffer<A> pack =
+      packs(kernel, p, in_place) ? pack_weights(kernel.forward_weights, p) : Buffer<A>(0);
+  const Split how = split(p, p.I);
+  const int64_t own_size = cpu::own_size(p, how.rows(p.B), kernel.lanes);
+  const Buffer<A> work(cpu::work_size(p), Kept::work), own(how.members * own_size, Kept::own);
+  in_parts(p, how, [&](const cpu::Part& part, cpu::Barrier& barrier) {
+    kernel.forward_part(p, pack.get(), work.get(), own.get() + part.index * own_size, part,
+                        barrier);
+  });
+}
+
+template <class S>
+void run_backward(const BackwardParams<S>& p) {
+  if (p.B == 0) return;
+  const auto& kernel = cpu::kernels<S>();
+  const Buffer<Acc<S>> pack = pack_weights(kernel.backward_weights, p);
+  const Buffer<Acc<S>> work(cpu::work_size(p), Kept::work);
+  in_parts(p, split(p), [&](const cpu::Part& part, cpu::Barrier& barrier) {
+    kernel.backward_part(p, pack.get(), work.get(), part, barrier);
+  });
+}
+
+#define LSTM_INSTANTIATE(S)                                 \
+  template void run_forward(const ForwardParams<S>&, bool); \
+  template void run_backward(const BackwardParams<S>&);
+LSTM_INSTANTIATE(float)
+LSTM_INSTANTIATE(double)
+LSTM_INSTANTIATE(bfloat16)
+#undef LSTM_INSTANTIATE
+
+}  // namespace stateful_lstm
