@@ -45,7 +45,7 @@ class Buffer {
  public:
   explicit Buffer(int64_t size, Kept place = Kept::no) : place_(place) {
     const size_t bytes = size * sizeof(T);
-    if (place != Kept::no && kept().size >= bytes)
+    if (bytes > 0 && place != Kept::no && kept().size >= bytes)
       block_ = std::exchange(kept(), Block());
     else
       block_ = Block(bytes);

@@ -22,7 +22,7 @@ struct Split {
 
 // The environment variable STATEFUL_LSTM_SPLIT forces "rows" or "units", for tests.
 template <class S>
-Split split(const SequenceParams<S>& p, int64_t inputs = 0) {
+Split split(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
   const int64_t work = p.B * p.T * 4 * p.H * (inputs + p.P + 16);
   constexpr int64_t kWork = 1 << 18;            // multiply-adds worth a thread's waking, 20 us
   constexpr int64_t kRows = 6, kColumns = 32;   // that keep a thread's multipliers busy
@@ -37,19 +37,19 @@ Split split(const SequenceParams<S>& p, int64_t inputs = 0) {
   const int64_t by_rows = std::clamp<int64_t>(p.B / kRows, 1, most);
   const int64_t by_units = std::clamp<int64_t>((p.H + kColumns - 1) / kColumns, 1, most);
   const bool heavy = 4 * p.H * p.P * int64_t(sizeof(Acc<S>)) > kHeavy;
-  if (by_units > by_rows || (heavy && by_units == by_rows)) return {true, by_units};
+  const bool once = are == cpu::Weights::packed_in_passing;  // each panel by one thread only
+  if (by_units > by_rows || ((heavy || once) && by_units == by_rows)) return {true, by_units};
   return {false, most};
 }
 
-// Whether to pack the weights of a call forward. The environment variable STATEFUL_LSTM_PACK=always does
-// so in every call, for those to whom it matters that a sequence gives the same bits however it is cut.
-template <class S>
-bool packs(const cpu::Kernels<S>& kernel, const ForwardParams<S>& p, bool in_place) {
+// The environment variable STATEFUL_LSTM_PACK=always keeps sequences forward from reading weights in place,
+// for those to whom it matters that a sequence gives the same bits however it is cut.
+bool always_pack() {
   static const char* name = std::getenv("STATEFUL_LSTM_PACK");
   static const std::string asked = name ? name : "";
   STD_TORCH_CHECK(asked.empty() || asked == "always", "STATEFUL_LSTM_PACK must be always, got ",
                   asked);
-  return !asked.empty() || !kernel.in_place(p, in_place);
+  return !asked.empty();
 }
 
 // Runs a call in parts: by rows, or by units where rows are few or the weights large, since then
@@ -80,44 +80,48 @@ void in_parts(const SequenceParams<S>& p, const Split& how, const F& run) {
   });
 }
 
-// The weights of a call, packed by all threads.
+// The weights of a call packed by all threads, if that is how they are to be read.
 template <class S, class Params>
-Buffer<Acc<S>> pack_weights(const cpu::Packing<S, Params>& packing, const Params& p) {
-  const int64_t size = packing.size(p);
+Buffer<Acc<S>> pack_weights(const cpu::Packing<S, Params>& packing, const Params& p,
+                            cpu::Weights are) {
+  const int64_t size = are == cpu::Weights::packed ? packing.size(p) : 0;
   Buffer<Acc<S>> pack(size, Kept::pack);
   constexpr int64_t kWork = 1 << 14;  // numbers worth a thread's waking
   const int64_t panels = packing.panels(p);
   const int64_t grain = std::max<int64_t>(1, kWork * panels / std::max<int64_t>(1, size));
-  torch::stable::parallel_for(0, panels, grain,
-                              [&](int64_t b, int64_t e) { packing.pack(p, pack.get(), b, e); });
+  if (size > 0)
+    torch::stable::parallel_for(0, panels, grain,
+                                [&](int64_t b, int64_t e) { packing.pack(p, pack.get(), b, e); });
   return pack;
 }
 
 }  // namespace
 
 template <class S>
-void run_forward(const ForwardParams<S>& p, bool in_place) {
+void run_forward(const ForwardParams<S>& p, bool may_be_in_place) {
   using A = Acc<S>;
   if (p.B == 0) return;
   const auto& kernel = cpu::kernels<S>();
-  const Buffer<A> pack =
-      packs(kernel, p, in_place) ? pack_weights(kernel.forward_weights, p) : Buffer<A>(0);
-  const Split how = split(p, p.I);
+  const cpu::Weights are = kernel.forward_weights_are(p, may_be_in_place && !always_pack());
+  const Buffer<A> pack = pack_weights(kernel.forward_weights, p, are);
+  const Split how = split(p, are, p.I);
   const int64_t own_size = cpu::own_size(p, how.rows(p.B), kernel.lanes);
   const Buffer<A> work(cpu::work_size(p), Kept::work), own(how.members * own_size, Kept::own);
   in_parts(p, how, [&](const cpu::Part& part, cpu::Barrier& barrier) {
-    kernel.forward_part(p, pack.get(), work.get(), own.get() + part.index * own_size, part,
+    kernel.forward_part(p, are, pack.get(), work.get(), own.get() + part.index * own_size, part,
                         barrier);
   });
 }
 
 template <class S>
 void run_backward(const BackwardParams<S>& p) {
+  using A = Acc<S>;
   if (p.B == 0) return;
   const auto& kernel = cpu::kernels<S>();
-  const Buffer<Acc<S>> pack = pack_weights(kernel.backward_weights, p);
-  const Buffer<Acc<S>> work(cpu::work_size(p), Kept::work);
-  in_parts(p, split(p), [&](const cpu::Part& part, cpu::Barrier& barrier) {
+  const cpu::Weights are = kernel.backward_weights_are(p);
+  const Buffer<A> pack = pack_weights(kernel.backward_weights, p, are);
+  const Buffer<A> work(cpu::work_size(p), Kept::work);
+  in_parts(p, split(p, are), [&](const cpu::Part& part, cpu::Barrier& barrier) {
     kernel.backward_part(p, pack.get(), work.get(), part, barrier);
   });
 }

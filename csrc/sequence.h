@@ -4,9 +4,10 @@
 
 namespace stateful_lstm {
 
-// in_place: whether a short call may read the weights where they lie, as cpu::Kernels::in_place says.
+// Short calls may read the weights where they lie, and then add up in another order, if that
+// `may_be_in_place`.
 template <class S>
-void run_forward(const ForwardParams<S>& p, bool in_place);
+void run_forward(const ForwardParams<S>& p, bool may_be_in_place);
 template <class S>
 void run_backward(const BackwardParams<S>& p);
 

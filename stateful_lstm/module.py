@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
 
 from . import checks, functional, ops
@@ -185,10 +186,29 @@ class StatefulLSTM(nn.RNNBase):
             ValueError, RuntimeError, TypeError, IndexError: saying what was expected and what came,
                 before anything is computed or any state touched.
         """
-        if hx is None and not torch.compiler.is_compiling():
-            stepped = self._quick_step(input, reset_mask, lengths, state, state_indices)
-            if stepped is not None:
-                return stepped
+        own = self._state if state is None else state
+        if (  # the short way: inference on a state that is there
+            hx is None
+            and type(own) is LSTMState
+            and (self.stateful or state is not None)
+            and not is_compiling()
+            and not (self.training and self._drops())
+        ):
+            done = ops.quick_step(
+                input,  # type: ignore[arg-type]  # a packed sequence is answered with None
+                self._parameters,
+                self._flat_weights_names,
+                own.h,
+                own.c,
+                state_indices,
+                reset_mask,
+                lengths,
+                self.bias,
+                self.bidirectional,
+                self.batch_first,
+            )
+            if done is not None:
+                return done  # type: ignore[return-value]  # y is a tensor, as the input was
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, reset_mask, lengths, state, state_indices)
         weights, config = self._weights(), self._config()
@@ -328,34 +348,6 @@ class StatefulLSTM(nn.RNNBase):
                 )
             own = None
         return own or LSTMState(sizes, B, dtype, x.device), padding
-
-    def _quick_step(
-        self,
-        input: Any,
-        reset_mask: Tensor | None,
-        lengths: Tensor | None,
-        state: LSTMState | None,
-        state_indices: Tensor | None,
-    ) -> tuple[Any, tuple[Tensor, Tensor]] | None:
-        """The short way: inference on a state that is there; else None."""
-        own = self._state if state is None else state
-        if type(own) is not LSTMState or (state is None and not self.stateful):
-            return None
-        if self.training and self._drops():
-            return None
-        return ops.quick_step(
-            input,
-            self._parameters,
-            self._flat_weights_names,
-            own.h,
-            own.c,
-            state_indices,
-            reset_mask,
-            lengths,
-            self.bias,
-            self.bidirectional,
-            self.batch_first,
-        )
 
     def _drops(self) -> bool:
         """Whether a layer in training has some dropout."""

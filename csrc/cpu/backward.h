@@ -12,6 +12,15 @@ Packed<S, 2> backward_weights(const BackwardParams<S>& a) {
            {a.weight_hr, a.P, a.weight_hr ? a.H : 0, a.H, 1, false}}};
 }
 
+// A single step of few rows is not worth the packing. The order of sums is the same.
+template <class S>
+Weights backward_weights_are(const BackwardParams<S>& a) {
+  constexpr int64_t kMostRows = 16;
+  const bool whole_panels = a.P % (kGroup * kLanes<Acc<S>>) == 0;
+  return !a.weight_hr && a.T == 1 && a.B <= kMostRows && whole_panels ? Weights::in_place
+                                                                      : Weights::packed;
+}
+
 // The cell before step t of a row, as the step saw it.
 template <class S>
 LSTM_INLINE const Acc<S>* previous_cell(const BackwardParams<S>& a, int64_t t, int64_t b) {
@@ -99,14 +108,14 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* pack, Acc<S>* work,
     if (a.weight_hr) {
       barrier.wait(part.members);
       plain_product(through, H, static_cast<const A*>(dh), P, rows, end, P, H, projected,
-                    pack + weights.size(1), live);
+                    pack + weights.size(1), a.weight_hr, live);
       d_hidden = through;
     }
     for (int64_t b = rows; b < end; ++b)
       if (is_live(a, t, b)) backward_cell_row(a, t, b, units, d_hidden + b * H, dc + b * H);
     barrier.wait(part.members);
     plain_product(dh_prev, P, static_cast<const A*>(a.grad_gates) + t * a.B * 4 * H, 4 * H, rows,
-                  end, 4 * H, P, panels, pack, live);
+                  end, 4 * H, P, panels, pack, a.weight_hh, live);
     for (int64_t b = rows; b < end; ++b) {
       A* d = dh_prev + b * P;
       if (!is_live(a, t, b)) {  // the state went past this step unchanged

@@ -61,42 +61,57 @@ Packed<S, 3> forward_weights(const ForwardParams<S>& a) {
            {a.weight_hr, a.H, a.weight_hr ? a.P : 0, 1, a.H, false}}};
 }
 
-// Packing is worth it from some dozens of rows and steps on, but for few rows of weights that fit no
-// cache: docs/performance.md.
+// Reading in place is worth it up to some dozens of rows and steps, and for few rows of weights that fit
+// no cache: docs/performance.md.
 template <class S>
-bool in_place(const ForwardParams<S>& a, bool allowed) {
-  if (a.weight_hr) return false;  // whose product is there for packed weights only
-  if (sizeof(S) < sizeof(Acc<S>)) return kPairs;
+Weights forward_weights_are(const ForwardParams<S>& a, bool may_be_in_place) {
   constexpr int64_t kLarge = int64_t{8} << 20;
-  return allowed && a.B <= 4 && (a.T * a.B <= 64 || 4 * a.H * a.P * int64_t(sizeof(S)) >= kLarge);
+  const bool large = 4 * a.H * a.P * int64_t(sizeof(S)) >= kLarge;
+  if (a.weight_hr) return Weights::packed;  // whose product is there for packed ones only
+  if (kPairs && sizeof(S) < sizeof(Acc<S>)) return Weights::in_place;
+  if (may_be_in_place && sizeof(S) == sizeof(Acc<S>) && a.B <= 4 && (a.T * a.B <= 64 || large))
+    return Weights::in_place;
+  return a.T == 1 ? Weights::packed_in_passing : Weights::packed;
 }
 
-// sums (rows, 4, lanes) += rows [begin, end) of in (rows, K) times the four gates of one vector of units:
-// of `panels` if packed, else of weight (4H, K).
-template <class S, class W>
-LSTM_INLINE void add_gates(Acc<S>* sums, const Acc<S>* panels, const S* weight, int64_t K,
-                           int64_t H, const void* in, int64_t begin, int64_t end, int64_t panel,
-                           const W& wanted) {
+// One of the two matrices of the gates, and how it is read; `room` for one panel that is packed in passing.
+template <class S>
+struct GateWeights {
+  Weights are;
+  const Columns<S>& w;
+  const Acc<S>* pack;
+  Acc<S>* room;
+};
+
+// sums (rows, 4, lanes) += rows [begin, end) of in (rows, K) times the four gates of one vector of units.
+template <class S, class Wanted>
+LSTM_INLINE void add_gates(Acc<S>* sums, const GateWeights<S>& weights, const void* in,
+                           int64_t begin, int64_t end, int64_t panel, const Wanted& wanted) {
   constexpr int64_t lanes = kLanes<Acc<S>>, width = kGroup * lanes;
-  if (panels != nullptr)
-    add_panel(sums, width, width, static_cast<const Acc<S>*>(in), K, begin, end, K,
-              panels + panel * K * width, wanted);
-  else
-    add_gate_dots(sums, weight, K, H, static_cast<const Input<S>*>(in), begin, end, panel * lanes);
+  const Columns<S>& w = weights.w;
+  if (weights.are == Weights::in_place)
+    return add_gate_dots(sums, w.data, w.K, w.units(), static_cast<const Input<S>*>(in), begin, end,
+                         panel * lanes);
+  const bool passing = weights.are == Weights::packed_in_passing;
+  if (passing) pack_panel(weights.room, w, panel);
+  add_panel(
+      sums, width, width, static_cast<const Acc<S>*>(in), w.K, begin, end, w.K,
+      passing ? packed_panel<Acc<S>>(weights.room, w.K, 0) : packed_panel(weights.pack, w.K, panel),
+      wanted);
 }
 
 // The inputs of `count` steps from `step` on (in the order of processing), (count * rows, I), times some
 // panels of weight_ih, plus both biases, into sums (panels, count * rows, 4, lanes).
 template <class S>
 void input_products(const ForwardParams<S>& a, const Part& part, int64_t step, int64_t count,
-                    const Range& panels, const Acc<S>* pack, Acc<S>* in, Acc<S>* sums) {
+                    const Range& panels, const GateWeights<S>& weights, Acc<S>* in, Acc<S>* sums) {
   using A = Acc<S>;
   constexpr int64_t lanes = kLanes<A>, width = kGroup * lanes;
   const int64_t rows = part.row_end - part.row_begin;
   for (int64_t s = 0; s < count; ++s) {
     const int64_t t = a.reverse ? a.T - 1 - step - s : step + s;
     const S* x = a.x + (t * a.B + part.row_begin) * a.I;
-    if (pack != nullptr)
+    if (weights.are != Weights::in_place)
       load_rows(in + s * rows * a.I, x, rows * a.I);
     else
       load_inputs(reinterpret_cast<Input<S>*>(in) + s * rows * a.I, x, rows * a.I);
@@ -108,26 +123,27 @@ void input_products(const ForwardParams<S>& a, const Part& part, int64_t step, i
       bias[j] = load(a.bias_ih + j * a.H + unit, n) + load(a.bias_hh + j * a.H + unit, n);
     for (int64_t row = 0; row < count * rows; ++row)
       for (int64_t j = 0; j < kGroup; ++j) store(sums + row * width + j * lanes, bias[j]);
-    add_gates(sums, pack, a.weight_ih, a.I, a.H, in, 0, count * rows, p, Always{});
+    add_gates(sums, weights, in, 0, count * rows, p, Always{});
   }
 }
 
 // Whether the recurrent product takes h as it is, or another form of it, (B, P) in `masked`.
 template <class S>
-LSTM_INLINE bool takes_h(const ForwardParams<S>& a, bool packed) {
-  return a.recurrent_mask == nullptr && (packed || sizeof(Input<S>) == sizeof(Acc<S>));
+LSTM_INLINE bool takes_h(const ForwardParams<S>& a, Weights are) {
+  return a.recurrent_mask == nullptr &&
+         (are != Weights::in_place || sizeof(Input<S>) == sizeof(Acc<S>));
 }
 
 // Brings a member's part of h and c, as they come from the step before, to what step t starts from.
 template <class S>
 LSTM_INLINE void prepare(const ForwardParams<S>& a, const Part& part, int64_t t, const Range& units,
-                         const Range& columns, Acc<S>* h, Acc<S>* c, Acc<S>* masked, bool packed) {
+                         const Range& columns, Acc<S>* h, Acc<S>* c, Acc<S>* masked, Weights are) {
   for (int64_t b = part.row_begin; b < part.row_end; ++b) {
     if (is_live(a, t, b) && is_reset(a, t, b)) {  // selects: 0 * NaN would stay NaN
       zero(h + b * a.P + columns.begin, columns.size());
       zero(c + b * a.H + units.begin, units.size());
     }
-    if (takes_h(a, packed)) continue;
+    if (takes_h(a, are)) continue;
     const int64_t first = b * a.P + columns.begin, n = columns.size();
     const auto fill = [&](auto* target) LSTM_LAMBDA {
       for (int64_t k = 0; k < n; k += kLanes<Acc<S>>) {
@@ -136,7 +152,7 @@ LSTM_INLINE void prepare(const ForwardParams<S>& a, const Part& part, int64_t t,
         store(target + first + k, v, n - k);
       }
     };
-    if (packed)
+    if (are != Weights::in_place)
       fill(masked);
     else
       fill(reinterpret_cast<Input<S>*>(masked));
@@ -165,8 +181,8 @@ LSTM_INLINE void finish(const ForwardParams<S>& a, const Part& part, int64_t t, 
 }
 
 template <class S>
-void forward_part(const ForwardParams<S>& a, const Acc<S>* pack, Acc<S>* work, Acc<S>* own,
-                  const Part& part, Barrier& barrier) {
+void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* pack, Acc<S>* work,
+                  Acc<S>* own, const Part& part, Barrier& barrier) {
   using A = Acc<S>;
   constexpr int64_t width = kGroup * kLanes<A>;
   const int64_t H = a.H, P = a.P, begin = part.row_begin, end = part.row_end, rows = end - begin;
@@ -183,23 +199,24 @@ void forward_part(const ForwardParams<S>& a, const Acc<S>* pack, Acc<S>* work, A
     if (a.weight_hr) zero(hidden + b * H + units.begin, units.size());
   }
 
-  const A* recurrent = pack ? pack + weights.size(1) : nullptr;
-  const A* projection = pack ? pack + weights.size(2) : nullptr;
   const int64_t at_once = input_steps(a.T, rows);
-  A* sums_x = own + at_once * rows * a.I;
+  A *sums_x = own + at_once * rows * a.I, *room = sums_x + at_once * rows * panels.size() * width;
+  const bool packed = are == Weights::packed;
+  const GateWeights<S> of_inputs = {are, weights.w[0], packed ? pack : nullptr, room};
+  const GateWeights<S> of_h = {are, weights.w[1], packed ? pack + weights.size(1) : nullptr, room};
   for (int64_t step = 0; step < a.T; ++step) {
     const int64_t first = step / at_once * at_once;
     const int64_t count = a.T - first < at_once ? a.T - first : at_once;
-    if (step == first) input_products(a, part, step, count, panels, pack, own, sums_x);
+    if (step == first) input_products(a, part, step, count, panels, of_inputs, own, sums_x);
     const int64_t t = a.reverse ? a.T - 1 - step : step;
-    prepare(a, part, t, units, columns, h, c, masked, pack != nullptr);
+    prepare(a, part, t, units, columns, h, c, masked, are);
     barrier.wait(part.members);
     const AnyLive<S> live = {a, t};
-    const A* h_in = takes_h(a, pack != nullptr) ? h : masked;
+    const A* h_in = takes_h(a, are) ? h : masked;
     A* out = a.weight_hr ? hidden : h_next;
     for (int64_t p = panels.begin; p < panels.end; ++p) {
       A* sums = sums_x + ((p - panels.begin) * count + step - first) * rows * width;
-      add_gates(sums - begin * width, recurrent, a.weight_hh, P, H, h_in, begin, end, p, live);
+      add_gates(sums - begin * width, of_h, h_in, begin, end, p, live);
       const auto cells = [&](auto tile, int64_t b) LSTM_LAMBDA {
         if (live(tile, b))
           forward_cells<S, decltype(tile)::rows>(a, t, b, p * kLanes<A>, sums + (b - begin) * width,
@@ -210,7 +227,7 @@ void forward_part(const ForwardParams<S>& a, const Acc<S>* pack, Acc<S>* work, A
     if (a.weight_hr) {
       barrier.wait(part.members);
       plain_product(h_next, P, static_cast<const A*>(hidden), H, begin, end, H, P, projected,
-                    projection, live);
+                    pack + weights.size(2), static_cast<const S*>(nullptr), live);
     }
     finish(a, part, t, units, columns, static_cast<const A*>(h), h_next);
     swap(h, h_next);

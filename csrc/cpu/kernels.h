@@ -8,6 +8,10 @@
 
 namespace stateful_lstm::cpu {
 
+// How a call reads its weights: packed before, by all threads; packed panel by panel by whom it belongs to;
+// or where they lie, which takes the sums in another order.
+enum class Weights { packed, packed_in_passing, in_place };
+
 // How a call's weights are laid out for its products: panels, packed apart, in any order.
 template <class S, class Params>
 struct Packing {
@@ -21,15 +25,16 @@ struct Kernels {
   const char* name;  // of the instruction set
   int64_t lanes;     // numbers of type Acc<S> in a vector
 
-  // Whether forward is to read the weights where they lie: then it takes null for `pack`. Only if
-  // `allowed` may that depend on T and B, as the order of sums then does.
-  bool (*in_place)(const ForwardParams<S>&, bool allowed);
+  // How a call is to read the weights. If not packed, it takes null for `pack`. Forward the order of
+  // sums may depend on T and B only if that `may_be_in_place`.
+  Weights (*forward_weights_are)(const ForwardParams<S>&, bool may_be_in_place);
+  Weights (*backward_weights_are)(const BackwardParams<S>&);
   Packing<S, ForwardParams<S>> forward_weights;
   Packing<S, BackwardParams<S>> backward_weights;
   // All T steps for a part of the rows, or for all rows and a member's part of the units; `work` is
   // shared by all parts, `own` is the part's alone.
-  void (*forward_part)(const ForwardParams<S>&, const Acc<S>* pack, Acc<S>* work, Acc<S>* own,
-                       const Part&, Barrier&);
+  void (*forward_part)(const ForwardParams<S>&, Weights, const Acc<S>* pack, Acc<S>* work,
+                       Acc<S>* own, const Part&, Barrier&);
   void (*backward_part)(const BackwardParams<S>&, const Acc<S>* pack, Acc<S>* work, const Part&,
                         Barrier&);
 
@@ -53,13 +58,13 @@ inline int64_t input_steps(int64_t T, int64_t rows) {
   const int64_t steps = rows > 0 ? kInputRows / rows : 1;
   return steps < 1 ? 1 : steps < T ? steps : T;
 }
-// Elements that a part of so many rows or fewer needs for itself forward: inputs, and what their products
-// are. Fewer rows may come to more of them in all, as more steps fit.
+// Elements that a part of so many rows or fewer needs for itself forward: inputs, what their products
+// are, and a panel. Fewer rows may come to more of them in all, as more steps fit.
 template <class S>
 int64_t own_size(const ForwardParams<S>& p, int64_t rows, int64_t lanes) {
   const int64_t units = (p.H + lanes - 1) / lanes * lanes, fit = p.T * rows;
   const int64_t most = fit < kInputRows ? fit : rows > kInputRows ? rows : kInputRows;
-  return most * (p.I + 4 * units);
+  return most * (p.I + 4 * units) + 4 * lanes * (p.I > p.P ? p.I : p.P);
 }
 
 // The table for this machine: the best instruction set it has, or the one that the environment variable

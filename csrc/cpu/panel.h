@@ -31,16 +31,23 @@ LSTM_INLINE void in_tiles(int64_t b, int64_t end, const F& tile) {
   }
 }
 
-// out (R, C vectors, of which the first n numbers exist) += in (R, K) times K rows of C/2 halves of a
-// panel, which lie `half` apart.
-template <class A, int R, int C>
+// K rows of a panel from `data` on, `row` apart, and its second half `half` further on.
+template <class W>
+struct Panel {
+  const W* data;
+  int64_t row, half;
+};
+
+// out (R, C vectors, of which the first n numbers exist) += in (R, K) times K rows of C/2 halves of a panel.
+template <class A, int R, int C, class W>
 LSTM_APART void add_tile(A* out, int64_t out_stride, int64_t n, const A* in, int64_t in_stride,
-                         int64_t K, const A* panel, int64_t half) {
+                         int64_t K, const Panel<W>& panel) {
   constexpr int64_t lanes = kLanes<A>;
   Vec<A> sum[R][C] = {};
   for (int64_t k = 0; k < K; ++k) {
     if constexpr (C == kHalf) {
-      const Vec<A> w[C] = {load(panel + k * C * lanes), load(panel + (k * C + 1) * lanes)};
+      const Vec<A> w[C] = {load(panel.data + k * panel.row),
+                           load(panel.data + k * panel.row + lanes)};
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
         const Vec<A> x = broadcast<A>(in[r * in_stride + k]);
@@ -53,7 +60,8 @@ LSTM_APART void add_tile(A* out, int64_t out_stride, int64_t n, const A* in, int
       for (int r = 0; r < R; ++r) x[r] = broadcast<A>(in[r * in_stride + k]);
 #pragma GCC unroll 4
       for (int j = 0; j < C; ++j) {
-        const Vec<A> w = load(panel + j / kHalf * half + (k * kHalf + j % kHalf) * lanes);
+        const Vec<A> w =
+            load(panel.data + k * panel.row + j / kHalf * panel.half + j % kHalf * lanes);
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) sum[r][j] = fused(x[r], w, sum[r][j]);
       }
@@ -72,23 +80,30 @@ LSTM_APART void add_tile(A* out, int64_t out_stride, int64_t n, const A* in, int
 // out += in (rows, K) times one panel for rows [begin, end), where wanted(Rows<R>, first row) says of a
 // tile that it matters. Row b of the inputs lies at in + b * in_stride, of the sums at
 // out + b * out_stride: kGroup vectors, of which the first n numbers exist.
-template <class A, class W>
+template <class A, class W, class Wanted>
 LSTM_INLINE void add_panel(A* out, int64_t out_stride, int64_t n, const A* in, int64_t in_stride,
-                           int64_t begin, int64_t end, int64_t K, const A* panel, const W& wanted) {
-  constexpr int64_t lanes = kLanes<A>, width = kHalf * lanes;
-  for (int64_t j = 0; j < kGroup; j += kHalf)
+                           int64_t begin, int64_t end, int64_t K, const Panel<W>& panel,
+                           const Wanted& wanted) {
+  constexpr int64_t lanes = kLanes<A>;
+  for (int64_t half = 0; half < kGroup / kHalf; ++half)
     for (int64_t k = 0; k < K; k += kSumLength) {
       const int64_t length = K - k < kSumLength ? K - k : kSumLength;
+      const Panel<W> part = {panel.data + k * panel.row + half * panel.half, panel.row, panel.half};
+      const int64_t column = half * kHalf * lanes;
       const auto tile = [&](auto rows, int64_t b) LSTM_LAMBDA {
         constexpr int R = decltype(rows)::rows, kEnough = 8;  // sums to keep two multipliers busy
         constexpr int C = R * kHalf < kEnough ? kGroup : kHalf;
-        if ((C == kGroup && j > 0) || !wanted(rows, b)) return;
-        add_tile<A, R, C>(out + b * out_stride + j * lanes, out_stride, n - j * lanes,
-                          in + b * in_stride + k, in_stride, length,
-                          panel + j * K * lanes + k * width, K * width);
+        if ((C == kGroup && half > 0) || !wanted(rows, b)) return;
+        add_tile<A, R, C>(out + b * out_stride + column, out_stride, n - column,
+                          in + b * in_stride + k, in_stride, length, part);
       };
       in_tiles<kTileRows>(begin, end, tile);
     }
+}
+template <class A>
+LSTM_INLINE Panel<A> packed_panel(const A* pack, int64_t K, int64_t panel) {
+  constexpr int64_t row = kHalf * kLanes<A>;
+  return {pack + panel * K * kGroup * kLanes<A>, row, K * row};
 }
 struct Always {
   template <class Tile>
@@ -97,15 +112,22 @@ struct Always {
   }
 };
 
-// out (rows, N) = in (rows, K) times a plainly packed W, for rows [begin, end) and some panels.
-template <class A, class W>
+// out (rows, N) = in (rows, K) times W, for rows [begin, end) and some panels: plainly packed in `pack`;
+// or, without, of `weight` (K, N) where it lies, N being a multiple of a panel's columns.
+template <class A, class S, class Wanted>
 void plain_product(A* out, int64_t out_stride, const A* in, int64_t in_stride, int64_t begin,
                    int64_t end, int64_t K, int64_t N, const Range& panels, const A* pack,
-                   const W& wanted) {
+                   const S* weight, const Wanted& wanted) {
   constexpr int64_t width = kGroup * kLanes<A>;
   const Range columns = times(panels, width, N);
   for (int64_t b = begin; b < end; ++b) zero(out + b * out_stride + columns.begin, columns.size());
-  for (int64_t p = panels.begin; p < panels.end; ++p)
-    add_panel(out + p * width, out_stride, N - p * width, in, in_stride, begin, end, K,
-              pack + p * K * width, wanted);
+  for (int64_t p = panels.begin; p < panels.end; ++p) {
+    A* to = out + p * width;
+    const int64_t n = N - p * width;
+    if (pack != nullptr)
+      add_panel(to, out_stride, n, in, in_stride, begin, end, K, packed_panel(pack, K, p), wanted);
+    else
+      add_panel(to, out_stride, n, in, in_stride, begin, end, K,
+                Panel<S>{weight + p * width, N, width / 2}, wanted);
+  }
 }

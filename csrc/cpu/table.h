@@ -13,7 +13,8 @@ Kernels<S> table() {
   Kernels<S> k;
   k.name = kName;
   k.lanes = kLanes<Acc<S>>;
-  k.in_place = in_place<S>;
+  k.forward_weights_are = forward_weights_are<S>;
+  k.backward_weights_are = backward_weights_are<S>;
   k.forward_weights = packing<S, ForwardParams<S>, forward_weights<S>>();
   k.backward_weights = packing<S, BackwardParams<S>, backward_weights<S>>();
   k.forward_part = forward_part<S>;
