@@ -5,7 +5,7 @@ table gives medians, spreads and ratios, losing shapes first. Milliseconds are o
 this moment; only the ratios compare. Peers that are not installed are named and left out:
 requirements/peers.txt lists them.
 
-    python benchmarks/bench.py [--quick] [--out build/bench] [--seconds 1]
+    python benchmarks/bench.py [--quick] [--out build/bench] [--seconds 1] [--passes 1]
                                [--only step,infer,train,resets] [--dtypes float32,bfloat16]
 """
 
@@ -16,6 +16,8 @@ import copy
 import json
 import time
 import warnings
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ import torch
 from grid import Shape
 from picture import draw
 from report import KINDS, Extra, Row
-from timing import SLOW, Candidate, interleaved
+from timing import SLOW, Candidate, interleaved, interleaved_samples, summary
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -158,6 +160,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few small shapes")
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     parser.add_argument("--seconds", type=float, help="for each row; 1, or 0.1 with --quick")
+    parser.add_argument("--passes", type=int, default=1, help="over all rows: minutes lie between")
     parser.add_argument("--only", type=lambda text: choices(text, KINDS), default=list(KINDS))
     parser.add_argument(
         "--dtypes",
@@ -185,20 +188,29 @@ def main() -> None:
         "resets": windows,
     }
     work = [(k, name, s) for name in options.dtypes for k in options.only for s in shapes[k]]
-    rows, costs = [], []
-    for kind, name, shape in (progress := tqdm(work, desc="timing", unit="shape")):
+    samples: dict[Any, dict[str, list[float]]] = {}
+    notes: dict[Any, tuple[list[float], dict[str, str]]] = {}
+    for row in (progress := tqdm(work * options.passes, desc="timing", unit="shape")):
+        kind, name, shape = row
         progress.set_postfix_str(f"{kind} {name} {shape}")
         candidates, absent = candidates_of(kind, shape, DTYPES[name])
         others = machine.Others()
-        timings = interleaved(candidates, seconds)
-        taken = others.share()
-        times = {c.name: timing for c, timing in zip(candidates, timings, strict=True)}
+        for candidate, found in zip(
+            candidates, interleaved_samples(candidates, seconds), strict=True
+        ):
+            samples.setdefault(row, {}).setdefault(candidate.name, []).extend(found)
+        notes.setdefault(row, ([], absent))[0].append(others.share())
+    rows, costs = [], []
+    for row in work:
+        kind, name, shape = row
+        times = {candidate: summary(taken) for candidate, taken in samples[row].items()}
         training = kind in ("train", "resets")
         peak = machine.floor(shape, training, DTYPES[name], flops[name], reads)
         if resets.NO_RESETS in times:
             base = times[resets.NO_RESETS]
             costs.append(Extra("reset_mask, training", name, shape, times["ours"], base))
-        rows.append(Row(kind, name, shape, times, *peak, taken, absent))
+        shares, absent = notes[row]
+        rows.append(Row(kind, name, shape, times, *peak, sum(shares) / len(shares), absent))
     for name in options.dtypes:
         if "step" in options.only:
             costs.append(call_cost(name, seconds))
@@ -207,16 +219,19 @@ def main() -> None:
             costs += extras(quick if options.quick else grid.EXTRAS, name, seconds)
 
     goals = report.targets(rows)
-    report.print_rows(rows)
-    if costs:
-        report.print_extras(costs)
-    report.print_summary(rows)
-    report.print_targets(goals)
-    for name, why in {item for row in rows for item in row.absent.items()}:
-        print(f"\nleft out: {name}: {why}")
+    with redirect_stdout(StringIO()) as text:
+        report.print_rows(rows)
+        if costs:
+            report.print_extras(costs)
+        report.print_summary(rows)
+        report.print_targets(goals)
+        for name, why in {item for row in rows for item in row.absent.items()}:
+            print(f"\nleft out: {name}: {why}")
+    print(text.getvalue())
 
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "cpu.json"
+    path.with_suffix(".txt").write_text(text.getvalue().lstrip())
     contents = {
         "machine": about,
         "targets": [
@@ -227,7 +242,7 @@ def main() -> None:
     }
     path.write_text(json.dumps(contents, indent=1) + "\n")
     draw(rows, goals, about, options.out / "cpu.png")
-    print(f"\nwritten: {path} and {path.with_suffix('.png')}")
+    print(f"\nwritten: {path}, .txt and .png beside it")
 
 
 if __name__ == "__main__":

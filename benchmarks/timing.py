@@ -76,6 +76,11 @@ def burst(candidate: Candidate) -> list[float]:
 
 
 def interleaved(candidates: Sequence[Candidate], seconds: float) -> list[Timing]:
+    """Times candidates turn about, once."""
+    return [summary(taken) for taken in interleaved_samples(candidates, seconds)]
+
+
+def interleaved_samples(candidates: Sequence[Candidate], seconds: float) -> list[list[float]]:
     """Turn about for so many seconds, and for three rounds at least; the order rotates.
 
     Fewer rounds for slow calls: two above a second; above SLOW the first call has to do.
@@ -94,7 +99,7 @@ def interleaved(candidates: Sequence[Candidate], seconds: float) -> list[Timing]
                 samples[k] += burst(candidates[k])
                 turns[k] += 1
         start += 1
-    return [summary(taken) for taken in samples]
+    return samples
 
 
 def summary(samples: list[float]) -> Timing:

@@ -101,7 +101,7 @@ def draw(path):
     region(ax, (2, 2, 106, 29), "C++: csrc/")
     arrow(ax, (81.5, 34.2), (81.5, 28.3), BOTH)
     label(ax, 82.5, 32.1, "tensors")
-    schemas = "schemas, checks, threads: torch's operators"
+    schemas = "schemas, checks: torch's operators"
     operators = "lstm_forward   lstm_backward   lstm_step_"
     box(ax, (56, 19, 51, 9), CPP, "binding.cpp", schemas, operators)
     box(ax, (26, 19, 21, 9), CPP, "python.cpp", "past the dispatcher,", "by DLPack's table")
@@ -114,12 +114,12 @@ def draw(path):
     arrow(ax, (47.3, 9.2), (55.7, 9.2))
     label(ax, 51.5, 10.7, "included", ha="center")
 
-    # A few steps without gradients: past all that, to where the state is written in place.
+    # Inference: past all that, to where the state is written in place.
     ax.plot([18.7, 15, 15, 20], [75, 75, 23.5, 23.5], color=INK, lw=1.4, ls="--")
     arrow(ax, (20, 23.5), (25.7, 23.5), line="--")
     ax.plot([36.5, 36.5, 62], [18.7, 16.5, 16.5], color=INK, lw=1.4, ls="--")
     arrow(ax, (62, 16.5), (62, 14.3), line="--")
-    label(ax, 16.5, 30, "up to four steps, no gradients: the whole")
+    label(ax, 16.5, 30, "inference on a state: the whole")
     label(ax, 16.5, 28.6, "stack, h and c written in place")
 
     # A date would change the file at every run.
