@@ -1,0 +1,71 @@
+// One row and unit at one step, forward and backward: what every kernel of a sequence does once the
+// products are there.
+#pragma once
+#include "params.h"
+
+namespace stateful_lstm::cuda {
+
+// From the sums of h . weight_hh: the cell, in place in `c`, and h, which it returns (before a projection
+// exact, else as S rounds it). The row is live; `c_before` has been replaced by zero after a reset.
+template <class S>
+LSTM_DEVICE Acc<S> cell_forward(const Forward<S>& p, int64_t t, int64_t b, int64_t unit,
+                                const Acc<S> (&sums)[4], Acc<S> c_before, Acc<S>* c) {
+  using A = Acc<S>;
+  const int64_t at = t * p.B + b, H = p.H;
+  const A* x = p.gates_x + at * 4 * H + unit;
+  const Gates<A> gate = activate<Math<A>, A>(
+      {x[0] + sums[0], x[H] + sums[1], x[2 * H] + sums[2], x[3 * H] + sums[3]});
+  *c = cell_state<Math<A>>(gate, c_before);
+  if (p.gates != nullptr) {
+    S* saved = p.gates + at * 4 * H + unit;
+    narrow(saved, gate.i);
+    narrow(saved + H, gate.f);
+    narrow(saved + 2 * H, gate.g);
+    narrow(saved + 3 * H, gate.o);
+  }
+  if (p.cells != nullptr) p.cells[at * H + unit] = *c;
+  const A h = hidden_state<Math<A>>(gate.o, *c);
+  return p.weight_hr != nullptr ? h : round_to<S>(h);
+}
+
+// What a row that has ended leaves for backward.
+template <class S>
+LSTM_DEVICE void cell_skipped(const Forward<S>& p, int64_t t, int64_t b, int64_t unit) {
+  const int64_t at = t * p.B + b;
+  for (int j = 0; p.gates != nullptr && j < 4; ++j) p.gates[(at * 4 + j) * p.H + unit] = zero<S>();
+  if (p.cells != nullptr) p.cells[at * p.H + unit] = 0;
+}
+
+// The cell before step t of a live row, as the step saw it.
+template <class S>
+LSTM_DEVICE Acc<S> cell_before(const Backward<S>& p, int64_t t, int64_t b, int64_t unit) {
+  if (is_reset(p, t, b)) return 0;
+  const int64_t first = !p.reverse ? 0 : (p.lengths != nullptr ? p.lengths[b] : p.T) - 1;
+  if (t == first) return p.c0[b * p.H + unit];
+  return p.cells[((p.reverse ? t + 1 : t - 1) * p.B + b) * p.H + unit];
+}
+
+// From the gradient of h (before a projection): those of the gates, and dc in place.
+template <class S>
+LSTM_DEVICE void cell_gradient(const Backward<S>& p, int64_t t, int64_t b, int64_t unit, Acc<S> dh,
+                               Acc<S>* dc) {
+  using A = Acc<S>;
+  const int64_t at = t * p.B + b, H = p.H;
+  A* out = p.grad_gates + at * 4 * H + unit;
+  if (!is_live(p, t, b)) {
+    for (int j = 0; j < 4; ++j) out[j * H] = 0;
+    return;
+  }
+  const S* saved = p.gates + at * 4 * H + unit;
+  const Gates<A> gate = {widen(saved[0]), widen(saved[H]), widen(saved[2 * H]),
+                         widen(saved[3 * H])};
+  const CellGrad<A> grad =
+      cell_backward<Math<A>, A>(gate, p.cells[at * H + unit], cell_before(p, t, b, unit), dh, *dc);
+  out[0] = grad.gates.i;
+  out[H] = grad.gates.f;
+  out[2 * H] = grad.gates.g;
+  out[3 * H] = grad.gates.o;
+  *dc = is_reset(p, t, b) ? A(0) : grad.c_prev;
+}
+
+}  // namespace stateful_lstm::cuda

@@ -1,0 +1,9 @@
+// The kernels of a launch a step, built for all types.
+#include "run_steps.h"
+
+namespace stateful_lstm::cuda {
+#define LSTM_BUILD(S, ...)                                                    \
+  template void run_forward_steps<S, __VA_ARGS__>(const Forward<S>&, Stream); \
+  template void run_backward_steps<S, __VA_ARGS__>(const Backward<S>&, Stream);
+LSTM_PRODUCTS(LSTM_BUILD)
+}  // namespace stateful_lstm::cuda
