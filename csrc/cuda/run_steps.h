@@ -1,6 +1,6 @@
 // Starts the kernels of steps.h for a whole sequence, on a stream. No memory is taken, nothing waits.
 #pragma once
-#include "launch.h"
+#include "start.h"
 #include "steps.h"
 
 namespace stateful_lstm::cuda {
@@ -13,7 +13,7 @@ Grid grid_of(int64_t rows, int64_t units) {
 }
 
 template <class S, class Product>
-void run_forward_steps(const Forward<S>& p, Stream stream) {
+void run_forward_steps(const Forward<S>& p, const Stream& stream) {
   const Grid units = grid_of<Product, 4>(p.B, p.H), columns = grid_of<Product, 1>(p.B, p.P);
   for (int64_t step = 0; step < p.T && p.B > 0; ++step) {
     launch(forward_step<S, Product>, units, stream, p, step);
@@ -22,7 +22,7 @@ void run_forward_steps(const Forward<S>& p, Stream stream) {
 }
 
 template <class S, class Product>
-void run_backward_steps(const Backward<S>& p, Stream stream) {
+void run_backward_steps(const Backward<S>& p, const Stream& stream) {
   const Grid units = grid_of<Product, 1>(p.B, p.H), columns = grid_of<Product, 1>(p.B, p.P);
   for (int64_t step = p.T - 1; step >= -1 && p.B > 0; --step) {
     launch(backward_step<S, Product>, columns, stream, p, step);

@@ -14,15 +14,19 @@ struct Grid {
 
 #if defined(STATEFUL_LSTM_EMULATOR)
 
-using Stream = void*;
-struct Error {};  // the emulator throws
+}  // namespace stateful_lstm::cuda
+#include "../../tests/emulator/launch.h"
+namespace stateful_lstm::cuda {
+
+using Stream = emulator::Options;  // of the machine that stands in for a device
 
 template <class... Params, class... Args>
-void launch(void (*kernel)(Params...), const Grid& grid, Stream, const Args&... args) {
-  emulator::launch(kernel, int(grid.blocks), grid.threads, grid.cluster, grid.shared_bytes,
-                   args...);
+void launch(void (*kernel)(Params...), const Grid& grid, const Stream& stream,
+            const Args&... args) {
+  emulator::launch(
+      {int(grid.blocks), grid.threads, grid.cluster, size_t(grid.shared_bytes), stream}, kernel,
+      args...);
 }
-inline void check_launches() {}
 
 #else
 
@@ -38,7 +42,8 @@ inline void check(cudaError_t code, const char* what) {
 }
 
 template <class... Params, class... Args>
-void launch(void (*kernel)(Params...), const Grid& grid, Stream stream, const Args&... args) {
+void launch(void (*kernel)(Params...), const Grid& grid, const Stream& stream,
+            const Args&... args) {
   constexpr int kFree = 48 << 10;  // bytes of shared memory to be had without asking
   if (grid.shared_bytes > kFree)
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),

@@ -1,0 +1,177 @@
+// The project's CUDA kernels as a Python module over numpy arrays: tests/test_cuda_kernels.py.
+//
+// Python owns all arrays, outputs and scratch too, and fills those with NaN. 16-bit numbers come as uint16.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <map>
+#include <string>
+
+#include "../../csrc/cuda/resident_step.h"
+#include "../../csrc/cuda/run_small.h"
+
+namespace py = pybind11;
+using namespace stateful_lstm;
+using namespace stateful_lstm::cuda;
+
+namespace {
+
+// An array of the call by its name, or null if it is None or not there.
+template <class T>
+T* array(const py::dict& arrays, const char* name) {
+  if (!arrays.contains(name) || arrays[name].is_none()) return nullptr;
+  auto found = py::cast<py::array>(arrays[name]);
+  if (found.itemsize() != sizeof(T) || !(found.flags() & py::array::c_style))
+    throw py::type_error(std::string(name) + " has the wrong type or is not dense");
+  return static_cast<T*>(const_cast<void*>(found.data()));
+}
+int64_t number(const py::dict& sizes, const char* name) { return py::cast<int64_t>(sizes[name]); }
+
+template <class S>
+void fill(SequenceParams<S>& p, const py::dict& sizes, const py::dict& arrays) {
+  p.T = number(sizes, "T");
+  p.B = number(sizes, "B");
+  p.H = number(sizes, "H");
+  p.P = number(sizes, "P");
+  p.reverse = number(sizes, "reverse") != 0;
+  p.weight_hh = array<S>(arrays, "weight_hh");
+  p.weight_hr = array<S>(arrays, "weight_hr");
+  p.c0 = array<Acc<S>>(arrays, "c0");
+  p.reset = array<bool>(arrays, "reset");
+  p.lengths = array<int64_t>(arrays, "lengths");
+  p.recurrent_mask = array<S>(arrays, "recurrent_mask");
+}
+
+template <class S>
+Forward<S> forward_params(const py::dict& sizes, const py::dict& arrays) {
+  Forward<S> p = {};
+  fill<S>(p, sizes, arrays);
+  p.gates_x = array<Acc<S>>(arrays, "gates_x");
+  p.h0 = array<S>(arrays, "h0");
+  p.y = array<S>(arrays, "y");
+  p.h_n = array<S>(arrays, "h_n");
+  p.c_n = array<Acc<S>>(arrays, "c_n");
+  p.gates = array<S>(arrays, "gates");
+  p.cells = array<Acc<S>>(arrays, "cells");
+  p.h = array<S>(arrays, "h");
+  p.c = array<Acc<S>>(arrays, "c");
+  p.hidden = array<Acc<S>>(arrays, "hidden");
+  return p;
+}
+
+template <class S>
+Backward<S> backward_params(const py::dict& sizes, const py::dict& arrays) {
+  Backward<S> p = {};
+  fill<S>(p, sizes, arrays);
+  p.grad_y = array<S>(arrays, "grad_y");
+  p.grad_h_n = array<S>(arrays, "grad_h_n");
+  p.grad_c_n = array<Acc<S>>(arrays, "grad_c_n");
+  p.gates = array<S>(arrays, "gates");
+  p.cells = array<Acc<S>>(arrays, "cells");
+  p.grad_gates = array<Acc<S>>(arrays, "grad_gates");
+  p.grad_h0 = array<Acc<S>>(arrays, "grad_h0");
+  p.grad_c0 = array<Acc<S>>(arrays, "grad_c0");
+  p.grad_hidden = array<Acc<S>>(arrays, "grad_hidden");
+  p.dh = array<Acc<S>>(arrays, "dh");
+  p.dc = array<Acc<S>>(arrays, "dc");
+  return p;
+}
+
+template <class S>
+ResidentStep<S> step_params(const py::dict& sizes, const py::dict& arrays) {
+  ResidentStep<S> p = {};
+  p.B = number(sizes, "B");
+  p.I = p.x_stride = number(sizes, "I");
+  p.H = number(sizes, "H");
+  p.P = p.y_stride = number(sizes, "P");
+  p.slots = number(sizes, "slots");
+  p.from_zero = number(sizes, "from_zero") != 0;
+  p.weight_ih = array<S>(arrays, "weight_ih");
+  p.weight_hh = array<S>(arrays, "weight_hh");
+  p.bias_ih = array<S>(arrays, "bias_ih");
+  p.bias_hh = array<S>(arrays, "bias_hh");
+  p.weight_hr = array<S>(arrays, "weight_hr");
+  p.x = array<S>(arrays, "x");
+  p.rows = array<int64_t>(arrays, "rows");
+  p.reset = array<bool>(arrays, "reset");
+  p.h = array<S>(arrays, "h");
+  p.c = array<Acc<S>>(arrays, "c");
+  p.y = array<S>(arrays, "y");
+  p.h_n = array<S>(arrays, "h_n");
+  p.c_n = array<S>(arrays, "c_n");
+  p.hidden = array<Acc<S>>(arrays, "hidden");
+  return p;
+}
+
+template <class S, class Product>
+void run_resident_step(const ResidentStep<S>& p, const Stream& stream) {
+  launch(step_cells<S, Product>, grid_of<Product, 4>(p.B, p.H), stream, p);
+  if (p.weight_hr != nullptr)
+    launch(step_project<S, Product>, grid_of<Product, 1>(p.B, p.P), stream, p);
+  launch(step_commit<S>, Grid{2, 64, 0}, stream, p);
+}
+
+using Run = void (*)(const py::dict&, const py::dict&, const Stream&);
+std::map<std::string, Run> runs;  // by "kernel type product"
+
+template <class S, class Product>
+void add(const std::string& names) {
+  runs["forward_steps " + names] = [](const py::dict& sizes, const py::dict& arrays,
+                                      const Stream& s) {
+    run_forward_steps<S, Product>(forward_params<S>(sizes, arrays), s);
+  };
+  runs["backward_steps " + names] = [](const py::dict& sizes, const py::dict& arrays,
+                                       const Stream& s) {
+    run_backward_steps<S, Product>(backward_params<S>(sizes, arrays), s);
+  };
+  runs["forward_small " + names] = [](const py::dict& sizes, const py::dict& arrays,
+                                      const Stream& s) {
+    run_forward_small<S, Product>(forward_params<S>(sizes, arrays), s);
+  };
+  runs["backward_small " + names] = [](const py::dict& sizes, const py::dict& arrays,
+                                       const Stream& s) {
+    run_backward_small<S, Product>(backward_params<S>(sizes, arrays), s);
+  };
+  runs["resident_step " + names] = [](const py::dict& sizes, const py::dict& arrays,
+                                      const Stream& s) {
+    run_resident_step<S, Product>(step_params<S>(sizes, arrays), s);
+  };
+}
+
+}  // namespace
+
+PYBIND11_MODULE(kernels, module) {
+  add<float, Simt<float, 1>>("float32 simt");
+  add<double, Simt<double, 1>>("float64 simt");
+  add<float, Simt<float, 2>>("float32 simt2");
+  add<float, Tensor<float, 1>>("float32 tensor");
+  add<Half, Tensor<Half, 1>>("float16 tensor");
+  add<Bfloat16, Tensor<Bfloat16, 1>>("bfloat16 tensor");
+  add<Bfloat16, Tensor<Bfloat16, 2, 2>>("bfloat16 tensor2");
+  add<Half, Simt<Half, 1>>("float16 simt");
+
+  module.def("run", [](const std::string& name, const py::dict& sizes, const py::dict& arrays,
+                       uint64_t seed) {
+    const auto found = runs.find(name);
+    if (found == runs.end()) throw py::key_error(name);
+    Stream stream;
+    stream.seed = seed;
+    found->second(sizes, arrays, stream);
+  });
+  module.def("read_slots", [](py::array_t<int64_t> indices, int64_t slots, uint64_t seed) {
+    const int64_t B = indices.size();
+    py::array_t<int64_t> rows(B);
+    py::array_t<int32_t> taken(slots);
+    uint32_t error = 0;
+    Stream stream;
+    stream.seed = seed;
+    launch(read_slots<int64_t>, Grid{1, 64, 0}, stream, indices.data(), B, slots,
+           rows.mutable_data(), taken.mutable_data(), &error);
+    return py::make_tuple(rows, error);
+  });
+  module.def("names", [] {
+    py::list names;
+    for (const auto& each : runs) names.append(each.first);
+    return names;
+  });
+}
