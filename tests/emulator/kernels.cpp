@@ -6,8 +6,11 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "../../csrc/cuda/resident_step.h"
+#include "../../csrc/cuda/run_cluster.h"
+#include "../../csrc/cuda/run_grid.h"
 #include "../../csrc/cuda/run_small.h"
 
 namespace py = pybind11;
@@ -131,6 +134,26 @@ void add(const std::string& names) {
   runs["backward_small " + names] = [](const py::dict& sizes, const py::dict& arrays,
                                        const Stream& s) {
     run_backward_small<S, Product>(backward_params<S>(sizes, arrays), s);
+  };
+  runs["forward_cluster " + names] = [](const py::dict& sizes, const py::dict& arrays,
+                                        const Stream& s) {
+    run_forward_cluster<S, Product>(forward_params<S>(sizes, arrays), s);
+  };
+  runs["backward_cluster " + names] = [](const py::dict& sizes, const py::dict& arrays,
+                                         const Stream& s) {
+    run_backward_cluster<S, Product>(backward_params<S>(sizes, arrays), s);
+  };
+  runs["forward_grid " + names] = [](const py::dict& sizes, const py::dict& arrays,
+                                     const Stream& s) {
+    const auto p = forward_params<S>(sizes, arrays);
+    std::vector<uint32_t> counts(grid_blocks<Product>(p.B, p.H));
+    run_forward_grid<S, Product>(p, counts.data(), s);
+  };
+  runs["backward_grid " + names] = [](const py::dict& sizes, const py::dict& arrays,
+                                      const Stream& s) {
+    const auto p = backward_params<S>(sizes, arrays);
+    std::vector<uint32_t> counts(grid_blocks<Product>(p.B, p.H));
+    run_backward_grid<S, Product>(p, counts.data(), s);
   };
   runs["resident_step " + names] = [](const py::dict& sizes, const py::dict& arrays,
                                       const Stream& s) {

@@ -1,0 +1,69 @@
+// What the kernels that stay on the device for a whole sequence have in common (grid.h, cluster.h): a block
+// owns a tile of units and a tile of rows, keeps those units' weights in shared memory and their cells in
+// registers, and at every step takes in what all blocks of its rows have made.
+#pragma once
+#include "cell_step.h"
+#include "tile.h"
+
+namespace stateful_lstm::cuda {
+
+// A block's shared memory: N gates' weights of its units, and `Buffers` times the rows that are multiplied
+// with them. What there is nothing for is zero.
+template <class Product, int N, int Buffers>
+struct ResidentShared {
+  using Element = typename Product::Element;
+  int K, stride;
+  Element* weights;  // (N * kUnits, stride)
+  Element* rows;     // (Buffers, kRows, stride)
+
+  LSTM_DEVICE explicit ResidentShared(int64_t depth)
+      : K(int(depth)), stride(Product::stride(depth)) {
+    weights = static_cast<Element*>(shared_memory());
+    rows = weights + N * Product::kUnits * stride;
+  }
+  static int64_t bytes(int64_t depth) {
+    return (N * Product::kUnits + Buffers * Product::kRows) * int64_t(Product::stride(depth)) *
+           int64_t(sizeof(Element));
+  }
+  LSTM_DEVICE Element* buffer(int n) const { return rows + n * Product::kRows * stride; }
+
+  // weight(n, unit, k) for each unit of the tile that exists.
+  template <class FromW>
+  LSTM_DEVICE void fill(int units, const FromW& weight) {
+    const int all = (N * Product::kUnits + Buffers * Product::kRows) * stride;
+    for (int i = thread(); i < all; i += Product::kThreads) {
+      const int column = i / stride, unit = column % Product::kUnits, k = i % stride;
+      const bool there = column < N * Product::kUnits && unit < units && k < K;
+      weights[i] =
+          there ? weight(column / Product::kUnits, unit, int64_t(k)) : Product::element_of(0);
+    }
+    block_barrier();
+  }
+  template <class A>
+  LSTM_DEVICE void multiply(A (&sums)[Product::kCells][N], int n) const {
+    Product::accumulate(sums, buffer(n), stride, weights, stride, Product::kUnits, K);
+  }
+};
+
+// h as the recurrent product of `step` takes it: zero after a reset, times the mask.
+template <class Product, class S>
+LSTM_DEVICE typename Product::Element recurrent_input(const Forward<S>& p, int64_t step, int64_t b,
+                                                      int64_t unit, S h) {
+  if (is_reset(p, time_of(p, step), b)) return Product::element_of(0);
+  if (p.recurrent_mask == nullptr) return Product::element(h);
+  return Product::element_of(widen(h) * widen(p.recurrent_mask[b * p.P + unit]));
+}
+
+// The gradient of the h that comes out of `step`, without what reaches y: from the step after, whose product
+// gave `sum`, or whose own gradient, `passed`, goes by where the row had no such step.
+template <class S>
+LSTM_DEVICE Acc<S> recurrent_gradient(const Backward<S>& p, int64_t step, int64_t b, int64_t unit,
+                                      Acc<S> sum, Acc<S> passed) {
+  if (step == p.T - 1) return p.grad_h_n != nullptr ? widen(p.grad_h_n[b * p.P + unit]) : Acc<S>(0);
+  const int64_t next = time_of(p, step + 1);
+  if (!is_live(p, next, b)) return passed;
+  if (is_reset(p, next, b)) return 0;
+  return p.recurrent_mask != nullptr ? sum * widen(p.recurrent_mask[b * p.P + unit]) : sum;
+}
+
+}  // namespace stateful_lstm::cuda

@@ -1,0 +1,161 @@
+"""The CUDA kernels' own source, run by the emulator, against the reference. No GPU, no nvcc."""
+
+import itertools
+
+import pytest
+import torch
+from emulator import resident, sequence
+from emulator.resident import Step
+from emulator.sequence import DTYPES, Case
+
+# Which kernel, in which type, by which way to multiply.
+KERNELS = [
+    (kernel, dtype, way)
+    for kernel in ("steps", "small", "grid", "cluster")
+    for dtype, way in [
+        ("float64", "simt"),
+        ("float32", "simt"),
+        ("float32", "simt2"),
+        ("float32", "tensor"),
+        ("float16", "simt"),
+        ("float16", "tensor"),
+        ("bfloat16", "tensor"),
+        ("bfloat16", "tensor2"),
+    ]
+]
+# How far numbers of order 1 may be off: h, saved gates and gradients are rounded, some steps deep.
+BOUNDS = {"float64": 1e-12, "float32": 1e-5, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 6e-2}
+
+
+def bound(dtype, way):
+    return BOUNDS["tf32" if dtype == "float32" and "tensor" in way else dtype]
+
+
+def assert_right(case, kernel, way, seed, kind="plain"):
+    dtype = str(case.dtype).removeprefix("torch.")
+    forward, grads = sequence.truth(case)
+    found = sequence.forward(case, kernel, way, seed, kind)
+    back = sequence.backward(case, found, kernel, way, seed + 1, kind)
+    for name, expected in (*forward.items(), *grads.items()):
+        got = (found if name in found else back)[name].double()
+        scale = 1 + expected.abs().max()
+        error = ((got - expected).abs().max() / scale).item() if expected.numel() else 0.0
+        assert error <= bound(dtype, way), (name, error)
+    return {**found, **back}
+
+
+SIZES = [(1, 1, 1), (3, 2, 5), (4, 17, 33), (2, 5, 64), (5, 3, 16)]
+CONTROLS = [
+    {},
+    {"reverse": True},
+    {"resets": True},
+    {"lengths": True},
+    {"masked": True},
+    {"reverse": True, "resets": True, "lengths": True, "masked": True},
+]
+
+
+@pytest.mark.parametrize(("kernel", "dtype", "way"), KERNELS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_sizes(kernel, dtype, way, size):
+    T, B, H = size
+    assert_right(Case(T, B, H, H, DTYPES[dtype]), kernel, way, seed=1)
+
+
+@pytest.mark.parametrize(("kernel", "dtype", "way"), KERNELS)
+@pytest.mark.parametrize("controls", CONTROLS, ids=lambda c: "-".join(c) or "plain")
+def test_controls(kernel, dtype, way, controls):
+    assert_right(Case(5, 6, 20, 20, DTYPES[dtype], **controls), kernel, way, seed=2)
+
+
+@pytest.mark.parametrize(("dtype", "way"), [key[1:] for key in KERNELS if key[0] == "steps"])
+@pytest.mark.parametrize("controls", CONTROLS, ids=lambda c: "-".join(c) or "plain")
+def test_projection(dtype, way, controls):
+    assert_right(Case(4, 5, 21, 9, DTYPES[dtype], **controls), "steps", way, seed=3)
+
+
+@pytest.mark.parametrize(("kernel", "dtype", "way"), KERNELS)
+def test_any_order_of_threads_gives_the_same_bits(kernel, dtype, way):
+    case = Case(3, 4, 18, 18, DTYPES[dtype], resets=True, lengths=True)
+    first, *others = [assert_right(case, kernel, way, seed) for seed in (0, 11, 12, 13)]
+    for other, name in itertools.product(others, first):
+        assert sequence.as_array(first[name]).tobytes() == sequence.as_array(other[name]).tobytes()
+
+
+@pytest.mark.parametrize(("dtype", "way"), [key[1:] for key in KERNELS if key[0] == "steps"])
+def test_all_kernels_and_any_number_of_rows_give_the_same_bits(dtype, way):
+    case = Case(3, 7, 18, 18, DTYPES[dtype])
+    kernels = ("steps", "small", "grid", "cluster")
+    steps, *others = [sequence.forward(case, kernel, way, 1) for kernel in kernels]
+    for other, name in itertools.product(others, steps):
+        assert torch.equal(steps[name], other[name]), name
+    few = Case(3, 7, 18, 18, DTYPES[dtype])
+    few.B = 2
+    for name in ("h0", "c0", "grad_h_n", "grad_c_n"):
+        setattr(few, name, getattr(few, name)[:2].clone())
+    for name in ("gates_x", "grad_y"):
+        setattr(few, name, getattr(few, name)[:, :2].clone())
+    part = sequence.forward(few, "steps", way, 1)
+    assert torch.equal(part["y"], steps["y"][:, :2])
+
+
+# ---- one step on resident state ------------------------------------------------------------------
+
+STEPS = {
+    "plain": {},
+    "no_bias": {"bias": False},
+    "resets": {"resets": True},
+    "from_zero": {"from_zero": True},
+    "slots": {"rows": [4, 0, 7, 2, 5], "slots": 9},
+    "padding": {"rows": [-1, 3, -1, 0, 1], "slots": 5, "resets": True},
+    "all_padding": {"rows": [-1] * 5, "slots": 3},
+}
+
+
+@pytest.mark.parametrize(("dtype", "way"), [key[1:] for key in KERNELS if key[0] == "steps"])
+@pytest.mark.parametrize("projection", [False, True])
+@pytest.mark.parametrize("options", STEPS.values(), ids=STEPS)
+def test_a_resident_step(dtype, way, projection, options):
+    step = Step(5, 7, 18, 6 if projection else 18, DTYPES[dtype], **options)
+    if step.resets or step.from_zero:  # what a row does not start from may hold NaN
+        for b in range(step.B):
+            if step.slot(b) >= 0 and (step.from_zero or step.reset[b]):
+                step.h[step.slot(b)], step.c[step.slot(b)] = float("nan"), float("nan")
+    found, expected = resident.run(step, way, 1), resident.truth(step)
+    for name, true in expected.items():
+        error = (found[name].double() - true).abs().nan_to_num(0).max() / (1 + true.abs().max())
+        assert torch.equal(found[name].isnan(), true.isnan()), name
+        assert error <= bound(dtype, way), (name, error)
+    idle = [s for s in range(step.slots) if s not in [step.slot(b) for b in range(step.B)]]
+    assert found["h"][idle].equal(step.h[idle]) and found["c"][idle].equal(step.c[idle])
+
+
+@pytest.mark.parametrize("way", ["simt", "tensor"])
+def test_a_resident_step_in_any_order_of_threads(way):
+    step = Step(40, 9, 70, 70, torch.float32, rows=list(range(40))[::-1], slots=40)
+    first, *others = [resident.run(step, way, seed) for seed in (0, 5, 6)]
+    for other, name in itertools.product(others, first):
+        assert first[name].equal(other[name]), name
+
+
+@pytest.mark.parametrize(
+    ("indices", "error", "rows"),
+    [
+        ([2, 0, -1], 0, [2, 0, -1]),
+        ([2, 3, -1], 1, [2, -1, -1]),
+        ([-2, 1], 1, [-1, 1]),
+        ([], 0, []),
+        (list(range(200))[::-1], 1, None),
+    ],
+)
+def test_slots_are_looked_at(indices, error, rows):
+    found, code = sequence.kernels().read_slots(indices, 3, 1)
+    assert code == error
+    assert rows is None or found.tolist() == rows
+
+
+def test_a_slot_named_twice_is_an_error_and_taken_once():
+    for seed in range(5):
+        found, code = sequence.kernels().read_slots([1, 4, 1, -1], 5, seed)
+        assert code == 2
+        assert sorted(found.tolist()) == [-1, -1, 1, 4]
