@@ -11,6 +11,7 @@ ARGS ?=
 
 LIBRARY := stateful_lstm/_C.abi3.so
 CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl)
+FORMATTED := $(CPP) $(wildcard csrc/cuda/*.cu tests/emulator/*.cpp tests/emulator/*.h)
 REQUIREMENTS := requirements/demo.txt requirements/test.txt requirements/dev.txt
 
 .DEFAULT_GOAL := help
@@ -146,7 +147,7 @@ lint: $(ENVIRONMENT)  ## style, types, compiler warnings
 	"$(PY)" -m ruff check .
 	"$(PY)" -m ruff format --check .
 	"$(PY)" -m mypy
-	clang-format --dry-run -Werror $(CPP)
+	clang-format --dry-run -Werror $(FORMATTED)
 	$(CXX) -fsyntax-only -std=c++17 -Wall -Wextra -Werror -DTORCH_TARGET_VERSION=0x020b000000000000 \
 	    -Icsrc $$("$(PY)" -c 'import sysconfig; \
 	    from torch.utils.cpp_extension import include_paths as paths; \
@@ -156,7 +157,7 @@ lint: $(ENVIRONMENT)  ## style, types, compiler warnings
 format: $(ENVIRONMENT)  ## lay out the code as lint wants it
 	"$(PY)" -m ruff check --fix-only --quiet .
 	"$(PY)" -m ruff format .
-	clang-format -i $(CPP)
+	clang-format -i $(FORMATTED)
 
 clean:        ## remove what was built (the environment stays; rm -rf .venv removes it)
 	rm -rf build dist *.egg-info stateful_lstm/*.so
