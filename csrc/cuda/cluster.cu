@@ -1,9 +1,10 @@
 // The kernels of cluster.h, built for all types.
+#include "built.h"
 #include "run_cluster.h"
 
 namespace stateful_lstm::cuda {
 #define LSTM_BUILD(S, ...)                                                             \
   template void run_forward_cluster<S, __VA_ARGS__>(const Forward<S>&, const Stream&); \
   template void run_backward_cluster<S, __VA_ARGS__>(const Backward<S>&, const Stream&);
-LSTM_PRODUCTS(LSTM_BUILD)
+LSTM_BUILT(LSTM_BUILD)
 }  // namespace stateful_lstm::cuda

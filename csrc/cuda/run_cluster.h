@@ -18,7 +18,7 @@ template <class Product>
 Grid cluster_grid(int64_t B, int64_t H, int64_t bytes) {
   const int64_t tiles = (B + Product::kRows - 1) / Product::kRows;
   const int64_t size = (H + Product::kUnits - 1) / Product::kUnits;
-  return {tiles * size, Product::kThreads, int(bytes), int(size)};
+  return {tiles * size, Product::kThreads, bytes, int(size)};
 }
 
 template <class S, class Product>

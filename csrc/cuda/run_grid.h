@@ -22,18 +22,16 @@ int64_t grid_blocks(int64_t B, int64_t H) {
 template <class S, class Product>
 void run_forward_grid(const Forward<S>& p, uint32_t* counts, const Stream& stream) {
   if (p.B > 0)
-    launch(
-        forward_grid<S, Product>,
-        {grid_blocks<Product>(p.B, p.H), Product::kThreads, int(grid_forward_bytes<Product>(p.H))},
-        stream, p, counts);
+    launch(forward_grid<S, Product>,
+           {grid_blocks<Product>(p.B, p.H), Product::kThreads, grid_forward_bytes<Product>(p.H)},
+           stream, p, counts);
 }
 template <class S, class Product>
 void run_backward_grid(const Backward<S>& p, uint32_t* counts, const Stream& stream) {
   if (p.B > 0)
-    launch(
-        backward_grid<S, Product>,
-        {grid_blocks<Product>(p.B, p.H), Product::kThreads, int(grid_backward_bytes<Product>(p.H))},
-        stream, p, counts);
+    launch(backward_grid<S, Product>,
+           {grid_blocks<Product>(p.B, p.H), Product::kThreads, grid_backward_bytes<Product>(p.H)},
+           stream, p, counts);
 }
 
 }  // namespace stateful_lstm::cuda

@@ -20,14 +20,14 @@ void run_forward_small(const Forward<S>& p, const Stream& stream) {
   const int64_t tiles = (p.B + Product::kRows - 1) / Product::kRows;
   if (tiles > 0)
     launch(forward_small<S, Product>,
-           {tiles, Product::kThreads, int(small_forward_bytes<S, Product>(p.H))}, stream, p);
+           {tiles, Product::kThreads, small_forward_bytes<S, Product>(p.H)}, stream, p);
 }
 template <class S, class Product>
 void run_backward_small(const Backward<S>& p, const Stream& stream) {
   const int64_t tiles = (p.B + Product::kRows - 1) / Product::kRows;
   if (tiles > 0)
     launch(backward_small<S, Product>,
-           {tiles, Product::kThreads, int(small_backward_bytes<S, Product>(p.H))}, stream, p);
+           {tiles, Product::kThreads, small_backward_bytes<S, Product>(p.H)}, stream, p);
 }
 
 }  // namespace stateful_lstm::cuda

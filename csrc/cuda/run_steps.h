@@ -31,12 +31,4 @@ void run_backward_steps(const Backward<S>& p, const Stream& stream) {
   }
 }
 
-// The two ways to multiply, in the sizes that are built: for up to 16 rows, and for more.
-#define LSTM_PRODUCTS(each)                                                                     \
-  each(float, Simt<float, 1>) each(float, Simt<float, 4>) each(float, Tensor<float, 1>)         \
-      each(float, Tensor<float, 4>) each(double, Simt<double, 1>) each(double, Simt<double, 2>) \
-          each(Half, Simt<Half, 1>) each(Half, Tensor<Half, 1>) each(Half, Tensor<Half, 4>)     \
-              each(Bfloat16, Simt<Bfloat16, 1>) each(Bfloat16, Tensor<Bfloat16, 1>)             \
-                  each(Bfloat16, Tensor<Bfloat16, 4>)
-
 }  // namespace stateful_lstm::cuda

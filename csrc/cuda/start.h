@@ -8,7 +8,8 @@ namespace stateful_lstm::cuda {
 
 struct Grid {
   int64_t blocks;
-  int threads, shared_bytes;
+  int threads;
+  int64_t shared_bytes;
   int cluster = 1;  // blocks that share their shared memory; above 1 on sm_90 and later only
 };
 
@@ -47,12 +48,13 @@ void launch(void (*kernel)(Params...), const Grid& grid, const Stream& stream,
   constexpr int kFree = 48 << 10;  // bytes of shared memory to be had without asking
   if (grid.shared_bytes > kFree)
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize, grid.shared_bytes),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(grid.shared_bytes)),
           "asking for shared memory");
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
   config.blockDim = dim3(grid.threads);
-  config.dynamicSmemBytes = grid.shared_bytes;
+  config.dynamicSmemBytes = static_cast<size_t>(grid.shared_bytes);
   config.stream = stream;
   cudaLaunchAttribute cluster = {};
   cluster.id = cudaLaunchAttributeClusterDimension;

@@ -8,10 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "../../csrc/cuda/candidates.h"
 #include "../../csrc/cuda/resident_step.h"
-#include "../../csrc/cuda/run_cluster.h"
-#include "../../csrc/cuda/run_grid.h"
-#include "../../csrc/cuda/run_small.h"
 
 namespace py = pybind11;
 using namespace stateful_lstm;
@@ -114,6 +112,15 @@ void run_resident_step(const ResidentStep<S>& p, const Stream& stream) {
   launch(step_commit<S>, Grid{2, 64, 0}, stream, p);
 }
 
+// What the plan says of a call: kernel, way, blocks, threads, shared bytes, cluster, why.
+template <class S>
+py::tuple plan(const Call& call, const Device& device) {
+  const Plan<S> chosen = choose<S>(call, device);
+  const Grid& grid = chosen.grid;
+  return py::make_tuple(chosen.candidate->kernel, chosen.candidate->way, grid.blocks, grid.threads,
+                        grid.shared_bytes, grid.cluster, chosen.why);
+}
+
 using Run = void (*)(const py::dict&, const py::dict&, const Stream&);
 std::map<std::string, Run> runs;  // by "kernel type product"
 
@@ -180,6 +187,17 @@ PYBIND11_MODULE(kernels, module) {
     Stream stream;
     stream.seed = seed;
     found->second(sizes, arrays, stream);
+  });
+  module.def("plan", [](const std::string& dtype, const py::tuple& call, const py::tuple& device) {
+    const auto size = [](const py::tuple& from, int n) { return py::cast<int64_t>(from[n]); };
+    const Call c = {size(call, 0), size(call, 1),      size(call, 2),
+                    size(call, 3), size(call, 4) != 0, size(call, 5) != 0};
+    const Device d = {int(size(device, 0)), int(size(device, 1)), size(device, 2),
+                      int(size(device, 3))};
+    if (dtype == "float32") return plan<float>(c, d);
+    if (dtype == "float64") return plan<double>(c, d);
+    if (dtype == "float16") return plan<Half>(c, d);
+    return plan<Bfloat16>(c, d);
   });
   module.def("read_slots", [](py::array_t<int64_t> indices, int64_t slots, uint64_t seed) {
     const int64_t B = indices.size();

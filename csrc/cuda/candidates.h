@@ -1,0 +1,126 @@
+// The list of candidates of a type, made from what is built. Included where the list is to live.
+#pragma once
+#include "built.h"
+#include "plan.h"
+
+namespace stateful_lstm::cuda {
+
+template <class S, class Product>
+Candidate<S> small_candidate(const char* way, bool tensor) {
+  return {
+      "small",
+      way,
+      Product::kRows,
+      Product::kUnits,
+      tensor,
+      [](const Call& c) -> Grid {
+        const int64_t bytes = c.backward ? small_backward_bytes<S, Product>(c.H)
+                                         : small_forward_bytes<S, Product>(c.H);
+        return {(c.B + Product::kRows - 1) / Product::kRows, Product::kThreads, bytes};
+      },
+      [](const Forward<S>& p, uint32_t*, const Stream& s) { run_forward_small<S, Product>(p, s); },
+      [](const Backward<S>& p, uint32_t*, const Stream& s) {
+        run_backward_small<S, Product>(p, s);
+      }};
+}
+
+template <class S, class Product>
+Candidate<S> cluster_candidate(const char* way, bool tensor) {
+  return {"cluster",
+          way,
+          Product::kRows,
+          Product::kUnits,
+          tensor,
+          [](const Call& c) {
+            return cluster_grid<Product>(c.B, c.H,
+                                         c.backward ? cluster_backward_bytes<Product>(c.H)
+                                                    : cluster_forward_bytes<Product>(c.H));
+          },
+          [](const Forward<S>& p, uint32_t*, const Stream& s) {
+            run_forward_cluster<S, Product>(p, s);
+          },
+          [](const Backward<S>& p, uint32_t*, const Stream& s) {
+            run_backward_cluster<S, Product>(p, s);
+          }};
+}
+
+template <class S, class Product>
+Candidate<S> grid_candidate(const char* way, bool tensor) {
+  return {"grid",
+          way,
+          Product::kRows,
+          Product::kUnits,
+          tensor,
+          [](const Call& c) -> Grid {
+            const int64_t bytes =
+                c.backward ? grid_backward_bytes<Product>(c.H) : grid_forward_bytes<Product>(c.H);
+            return {grid_blocks<Product>(c.B, c.H), Product::kThreads, bytes};
+          },
+          run_forward_grid<S, Product>,
+          run_backward_grid<S, Product>};
+}
+
+template <class S, class Product>
+Candidate<S> steps_candidate(const char* way, bool tensor) {
+  return {
+      "steps",
+      way,
+      Product::kRows,
+      Product::kUnits,
+      tensor,
+      [](const Call& c) {
+        return c.backward ? grid_of<Product, 1>(c.B, c.P) : grid_of<Product, 4>(c.B, c.H);
+      },
+      [](const Forward<S>& p, uint32_t*, const Stream& s) { run_forward_steps<S, Product>(p, s); },
+      [](const Backward<S>& p, uint32_t*, const Stream& s) {
+        run_backward_steps<S, Product>(p, s);
+      }};
+}
+
+template <class Product>
+constexpr bool kIsTensor = false;
+template <class S, int M, int Warps>
+constexpr bool kIsTensor<Tensor<S, M, Warps>> = true;
+template <class S, class T>
+constexpr bool kSame = false;
+template <class S>
+constexpr bool kSame<S, S> = true;
+
+template <class P>
+struct Way {
+  using Product = P;
+  const char* name;
+};
+
+template <class S>
+const std::vector<Candidate<S>>& candidates() {
+  static const std::vector<Candidate<S>> all = [] {
+    std::vector<Candidate<S>> list;
+    const auto in_all_ways = [&](const auto& make) {
+#define LSTM_ADD(Type, ...) \
+  if constexpr (kSame<S, Type>) list.push_back(make(Way<__VA_ARGS__>{#__VA_ARGS__}));
+      LSTM_BUILT(LSTM_ADD)
+#undef LSTM_ADD
+    };
+    in_all_ways([](auto way) {
+      using Product = typename decltype(way)::Product;
+      return small_candidate<S, Product>(way.name, kIsTensor<Product>);
+    });
+    in_all_ways([](auto way) {
+      using Product = typename decltype(way)::Product;
+      return cluster_candidate<S, Product>(way.name, kIsTensor<Product>);
+    });
+    in_all_ways([](auto way) {
+      using Product = typename decltype(way)::Product;
+      return grid_candidate<S, Product>(way.name, kIsTensor<Product>);
+    });
+    in_all_ways([](auto way) {
+      using Product = typename decltype(way)::Product;
+      return steps_candidate<S, Product>(way.name, kIsTensor<Product>);
+    });
+    return list;
+  }();
+  return all;
+}
+
+}  // namespace stateful_lstm::cuda

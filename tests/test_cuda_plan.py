@@ -1,0 +1,68 @@
+"""Which CUDA kernel a call gets on which device: decided on the host, so it is tested without a GPU."""
+
+import pytest
+from emulator import sequence
+
+# arch, SMs, bytes of shared memory a block may have, blocks of the largest cluster
+DEVICES = {
+    75: (75, 40, 65536, 1),
+    80: (80, 108, 166912, 1),
+    86: (86, 82, 101376, 1),
+    89: (89, 128, 101376, 1),
+    90: (90, 132, 232448, 16),
+    100: (100, 148, 232448, 16),
+    120: (120, 170, 101376, 8),
+}
+DTYPES = ["float32", "float64", "float16", "bfloat16"]
+
+
+def plan(dtype, B, H, arch, *, T=64, P=None, tf32=False, backward=False):
+    call = (T, B, H, P or H, tf32, backward)
+    names = ("kernel", "way", "blocks", "threads", "shared_bytes", "cluster", "why")
+    found = sequence.kernels().plan(dtype, call, DEVICES[arch])
+    return dict(zip(names, found, strict=True))
+
+
+@pytest.mark.parametrize("arch", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("backward", [False, True])
+def test_every_call_gets_a_kernel_that_fits_the_device(arch, dtype, backward):
+    _, processors, shared_bytes, cluster = DEVICES[arch]
+    for H in (1, 7, 64, 128, 129, 256, 512, 768, 1024, 2048, 5000, 20000):
+        for B in (1, 16, 17, 64, 1000):
+            for tf32 in (False, True):
+                found = plan(dtype, B, H, arch, tf32=tf32, backward=backward)
+                assert 0 < found["shared_bytes"] <= shared_bytes
+                assert 1 <= found["cluster"] <= cluster
+                assert found["threads"] in (64, 128, 256) and found["blocks"] > 0
+                if found["kernel"] == "grid":  # or its blocks would wait for ever
+                    assert found["blocks"] <= processors
+                if found["cluster"] > 1:
+                    assert found["blocks"] % found["cluster"] == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tensor_cores_are_used_where_they_are_and_where_they_may_be(dtype):
+    for arch in DEVICES:
+        for tf32 in (False, True):
+            tensor = plan(dtype, 16, 256, arch, tf32=tf32)["way"].startswith("Tensor")
+            wanted = dtype in ("float16", "bfloat16") or (dtype == "float32" and tf32)
+            if dtype != "float32" or not tf32:  # a wider tile of TF32 may not fit, and Simt does
+                assert tensor == (wanted and arch >= 80), (arch, tf32)
+
+
+def test_each_regime_has_its_kernel():
+    assert plan("float16", 16, 64, 90)["kernel"] == "small"
+    assert plan("float16", 16, 256, 90)["kernel"] == "cluster"
+    assert plan("float16", 16, 256, 80)["kernel"] == "grid"
+    assert plan("float16", 16, 1024, 90)["kernel"] == "grid"
+    assert plan("float16", 16, 8192, 90)["kernel"] == "steps"
+    assert plan("float16", 16, 64, 90, P=32)["kernel"] == "steps"
+    assert plan("float64", 16, 1024, 90)["kernel"] == "steps"
+
+
+def test_the_plan_says_why():
+    why = plan("float32", 16, 256, 80)["why"]
+    assert why.startswith("grid, Simt<float, 1>; before it small")
+    assert "bytes of shared memory" in why and "TF32 is not allowed" in why
+    assert "there is a projection" in plan("float32", 16, 256, 80, P=8)["why"]
