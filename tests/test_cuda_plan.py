@@ -47,8 +47,7 @@ def test_tensor_cores_are_used_where_they_are_and_where_they_may_be(dtype):
         for tf32 in (False, True):
             tensor = plan(dtype, 16, 256, arch, tf32=tf32)["way"].startswith("Tensor")
             wanted = dtype in ("float16", "bfloat16") or (dtype == "float32" and tf32)
-            if dtype != "float32" or not tf32:  # a wider tile of TF32 may not fit, and Simt does
-                assert tensor == (wanted and arch >= 80), (arch, tf32)
+            assert tensor == (wanted and arch >= 80), (arch, tf32)
 
 
 def test_each_regime_has_its_kernel():

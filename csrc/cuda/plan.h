@@ -48,10 +48,11 @@ struct Plan {
 template <class S>
 std::string objection(const Candidate<S>& candidate, const Call& call, const Device& device) {
   const std::string kernel = candidate.kernel;
-  if (candidate.tensor && device.arch < 80) return "no tensor cores for it";
-  if (candidate.tensor && sizeof(S) == sizeof(float) && !call.tf32) return "TF32 is not allowed";
-  if (!candidate.tensor && sizeof(S) == sizeof(uint16_t) && device.arch >= 80)
-    return "tensor cores are there";
+  const bool halves = sizeof(S) == sizeof(uint16_t), floats = sizeof(S) == sizeof(float);
+  const bool tensor = device.arch >= 80 && (halves || (floats && call.tf32));
+  if (candidate.tensor && !tensor)
+    return device.arch < 80 ? "no tensor cores for it" : "TF32 is not allowed";
+  if (!candidate.tensor && tensor) return "tensor cores are there";
   if (candidate.rows > 16 && call.B <= 16) return "too few rows for its tile";
   if (kernel == "steps") return "";
   if (call.P != call.H) return "there is a projection";
