@@ -8,27 +8,22 @@ from emulator import resident, sequence
 from emulator.resident import Step
 from emulator.sequence import DTYPES, Case
 
-# Which kernel, in which type, by which way to multiply.
-KERNELS = [
-    (kernel, dtype, way)
-    for kernel in ("steps", "small", "grid", "cluster")
-    for dtype, way in [
-        ("float64", "simt"),
-        ("float32", "simt"),
-        ("float32", "simt2"),
-        ("float32", "tensor"),
-        ("float16", "simt"),
-        ("float16", "tensor"),
-        ("bfloat16", "tensor"),
-        ("bfloat16", "tensor2"),
-    ]
-]
+# What is built: in which type, by which ways to multiply (csrc/cuda/built.h).
+HALVES = ["Simt<{}, 1>", *(f"Tensor<{{}}, {sizes}>" for sizes in ("1, 8", "1, 2", "4, 4", "4, 2"))]
+WAYS = {
+    "float32": ["Simt<float, 1>", "Simt<float, 4>", "Tensor<float, 1>", "Tensor<float, 4>"],
+    "float64": ["Simt<double, 1>", "Simt<double, 2>"],
+    "float16": [way.format("Half") for way in HALVES],
+    "bfloat16": [way.format("Bfloat16") for way in HALVES],
+}
+TYPES = [(dtype, way) for dtype, ways in WAYS.items() for way in ways]
+KERNELS = [(kernel, *key) for kernel in ("steps", "small", "grid", "cluster") for key in TYPES]
 # How far numbers of order 1 may be off: h, saved gates and gradients are rounded, some steps deep.
 BOUNDS = {"float64": 1e-12, "float32": 1e-5, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 6e-2}
 
 
 def bound(dtype, way):
-    return BOUNDS["tf32" if dtype == "float32" and "tensor" in way else dtype]
+    return BOUNDS["tf32" if dtype == "float32" and "Tensor" in way else dtype]
 
 
 def assert_right(case, kernel, way, seed, kind="plain"):
@@ -42,6 +37,18 @@ def assert_right(case, kernel, way, seed, kind="plain"):
         error = ((got - expected).abs().max() / scale).item() if expected.numel() else 0.0
         assert error <= bound(dtype, way), (name, error)
     return {**found, **back}
+
+
+def test_all_that_is_built_is_tested():
+    names = sequence.kernels().names()
+    wanted = [
+        f"{way}_{kernel} {dtype} {how}"
+        for kernel, dtype, how in KERNELS
+        for way in ("forward", "backward")
+    ]
+    assert sorted(names) == sorted(
+        wanted + [f"resident_step {dtype} {how}" for dtype, how in TYPES]
+    )
 
 
 SIZES = [(1, 1, 1), (3, 2, 5), (4, 17, 33), (2, 5, 64), (5, 3, 16)]
@@ -68,7 +75,7 @@ def test_controls(kernel, dtype, way, controls):
     assert_right(Case(5, 6, 20, 20, DTYPES[dtype], **controls), kernel, way, seed=2)
 
 
-@pytest.mark.parametrize(("dtype", "way"), [key[1:] for key in KERNELS if key[0] == "steps"])
+@pytest.mark.parametrize(("dtype", "way"), TYPES)
 @pytest.mark.parametrize("controls", CONTROLS, ids=lambda c: "-".join(c) or "plain")
 def test_projection(dtype, way, controls):
     assert_right(Case(4, 5, 21, 9, DTYPES[dtype], **controls), "steps", way, seed=3)
@@ -82,7 +89,7 @@ def test_any_order_of_threads_gives_the_same_bits(kernel, dtype, way):
         assert sequence.as_array(first[name]).tobytes() == sequence.as_array(other[name]).tobytes()
 
 
-@pytest.mark.parametrize(("dtype", "way"), [key[1:] for key in KERNELS if key[0] == "steps"])
+@pytest.mark.parametrize(("dtype", "way"), TYPES)
 def test_all_kernels_and_any_number_of_rows_give_the_same_bits(dtype, way):
     case = Case(3, 7, 18, 18, DTYPES[dtype])
     kernels = ("steps", "small", "grid", "cluster")
@@ -112,7 +119,7 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize(("dtype", "way"), [key[1:] for key in KERNELS if key[0] == "steps"])
+@pytest.mark.parametrize(("dtype", "way"), TYPES)
 @pytest.mark.parametrize("projection", [False, True])
 @pytest.mark.parametrize("options", STEPS.values(), ids=STEPS)
 def test_a_resident_step(dtype, way, projection, options):
@@ -130,7 +137,7 @@ def test_a_resident_step(dtype, way, projection, options):
     assert found["h"][idle].equal(step.h[idle]) and found["c"][idle].equal(step.c[idle])
 
 
-@pytest.mark.parametrize("way", ["simt", "tensor"])
+@pytest.mark.parametrize("way", WAYS["float32"])
 def test_a_resident_step_in_any_order_of_threads(way):
     step = Step(40, 9, 70, 70, torch.float32, rows=list(range(40))[::-1], slots=40)
     first, *others = [resident.run(step, way, seed) for seed in (0, 5, 6)]

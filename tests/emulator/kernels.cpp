@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -121,64 +122,44 @@ py::tuple plan(const Call& call, const Device& device) {
                         grid.shared_bytes, grid.cluster, chosen.why);
 }
 
-using Run = void (*)(const py::dict&, const py::dict&, const Stream&);
+using Run = std::function<void(const py::dict&, const py::dict&, const Stream&)>;
 std::map<std::string, Run> runs;  // by "kernel type product"
 
-template <class S, class Product>
-void add(const std::string& names) {
-  runs["forward_steps " + names] = [](const py::dict& sizes, const py::dict& arrays,
-                                      const Stream& s) {
-    run_forward_steps<S, Product>(forward_params<S>(sizes, arrays), s);
-  };
-  runs["backward_steps " + names] = [](const py::dict& sizes, const py::dict& arrays,
+// All candidates of a type, and the resident step in all of its ways.
+template <class S>
+void add_all(const std::string& dtype) {
+  for (const Candidate<S>& each : candidates<S>()) {
+    const std::string names = std::string(each.kernel) + " " + dtype + " " + each.way;
+    runs["forward_" + names] = [&each](const py::dict& sizes, const py::dict& arrays,
                                        const Stream& s) {
-    run_backward_steps<S, Product>(backward_params<S>(sizes, arrays), s);
-  };
-  runs["forward_small " + names] = [](const py::dict& sizes, const py::dict& arrays,
-                                      const Stream& s) {
-    run_forward_small<S, Product>(forward_params<S>(sizes, arrays), s);
-  };
-  runs["backward_small " + names] = [](const py::dict& sizes, const py::dict& arrays,
-                                       const Stream& s) {
-    run_backward_small<S, Product>(backward_params<S>(sizes, arrays), s);
-  };
-  runs["forward_cluster " + names] = [](const py::dict& sizes, const py::dict& arrays,
+      const auto p = forward_params<S>(sizes, arrays);
+      std::vector<uint32_t> counts(each.grid({p.T, p.B, p.H, p.P, true, false}).blocks);
+      each.forward(p, counts.data(), s);
+    };
+    runs["backward_" + names] = [&each](const py::dict& sizes, const py::dict& arrays,
                                         const Stream& s) {
-    run_forward_cluster<S, Product>(forward_params<S>(sizes, arrays), s);
-  };
-  runs["backward_cluster " + names] = [](const py::dict& sizes, const py::dict& arrays,
-                                         const Stream& s) {
-    run_backward_cluster<S, Product>(backward_params<S>(sizes, arrays), s);
-  };
-  runs["forward_grid " + names] = [](const py::dict& sizes, const py::dict& arrays,
-                                     const Stream& s) {
-    const auto p = forward_params<S>(sizes, arrays);
-    std::vector<uint32_t> counts(grid_blocks<Product>(p.B, p.H));
-    run_forward_grid<S, Product>(p, counts.data(), s);
-  };
-  runs["backward_grid " + names] = [](const py::dict& sizes, const py::dict& arrays,
-                                      const Stream& s) {
-    const auto p = backward_params<S>(sizes, arrays);
-    std::vector<uint32_t> counts(grid_blocks<Product>(p.B, p.H));
-    run_backward_grid<S, Product>(p, counts.data(), s);
-  };
-  runs["resident_step " + names] = [](const py::dict& sizes, const py::dict& arrays,
-                                      const Stream& s) {
-    run_resident_step<S, Product>(step_params<S>(sizes, arrays), s);
-  };
+      const auto p = backward_params<S>(sizes, arrays);
+      std::vector<uint32_t> counts(each.grid({p.T, p.B, p.H, p.P, true, true}).blocks);
+      each.backward(p, counts.data(), s);
+    };
+  }
+#define LSTM_ADD(Type, ...)                                                    \
+  if constexpr (kSame<S, Type>)                                                \
+    runs["resident_step " + dtype + " " #__VA_ARGS__] =                        \
+        [](const py::dict& sizes, const py::dict& arrays, const Stream& s) {   \
+          run_resident_step<S, __VA_ARGS__>(step_params<S>(sizes, arrays), s); \
+        };
+  LSTM_BUILT(LSTM_ADD)
+#undef LSTM_ADD
 }
 
 }  // namespace
 
 PYBIND11_MODULE(kernels, module) {
-  add<float, Simt<float, 1>>("float32 simt");
-  add<double, Simt<double, 1>>("float64 simt");
-  add<float, Simt<float, 2>>("float32 simt2");
-  add<float, Tensor<float, 1>>("float32 tensor");
-  add<Half, Tensor<Half, 1>>("float16 tensor");
-  add<Bfloat16, Tensor<Bfloat16, 1>>("bfloat16 tensor");
-  add<Bfloat16, Tensor<Bfloat16, 2, 2>>("bfloat16 tensor2");
-  add<Half, Simt<Half, 1>>("float16 simt");
+  add_all<float>("float32");
+  add_all<double>("float64");
+  add_all<Half>("float16");
+  add_all<Bfloat16>("bfloat16");
 
   module.def("run", [](const std::string& name, const py::dict& sizes, const py::dict& arrays,
                        uint64_t seed) {
