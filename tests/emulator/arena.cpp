@@ -17,13 +17,14 @@ constexpr size_t kMargin = 4096;
 #endif
 
 // The first byte that was changed, or `end`.
-const unsigned char* changed(const unsigned char* begin, const unsigned char* end) {
-  return std::find_if(begin, end, [](unsigned char byte) { return byte != kNan; });
+const unsigned char* changed(const unsigned char* begin, const unsigned char* end,
+                             unsigned char from = kNan) {
+  return std::find_if(begin, end, [=](unsigned char byte) { return byte != from; });
 }
 
 }  // namespace
 
-Arena::Arena(size_t bytes, unsigned char fill) : bytes_(bytes) {
+Arena::Arena(size_t bytes, unsigned char fill) : bytes_(bytes), fill_(fill) {
   void* memory = nullptr;
   if (posix_memalign(&memory, 128, bytes + 2 * kMargin) != 0) throw std::bad_alloc();
   memory_ = static_cast<unsigned char*>(memory);
@@ -39,6 +40,8 @@ bool Arena::has(const void* place, size_t bytes) const {
   const auto* byte = static_cast<const unsigned char*>(place);
   return byte >= begin_ && byte + bytes <= begin_ + bytes_;
 }
+
+bool Arena::untouched() const { return changed(begin_, begin_ + bytes_, fill_) == begin_ + bytes_; }
 
 void Arena::close() {
   std::memset(begin_, kNan, bytes_);

@@ -129,7 +129,7 @@ void published() {
   }
 }
 
-void shuffle(void* bytes, int lane, const char* name, const char* file, int line) {
+void shuffle_bytes(void* bytes, int lane, const char* name, const char* file, int line) {
   if (lane < 0 || lane >= self().warp->expected) fail(name, file, line, "no such lane");
   Shown& value = *static_cast<Shown*>(bytes);
   value = show(value, name, file, line)[lane];

@@ -38,7 +38,7 @@ void polls(const char* file, int line);
 void published();
 
 // 32 bytes, which become those of `lane`, all lanes together. No barrier: it orders no memory.
-void shuffle(void* bytes, int lane, const char* name, const char* file, int line);
+void shuffle_bytes(void* bytes, int lane, const char* name, const char* file, int line);
 
 void copy_async(void* shared, const void* global, const char* file, int line);
 void copy_async_commit();
@@ -53,7 +53,7 @@ inline T shuffle(T value, int lane, const char* name, const char* file, int line
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 32);
   alignas(8) unsigned char bytes[32] = {};
   std::memcpy(bytes, &value, sizeof(T));
-  shuffle(bytes, lane, name, file, line);
+  shuffle_bytes(bytes, lane, name, file, line);
   std::memcpy(&value, bytes, sizeof(T));
   return value;
 }

@@ -48,8 +48,7 @@ emulator_switch:
 
 void Fiber::start_at(void (*entry)()) {
   auto** top = reinterpret_cast<void**>(memory_ + kGuard + kStack);
-  *--top = nullptr;  // entry() has nowhere to return to,
-  *--top = nullptr;  // and finds the stack aligned as after a call
+  *--top = nullptr;  // entry() has nowhere to return to, and finds the stack as after a call
   *--top = reinterpret_cast<void*>(entry);
   for (int i = 0; i < 6; ++i) *--top = nullptr;  // the six registers
   inside_ = top;

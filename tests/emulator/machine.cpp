@@ -24,7 +24,7 @@ Fiber* take_fiber() {
 
 void thread_main() {
   Thread& self = *machine->current;
-  machine->kernel();
+  machine->kernel.call(machine->kernel.with);
   self.request = {};
   self.request.kind = Request::finish;
   self.fiber->pause();
@@ -42,7 +42,7 @@ void check(const Grid& grid) {
 
 }  // namespace
 
-Machine::Machine(const Grid& grid, const std::function<void()>& kernel)
+Machine::Machine(const Grid& grid, Kernel kernel)
     : grid(grid), kernel(kernel), random(grid.options.seed) {
   const int warps = (grid.threads + kWarp - 1) / kWarp;
   clusters.resize(grid.blocks / grid.cluster);
@@ -118,6 +118,7 @@ void Machine::run() {
     progress = false;
     for (Thread* thread : ready) {
       if (thread->slowness > 0 && static_cast<int>(draw(16)) < thread->slowness) continue;
+      if (!thread->block->started) start(*thread->block);
       current = thread;
       thread->waits_for = nullptr;
       thread->polls = 0;
@@ -126,6 +127,14 @@ void Machine::run() {
     }
     idle = progress ? 0 : idle + 1;
   }
+}
+
+// Blocks of a cluster are there together, and yet may begin one after another.
+void Machine::start(Block& block) {
+  block.started = true;
+  if (block.arena->untouched()) return;
+  throw std::runtime_error("shared memory of block " + std::to_string(block.index) +
+                           ": a write before the block had started");
 }
 
 // Sees to what the thread paused for.
@@ -175,7 +184,7 @@ void Machine::finish(Block& block) {
   block.arena->close();
 }
 
-void launch(const Grid& grid, const std::function<void()>& kernel) {
+void launch(const Grid& grid, Kernel kernel) {
   check(grid);
   Machine here(grid, kernel);
   here.run();

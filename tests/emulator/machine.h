@@ -5,7 +5,6 @@
 // launch(), does all the rest. So ThreadSanitizer sees none of the bookkeeping as a thread's doing.
 #pragma once
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -48,6 +47,7 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
   unsigned char* begin() const { return begin_; }
   bool has(const void* place, size_t bytes) const;
+  bool untouched() const;
   // The block is done: whoever still reads finds NaN, and who writes is found out at the end.
   void close();
   // What is wrong, or nothing.
@@ -57,6 +57,7 @@ class Arena {
   size_t bytes_;
   unsigned char* memory_;
   unsigned char* begin_;
+  unsigned char fill_;
   bool closed_ = false;
 };
 
@@ -68,6 +69,7 @@ struct Cluster {
 struct Block {
   int index;
   int alive;  // threads that have not exited
+  bool started = false;
   std::unique_ptr<Arena> arena;
   Cluster* cluster;
   Meeting meeting;
@@ -110,7 +112,7 @@ struct Thread {
 };
 
 struct Machine {
-  Machine(const Grid& grid, const std::function<void()>& kernel);
+  Machine(const Grid& grid, Kernel kernel);
   ~Machine();
   void run();
   // A number below `bound`, the next of the seed's sequence.
@@ -118,7 +120,7 @@ struct Machine {
   Thread& thread(int block, int index) { return threads[block * grid.threads + index]; }
 
   Grid grid;
-  const std::function<void()>& kernel;
+  Kernel kernel;
   std::vector<Cluster> clusters;
   std::vector<Block> blocks;
   std::vector<Thread> threads;
@@ -128,6 +130,7 @@ struct Machine {
       false;  // since it was last looked at, something happened that others may wait for
 
  private:
+  void start(Block& block);
   void serve(Thread& thread);
   void finish(Thread& thread);
   void finish(Block& block);
