@@ -41,6 +41,7 @@ void no_barrier(const float* x, float* y, int threads, Options options);
 void shuffle_for_barrier(const float* x, float* y, int threads, Options options);
 void no_copy_wait(const float* x, float* y, int threads, Options options);
 void no_copy_commit(const float* x, float* y, int threads, Options options);
+void copy_without_barrier(const float* x, float* y, int threads, Options options);
 void exit_before_barrier(int threads, Options options);
 void exit_before_warp_barrier(int threads, Options options);
 void divergent_barrier(int threads, Options options);
@@ -48,6 +49,7 @@ void flags_in_a_circle(uint32_t* flags, Options options);
 void spin_without_yield(uint32_t* flag, Options options);
 void half_the_block_waits(int threads, Options options);
 void overrun(int threads, Options options);
+void write_before_start(int threads, Options options);
 void write_into_exited_block(int threads, Options options);
 void wait_without_arrive(Options options);
 // The block's sum through global memory, block 1 reading what block 0 wrote. flag: a zero; y: (threads)

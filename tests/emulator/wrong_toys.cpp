@@ -27,7 +27,7 @@ LSTM_KERNEL no_second_barrier_kernel(const float* x, float* y) {
   for (int round = 0; round < 2; ++round) {
     all[thread()] = x[round * threads() + thread()];  // no_second_barrier writes
     block_barrier();
-    y[round * threads() + thread()] = all[(thread() + 1) % threads()];
+    y[round * threads() + thread()] = all[(thread() + 1) % threads()];  // no_second_barrier reads
   }
 }
 
@@ -49,57 +49,79 @@ LSTM_KERNEL no_copy_commit_kernel(const float* x, float* y) {
 
 LSTM_KERNEL exit_before_barrier_kernel() {
   if (thread() == 5) return;
-  block_barrier();
+  block_barrier();  // lacks thread 5
 }
 
 LSTM_KERNEL exit_before_warp_barrier_kernel() {
   if (thread() == 37) return;
-  warp_barrier();
+  warp_barrier();  // lacks thread 37
 }
 
 LSTM_KERNEL divergent_barrier_kernel() {
   if (thread() < 32) {
-    block_barrier();
+    block_barrier();  // one of two
   } else {
-    block_barrier();
+    block_barrier();  // two of two
   }
 }
 
 // Each of two blocks waits for the other one first.
 LSTM_KERNEL flags_in_a_circle_kernel(uint32_t* flags) {
   if (thread() == 0) {
-    while (load_acquire(&flags[1 - block()]) == 0) emulator_yield();
+    while (load_acquire(&flags[1 - block()]) == 0) emulator_yield();  // circle
     store_release(&flags[block()], 1);
   }
-  block_barrier();
+  block_barrier();  // after the circle
 }
 
 LSTM_KERNEL spin_without_yield_kernel(uint32_t* flag) {
-  while (load_acquire(flag) == 0) {
+  while (load_acquire(flag) == 0) {  // no yield
   }
 }
 
 LSTM_KERNEL half_the_block_waits_kernel() {
   if (thread() < 32) {
-    block_barrier();
+    block_barrier();  // one half
   } else {
     warp_barrier();
     cluster_arrive();
-    cluster_wait();
+    cluster_wait();  // other half
   }
 }
 
-LSTM_KERNEL overrun_kernel() { static_cast<float*>(shared_memory())[thread() + 1] = 0; }
+LSTM_KERNEL overrun_kernel() {
+  auto* all = static_cast<float*>(shared_memory());  // (threads)
+  all[thread() + 1] = 0;                             // overrun writes
+}
+
+// Who waits for a copy is alone in seeing it, until a barrier.
+LSTM_KERNEL copy_without_barrier_kernel(const float* x, float* y) {
+  auto* all = static_cast<float*>(shared_memory());  // (4 threads)
+  copy_async(all + 4 * thread(), x + 4 * thread());
+  copy_async_commit();
+  copy_async_wait<0>();                                 // copy_without_barrier writes
+  y[thread()] = all[4 * ((thread() + 1) % threads())];  // copy_without_barrier reads
+}
+
+// Block 0 writes to block 1, which need not be there yet.
+LSTM_KERNEL write_before_start_kernel() {
+  auto* own = static_cast<float*>(shared_memory());
+  if (block() == 0) *cluster_shared(own + thread(), 1) = 0;
+  cluster_arrive();
+  cluster_wait();
+}
 
 // Block 1 leaves without waiting for block 0, which writes to it.
 LSTM_KERNEL write_into_exited_block_kernel() {
   auto* own = static_cast<float*>(shared_memory());
   cluster_arrive();
   cluster_wait();
-  if (block() == 0) *cluster_shared(own + thread(), 1) = 0;  // write_into_exited_block writes
+  if (block() == 0) *cluster_shared(own + thread(), 1) = 0;
 }
 
-LSTM_KERNEL wait_without_arrive_kernel() { cluster_wait(); }
+LSTM_KERNEL wait_without_arrive_kernel() {
+  cluster_wait();  // not arrived
+}
 
 LSTM_KERNEL no_flag_kernel(const float* x, float* place, float* y) {
   if (block() == 0) {
@@ -180,6 +202,14 @@ void overrun(int threads, Options options) {
 void write_into_exited_block(int threads, Options options) {
   emulator::launch({2, threads, 2, threads * sizeof(float), options},
                    write_into_exited_block_kernel);
+}
+
+void write_before_start(int threads, Options options) {
+  emulator::launch({2, threads, 2, threads * sizeof(float), options}, write_before_start_kernel);
+}
+
+void copy_without_barrier(const float* x, float* y, int threads, Options options) {
+  emulator::launch(one_block(threads, 4 * threads, options), copy_without_barrier_kernel, x, y);
 }
 
 void wait_without_arrive(Options options) {
