@@ -1,6 +1,6 @@
 """Compiles kernels for the emulator, into a module that Python loads.
 
-    toys = load("toys", [HERE / "toys.cpp", HERE / "toys_module.cpp"])
+    toys = load("toys", [HERE / "toys.cpp"], [HERE / "toys_module.cpp"])
 
 Three kinds: "plain"; "tsan", where ThreadSanitizer watches the kernels; "asan", with
 AddressSanitizer. The last two need a process that starts with `environment(kind)`.
@@ -38,21 +38,28 @@ def compiler() -> str:
     return os.environ.get("CXX", "g++")
 
 
-def load(name: str, sources: Sequence[Path], kind: str = "plain") -> ModuleType:
+def load(
+    name: str, kernels: Sequence[Path], others: Sequence[Path], kind: str = "plain"
+) -> ModuleType:
     """Builds what changed, and imports it."""
-    spec = importlib.util.spec_from_file_location(name, build(name, sources, kind))
+    library = build(name, kernels, others, kind)
+    spec = importlib.util.spec_from_file_location(name, library)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def build(name: str, sources: Sequence[Path], kind: str = "plain") -> Path:
-    """The library with these sources and the emulator: build/emulator/<kind>/<name>.so."""
+def build(name: str, kernels: Sequence[Path], others: Sequence[Path], kind: str = "plain") -> Path:
+    """The library with these sources and the emulator: build/emulator/<kind>/<name>.so.
+
+    Sanitizers look at `kernels`; `others` are compiled once for all kinds.
+    """
     # ThreadSanitizer is to see the kernels, and not the emulator under them.
     below = ["-DEMULATOR_TSAN"] if kind == "tsan" else SANITIZERS[kind]
     objects = [compiled(source, kind, below) for source in EMULATOR]
-    objects += [compiled(source, kind, SANITIZERS[kind]) for source in sources]
+    objects += [compiled(source, kind, SANITIZERS[kind]) for source in kernels]
+    objects += [compiled(source, "plain", []) for source in others]
     library = BUILD / kind / f"{name}.so"
     made_of = library.with_suffix(".made_of")
     wanted = " ".join(path.name for path in objects)

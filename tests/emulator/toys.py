@@ -6,7 +6,6 @@ python tests/emulator/toys.py tsan ring       # in this process, of this kind: o
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -18,11 +17,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from emulator import build
 
-NAMES = ("toys", "wrong_toys", "toys_module")
+KERNELS = [build.HERE / "toys.cpp", build.HERE / "wrong_toys.cpp"]
+BINDING = [build.HERE / "toys_module.cpp"]
 
 
 def load(kind: str = "plain") -> ModuleType:
-    return build.load("toys", [build.HERE / f"{name}.cpp" for name in NAMES], kind)
+    return build.load("toys", KERNELS, BINDING, kind)
 
 
 def numbers(*shape: int) -> np.ndarray:
@@ -60,7 +60,7 @@ def warp_reverse(toys: ModuleType, seed: int) -> None:
 
 
 def mma(toys: ModuleType, seed: int) -> None:
-    """Of numbers that are not exact, so that rounding them wrongly is seen; sums to 2^-20 of their size."""
+    """Numbers that are not exact, so that rounding them wrongly is seen."""
     K = 48
     random = np.random.default_rng(1)
     a, b, d = (random.standard_normal(n).astype(np.float32) for n in ((16, K), (K, 8), (16, 8)))
@@ -129,7 +129,7 @@ def check(kind: str, names: Iterable[str], seeds: Iterable[int]) -> None:
 
 def in_process(kind: str, code: str) -> subprocess.CompletedProcess[str]:
     """Runs Python code that has `toys` as a module of this kind."""
-    build.build("toys", [build.HERE / f"{name}.cpp" for name in NAMES], kind)
+    build.build("toys", KERNELS, BINDING, kind)
     begin = "from emulator.toys import *\ntoys = load(sys.argv[1])\n"
     return subprocess.run(
         [sys.executable, "-c", begin + code, kind],

@@ -17,7 +17,7 @@ LSTM_KERNEL no_barrier_kernel(const float* x, float* y) {
 // A shuffle brings the lanes together, and yet orders no memory.
 LSTM_KERNEL shuffle_for_barrier_kernel(const float* x, float* y) {
   auto* all = static_cast<float*>(shared_memory());
-  all[thread()] = x[thread()];
+  all[thread()] = x[thread()];  // shuffle_for_barrier writes
   const int lane = shuffle(thread(), (thread() + 1) % 32);
   y[thread()] = all[lane];  // shuffle_for_barrier reads
 }
@@ -97,7 +97,7 @@ LSTM_KERNEL overrun_kernel() {
 // Who waits for a copy is alone in seeing it, until a barrier.
 LSTM_KERNEL copy_without_barrier_kernel(const float* x, float* y) {
   auto* all = static_cast<float*>(shared_memory());  // (4 threads)
-  copy_async(all + 4 * thread(), x + 4 * thread());
+  copy_async(all + 4 * thread(), x + 4 * thread());  // copy_without_barrier begins
   copy_async_commit();
   copy_async_wait<0>();                                 // copy_without_barrier writes
   y[thread()] = all[4 * ((thread() + 1) % threads())];  // copy_without_barrier reads
