@@ -6,13 +6,15 @@ A test of a kernel is worth what the emulator sees: most of this is about faults
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-from emulator import build
+from emulator import build, mutate
 from emulator import toys as right
 from emulator.toys import flags, nans, numbers
 
@@ -177,19 +179,28 @@ def test_writes_where_there_is_no_shared_memory(toys: ModuleType) -> None:
 
 
 def test_a_write_to_a_block_that_need_not_be_there_yet(toys: ModuleType) -> None:
-    found = 0
-    for seed in SEEDS:
+    def error(seed: int) -> str:
         try:
             toys.write_before_start(32, seed)
         except RuntimeError as error:
-            assert "block 1" in str(error) and "before the block had started" in str(error)
-            found += 1
-    assert found > len(SEEDS) // 4
+            return str(error)
+        return ""
+
+    errors = [error(seed) for seed in SEEDS]
+    wanted = "shared memory of block 1: a write before the block had started"
+    assert set(errors) <= {"", wanted} and errors.count(wanted) > len(SEEDS) // 4
 
 
 def test_a_launch_after_one_that_failed(toys: ModuleType) -> None:
     message(toys.divergent_barrier, 64, 1)
     right.CHECKS["block_sum"](toys, 1)
+
+
+def test_a_kernel_that_does_not_compile_says_why() -> None:
+    source = build.BUILD / "no_kernel.cpp"
+    source.write_text("#error no kernel\n")
+    with pytest.raises(build.BuildError, match=r"no_kernel\.cpp:1:2: error: #error no kernel"):
+        build.build("no_kernel", [source], [])
 
 
 def test_arrays_of_another_kind_are_refused(toys: ModuleType) -> None:
@@ -264,3 +275,45 @@ def test_asan_tells_the_line_of_an_overrun() -> None:
 def test_asan_has_nothing_against_right_kernels() -> None:
     status, report = sanitized("asan", "check('asan', CHECKS, (1, 2))")
     assert status == 0 and not report, report
+
+
+# ---- mutants -------------------------------------------------------------------------------------
+
+
+def test_mutants_are_every_call_that_is_not_exempt() -> None:
+    text = """
+void kernel() {
+  block_barrier();  // block_barrier();
+  while (load_acquire(flag + f(1)) < 2) emulator_yield();  /* store_release(a, b)
+  warp_barrier(); */ cuda::store_release(flag, 1); add_release(flag, 2);
+  copy_async_wait<1>(); my_block_barrier();
+  cluster_wait();  // not needed for correctness: a guess
+}
+"""
+    mutants = mutate.mutants_of(Path("a.h"), text)
+    relaxed = "::stateful_lstm::cuda::mutant::"
+    assert [(m.line, m.old, m.new) for m in mutants] == [
+        (3, "block_barrier()", "(void)0"),
+        (4, "load_acquire(", f"{relaxed}load_relaxed("),
+        (5, "cuda::store_release(", f"{relaxed}store_relaxed("),
+        (5, "add_release(", f"{relaxed}add_relaxed("),
+        (6, "copy_async_wait<1>()", "(void)0"),
+    ]
+    assert "  (void)0;  // block_barrier();\n" in mutants[0].whole
+
+
+def test_a_superfluous_barrier_survives_and_a_needed_one_does_not() -> None:
+    if reason := build.lacking("tsan"):
+        pytest.skip(reason)
+    source = build.HERE / "superfluous.cpp"
+    found = mutate.run([source], [sys.executable, "tests/emulator/superfluous.py"])
+    lines = source.read_text().splitlines()
+    assert [(lines[m.line - 1].split("// ")[1], survives) for m, survives in found] == [
+        ("needed", False),
+        ("superfluous", True),
+    ]
+
+
+def test_a_suite_that_fails_by_itself_proves_nothing() -> None:
+    with pytest.raises(RuntimeError, match="without a mutant"):
+        mutate.run([build.HERE / "superfluous.cpp"], ["false"])

@@ -34,6 +34,13 @@ SANITIZERS = {"plain": [], "tsan": ["-fsanitize=thread"], "asan": ["-fsanitize=a
 RUNTIMES = {"tsan": "libtsan.so", "asan": "libasan.so"}
 
 
+DOES_NOT_BUILD = "does not build:"  # mutate.py looks for it in what a test writes
+
+
+class BuildError(RuntimeError):
+    """With all that the compiler said."""
+
+
 def compiler() -> str:
     return os.environ.get("CXX", "g++")
 
@@ -164,5 +171,5 @@ def lacking(kind: str) -> str:
 def run(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
+        raise BuildError(f"{DOES_NOT_BUILD} {shlex.join(command)}\n{done.stdout}{done.stderr}")
     return done.stdout
