@@ -1,6 +1,6 @@
 """Compiles kernels for the emulator, into a module that Python loads.
 
-    toys = load("toys", [HERE / "toys.cpp", HERE / "toys_module.cpp"])
+    toys = load("toys", [HERE / "toys.cpp"], [HERE / "toys_module.cpp"])
 
 Three kinds: "plain"; "tsan", where ThreadSanitizer watches the kernels; "asan", with
 AddressSanitizer. The last two need a process that starts with `environment(kind)`.
@@ -35,25 +35,39 @@ SANITIZERS = {"plain": [], "tsan": ["-fsanitize=thread"], "asan": ["-fsanitize=a
 RUNTIMES = {"tsan": "libtsan.so", "asan": "libasan.so"}
 
 
+DOES_NOT_BUILD = "does not build:"  # mutate.py looks for it in what a test writes
+
+
+class BuildError(RuntimeError):
+    """With all that the compiler said."""
+
+
 def compiler() -> str:
     return os.environ.get("CXX", "g++")
 
 
-def load(name: str, sources: Sequence[Path], kind: str = "plain") -> ModuleType:
+def load(
+    name: str, kernels: Sequence[Path], others: Sequence[Path], kind: str = "plain"
+) -> ModuleType:
     """Builds what changed, and imports it."""
-    spec = importlib.util.spec_from_file_location(name, build(name, sources, kind))
+    library = build(name, kernels, others, kind)
+    spec = importlib.util.spec_from_file_location(name, library)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def build(name: str, sources: Sequence[Path], kind: str = "plain") -> Path:
-    """The library with these sources and the emulator: build/emulator/<kind>/<name>.so."""
+def build(name: str, kernels: Sequence[Path], others: Sequence[Path], kind: str = "plain") -> Path:
+    """The library with these sources and the emulator: build/emulator/<kind>/<name>.so.
+
+    Sanitizers look at `kernels`; `others` are compiled once for all kinds.
+    """
     # ThreadSanitizer is to see the kernels, and not the emulator under them.
     below = ["-DEMULATOR_TSAN"] if kind == "tsan" else SANITIZERS[kind]
     objects = [compiled(source, kind, below) for source in EMULATOR]
-    objects += [compiled(source, kind, SANITIZERS[kind]) for source in sources]
+    objects += [compiled(source, kind, SANITIZERS[kind]) for source in kernels]
+    objects += [compiled(source, "plain", []) for source in others]
     library = BUILD / kind / f"{name}.so"
     made_of = library.with_suffix(".made_of")
     wanted = " ".join(path.name for path in objects)
@@ -84,10 +98,8 @@ def compiled(source: Path, kind: str, flags: Sequence[str]) -> Path:
     if headers.exists() and result().exists():
         return result()
     new, rule = folder / f"{stem}.new", folder / f"{stem}.d"
-    run(
-        [compiler(), *flags, *includes(), "-MMD", "-MF", str(rule)]
-        + ["-c", "-x", "c++", str(source), "-o", str(new)]
-    )
+    what = ["-MMD", "-MF", str(rule), "-c", "-x", "c++", str(source), "-o", str(new)]
+    run([compiler(), *flags, *places(), *what])
     # "object: source header header ...", over several lines
     used = rule.read_text().replace("\\\n", " ").split(":", 1)[1].split()
     ours = [Path(path).resolve() for path in used]
@@ -112,22 +124,25 @@ def compiler_version() -> str:
     return run([compiler(), "--version"])
 
 
-def includes() -> list[str]:
+def places() -> list[str]:
+    """Flags that are others in another copy of the project, and give the same object there."""
     import pybind11
 
     system = [sysconfig.get_paths()["include"], pybind11.get_include()]
-    return [f"-I{ROOT / 'csrc'}", f"-I{HERE}", *(f"-isystem{path}" for path in system)]
+    relative = f"-ffile-prefix-map={ROOT}/="  # in messages: csrc/cuda/...
+    return [relative, f"-I{ROOT / 'csrc'}", f"-I{HERE}", *(f"-isystem{path}" for path in system)]
 
 
 def environment(kind: str) -> dict[str, str]:
-    """For a process that loads a module of this kind: the sanitizer has to be there from the start."""
+    """For a process that loads a module of this kind: sanitizers have to be there first."""
     settings = dict(os.environ)
     if kind == "plain":
         return settings
     # Python does not link libstdc++, and a sanitizer looks for it when it is loaded.
     libraries = [runtime(RUNTIMES[kind]), runtime("libstdc++.so")]
     settings["LD_PRELOAD"] = " ".join(libraries)
-    settings["TSAN_OPTIONS"] = "exitcode=66 report_thread_leaks=0"
+    # Shared memory comes to lie where an earlier launch had it: not a reason to be silent.
+    settings["TSAN_OPTIONS"] = "exitcode=66 report_thread_leaks=0 suppress_equal_addresses=0"
     settings["ASAN_OPTIONS"] = "detect_leaks=0 detect_stack_use_after_return=0"
     settings["OPENBLAS_NUM_THREADS"] = "1"
     settings["PYTHONMALLOC"] = "malloc"
@@ -159,5 +174,5 @@ def lacking(kind: str) -> str:
 def run(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
+        raise BuildError(f"{DOES_NOT_BUILD} {shlex.join(command)}\n{done.stdout}{done.stderr}")
     return done.stdout

@@ -144,7 +144,9 @@ void copy_async(void* shared, const void* global, const char* file, int line) {
   if (!thread.block->arena->has(shared, 16)) {
     fail("copy_async", file, line, "not to the block's shared memory");
   }
+  tsan::enter(__builtin_return_address(0));  // the kernel's line, for reports
   tsan::writes16(shared);
+  tsan::leave();
   for (int i = 0; i < 2; ++i) static_cast<uint64_t*>(shared)[i] = ~uint64_t{0};
   thread.open_copies.push_back({shared, global});
 }
@@ -157,10 +159,12 @@ void copy_async_commit() {
 
 void copy_async_wait(int pending) {
   auto& groups = self().copy_groups;
+  tsan::enter(__builtin_return_address(0));
   while (groups.size() > static_cast<size_t>(pending)) {
     deliver(groups.front());
     groups.erase(groups.begin());
   }
+  tsan::leave();
 }
 
 // The fragments' layouts stand in csrc/cuda/device.h. Products are summed in float, in the order of k.

@@ -13,6 +13,8 @@ void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_set_fiber_name(void* fiber, const char* name);
 void __tsan_acquire(void* tag);
 void __tsan_release(void* tag);
+void __tsan_func_entry(void* called_from);
+void __tsan_func_exit();
 void __tsan_read16(void* place);
 void __tsan_write16(void* place);
 }
@@ -32,6 +34,8 @@ inline void acquire(void* tag) { __tsan_acquire(tag); }
 inline void release(void* tag) { __tsan_release(tag); }
 inline void reads16(const void* place) { __tsan_read16(const_cast<void*>(place)); }
 inline void writes16(void* place) { __tsan_write16(place); }
+inline void enter(void* called_from) { __tsan_func_entry(called_from); }
+inline void leave() { __tsan_func_exit(); }
 
 #else
 
@@ -44,6 +48,8 @@ inline void acquire(void*) {}
 inline void release(void*) {}
 inline void reads16(const void*) {}
 inline void writes16(void*) {}
+inline void enter(void*) {}
+inline void leave() {}
 
 #endif
 
