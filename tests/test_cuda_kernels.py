@@ -1,10 +1,13 @@
 """The CUDA kernels' own source, run by the emulator, against the reference. No GPU, no nvcc."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
-from emulator import resident, sequence
+from emulator import build, resident, sequence
 from emulator.resident import Step
 from emulator.sequence import DTYPES, Case
 
@@ -166,3 +169,27 @@ def test_a_slot_named_twice_is_an_error_and_taken_once():
         found, code = sequence.kernels().read_slots([1, 4, 1, -1], 5, seed)
         assert code == 2
         assert sorted(found.tolist()) == [-1, -1, 1, 4]
+
+
+# ---- ThreadSanitizer -----------------------------------------------------------------------------
+
+WATCHED = """
+from emulator import sequence
+from emulator.sequence import Case, torch
+torch.set_num_threads(1)
+for kernel in ("steps", "small", "grid", "cluster"):
+    for way in ("Simt<float, 1>", "Tensor<float, 1>"):
+        case = Case(3, 2, 20, 20, torch.float32, resets=True, lengths=True)
+        saved = sequence.forward(case, kernel, way, 1, "tsan")
+        sequence.backward(case, saved, kernel, way, 1, "tsan")
+"""
+
+
+def test_no_read_goes_past_a_barrier_or_a_flag():
+    if reason := build.lacking("tsan"):
+        pytest.skip(reason)
+    env = build.environment("tsan")
+    env["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, "-c", WATCHED]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "ThreadSanitizer" not in done.stderr, done.stderr[-4000:]

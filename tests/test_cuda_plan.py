@@ -1,4 +1,4 @@
-"""Which CUDA kernel a call gets on which device: decided on the host, so it is tested without a GPU."""
+"""Which CUDA kernel a call gets on which device: decided on the host, and tested without a GPU."""
 
 import pytest
 from emulator import sequence

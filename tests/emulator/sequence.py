@@ -31,7 +31,7 @@ DTYPES = {
 
 @functools.cache
 def kernels(kind: str = "plain") -> ModuleType:
-    return build.load("kernels", [HERE / "kernels.cpp"], kind)
+    return build.load("kernels", [HERE / "kernels.cpp"], [], kind)
 
 
 def as_array(t: Tensor | None) -> Any:
