@@ -98,7 +98,7 @@ def compiled(source: Path, kind: str, flags: Sequence[str]) -> Path:
         return result()
     new, rule = folder / f"{stem}.new", folder / f"{stem}.d"
     what = ["-MMD", "-MF", str(rule), "-c", "-x", "c++", str(source), "-o", str(new)]
-    run([compiler(), *flags, *includes(), *what])
+    run([compiler(), *flags, *places(), *what])
     # "object: source header header ...", over several lines
     used = rule.read_text().replace("\\\n", " ").split(":", 1)[1].split()
     ours = [Path(path).resolve() for path in used]
@@ -123,11 +123,13 @@ def compiler_version() -> str:
     return run([compiler(), "--version"])
 
 
-def includes() -> list[str]:
+def places() -> list[str]:
+    """Flags that are others in another copy of the project, and give the same object there."""
     import pybind11
 
     system = [sysconfig.get_paths()["include"], pybind11.get_include()]
-    return [f"-I{ROOT / 'csrc'}", f"-I{HERE}", *(f"-isystem{path}" for path in system)]
+    relative = f"-ffile-prefix-map={ROOT}/="  # in messages: csrc/cuda/...
+    return [relative, f"-I{ROOT / 'csrc'}", f"-I{HERE}", *(f"-isystem{path}" for path in system)]
 
 
 def environment(kind: str) -> dict[str, str]:
