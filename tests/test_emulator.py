@@ -110,7 +110,7 @@ def test_a_barrier_missing_before_a_second_write_is_seen(toys: ModuleType) -> No
     assert wrong > len(SEEDS) // 2
 
 
-@pytest.mark.parametrize("name", ["no_copy_wait", "no_copy_commit"])
+@pytest.mark.parametrize("name", ["no_copy_wait", "no_copy_commit", "too_few_copies"])
 def test_a_copy_that_is_not_waited_for_has_brought_nothing(toys: ModuleType, name: str) -> None:
     y = np.zeros(4 * 32, np.float32)
     getattr(toys, name)(numbers(4 * 32), y, 32, 1)
@@ -246,9 +246,6 @@ def reports() -> dict[str, str]:
     return {part.split("\n", 1)[0]: part for part in re.split("^== ", text, flags=re.M)}
 
 
-WRITES = {"copy_without_barrier": ["begins", "writes"]}
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -259,9 +256,7 @@ WRITES = {"copy_without_barrier": ["begins", "writes"]}
 def test_tsan_tells_the_lines_of(reports: dict[str, str], name: str) -> None:
     report = reports[name]
     assert "WARNING: ThreadSanitizer: data race" in report, report
-    # A copy may be written from its beginning to the wait.
-    writes = [line_of(f"{name} {word}") for word in WRITES.get(name, ["writes"])]
-    assert any(line in report for line in writes), report
+    assert line_of(f"{name} writes") in report, report
     assert line_of(f"{name} reads") in report, report
     assert re.search(r"Thread T\d+ 'block \d thread \d+'", report), report
 

@@ -41,6 +41,7 @@ void no_barrier(const float* x, float* y, int threads, Options options);
 void shuffle_for_barrier(const float* x, float* y, int threads, Options options);
 void no_copy_wait(const float* x, float* y, int threads, Options options);
 void no_copy_commit(const float* x, float* y, int threads, Options options);
+void too_few_copies(const float* x, float* y, int threads, Options options);
 void copy_without_barrier(const float* x, float* y, int threads, Options options);
 void exit_before_barrier(int threads, Options options);
 void exit_before_warp_barrier(int threads, Options options);

@@ -68,6 +68,7 @@ PYBIND11_MODULE(toys, module) {
   add(module, "no_second_barrier", no_second_barrier);
   add(module, "no_copy_wait", no_copy_wait);
   add(module, "no_copy_commit", no_copy_commit);
+  add(module, "too_few_copies", too_few_copies);
   add(module, "copy_without_barrier", copy_without_barrier);
   add(module, "write_before_start", write_before_start);
   add(module, "exit_before_barrier", exit_before_barrier);

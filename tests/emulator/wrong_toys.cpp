@@ -47,6 +47,17 @@ LSTM_KERNEL no_copy_commit_kernel(const float* x, float* y) {
   for (int i = 0; i < 4; ++i) y[4 * thread() + i] = all[4 * thread() + i];
 }
 
+// Waits for all but the newest group, and that one is what it needs.
+LSTM_KERNEL too_few_copies_kernel(const float* x, float* y) {
+  auto* all = static_cast<float*>(shared_memory());
+  copy_async_commit();
+  copy_async(all + 4 * thread(), x + 4 * thread());
+  copy_async_commit();
+  copy_async_wait<1>();
+  block_barrier();
+  for (int i = 0; i < 4; ++i) y[4 * thread() + i] = all[4 * thread() + i];
+}
+
 LSTM_KERNEL exit_before_barrier_kernel() {
   if (thread() == 5) return;
   block_barrier();  // lacks thread 5
@@ -97,8 +108,9 @@ LSTM_KERNEL overrun_kernel() {
 // Who waits for a copy is alone in seeing it, until a barrier.
 LSTM_KERNEL copy_without_barrier_kernel(const float* x, float* y) {
   auto* all = static_cast<float*>(shared_memory());  // (4 threads)
-  copy_async(all + 4 * thread(), x + 4 * thread());  // copy_without_barrier begins
+  copy_async(all + 4 * thread(), x + 4 * thread());
   copy_async_commit();
+  block_barrier();                                      // too early
   copy_async_wait<0>();                                 // copy_without_barrier writes
   y[thread()] = all[4 * ((thread() + 1) % threads())];  // copy_without_barrier reads
 }
@@ -169,6 +181,10 @@ void no_copy_wait(const float* x, float* y, int threads, Options options) {
 
 void no_copy_commit(const float* x, float* y, int threads, Options options) {
   emulator::launch(one_block(threads, 4 * threads, options), no_copy_commit_kernel, x, y);
+}
+
+void too_few_copies(const float* x, float* y, int threads, Options options) {
+  emulator::launch(one_block(threads, 4 * threads, options), too_few_copies_kernel, x, y);
 }
 
 void exit_before_barrier(int threads, Options options) {
