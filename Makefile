@@ -16,7 +16,7 @@ REQUIREMENTS := requirements/demo.txt requirements/test.txt requirements/dev.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help environment demo test test-sets test-sanitized lint format build examples bench clean
+.PHONY: help environment demo test test-sets test-sanitized test-emulator lint format build examples bench clean
 
 help:         ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1@/p' Makefile | tr @ '\t' | expand -t 22
@@ -129,6 +129,9 @@ test-sanitized: $(SANITIZED)/stateful_lstm/_C.abi3.so  ## tests of the kernels w
 	    not 65535 and not threads_change and not dropout and not raise and not reference]"
 	cd $(SANITIZED) && for name in portable pairs; do STATEFUL_LSTM_CPU=$$name $(SANITIZED_RUN) \
 	    $(SANITIZED_TESTS) $(ARGS) -k "sizes or projections or read_and_write" || exit 1; done
+
+test-emulator: build  ## the CUDA kernels' source on the CPU, without a GPU
+	"$(PY)" -m pytest -q tests/test_emulator.py tests/test_cuda_kernels.py tests/test_cuda_plan.py $(ARGS)
 
 examples: build  ## every example, in its quick form; pictures go to build/examples
 	@mkdir -p build/examples
