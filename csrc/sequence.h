@@ -4,8 +4,7 @@
 
 namespace stateful_lstm {
 
-// Short calls may read the weights where they lie, and then add up in another order, if that
-// `may_be_in_place`.
+// may_be_in_place: a short call may read the weights where they lie, and then adds up in another order.
 template <class S>
 void run_forward(const ForwardParams<S>& p, bool may_be_in_place);
 template <class S>

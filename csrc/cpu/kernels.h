@@ -9,7 +9,7 @@
 namespace stateful_lstm::cpu {
 
 // How a call reads its weights: packed before, by all threads; packed panel by panel by whom it belongs to;
-// or where they lie, which takes the sums in another order.
+// or where they lie, which forward adds up in another order.
 enum class Weights { packed, packed_in_passing, in_place };
 
 // How a call's weights are laid out for its products: panels, packed apart, in any order.
@@ -25,8 +25,8 @@ struct Kernels {
   const char* name;  // of the instruction set
   int64_t lanes;     // numbers of type Acc<S> in a vector
 
-  // How a call is to read the weights. If not packed, it takes null for `pack`. Forward the order of
-  // sums may depend on T and B only if that `may_be_in_place`.
+  // How a call is to read the weights; if not packed before, `pack` is null. Forward it depends on T and B
+  // whether they are read in place, and with it the order of sums: so only if it `may_be_in_place`.
   Weights (*forward_weights_are)(const ForwardParams<S>&, bool may_be_in_place);
   Weights (*backward_weights_are)(const BackwardParams<S>&);
   Packing<S, ForwardParams<S>> forward_weights;
