@@ -28,7 +28,7 @@ LSTM_KERNEL forward_cluster(Forward<S> p) {
   using A = Acc<S>;
   const int64_t B = p.B, H = p.H, row0 = int64_t(block()) / cluster_blocks() * Product::kRows;
   const int64_t unit0 = int64_t(cluster_rank()) * Product::kUnits;
-  ResidentShared<Product, 4, 2> at(H);
+  ResidentShared<Product, 4, 2> at(H, H);
   at.fill(int(H - unit0 < Product::kUnits ? H - unit0 : Product::kUnits),
           [&](int gate, int unit, int64_t k) {
             return Product::element(p.weight_hh[(gate * H + unit0 + unit) * H + k]);
@@ -36,7 +36,7 @@ LSTM_KERNEL forward_cluster(Forward<S> p) {
   const int rows = int(B - row0 < Product::kRows ? B - row0 : Product::kRows);
   for (int i = thread(); i < rows * H; i += Product::kThreads) {
     const int row = i / int(H), unit = i % int(H);
-    at.buffer(0)[row * at.stride + unit] =
+    at.buffer(0)[row * at.row_stride + unit] =
         recurrent_input<Product>(p, 0, row0 + row, unit, p.h0[row0 * H + i]);
   }
   A c[Product::kCells];
@@ -66,7 +66,7 @@ LSTM_KERNEL forward_cluster(Forward<S> p) {
         *y = zero<S>();
       }
       if (step + 1 < p.T) {
-        write_to_all(at.buffer(int((step + 1) % 2)) + Product::row(cell) * at.stride + u,
+        write_to_all(at.buffer(int((step + 1) % 2)) + Product::row(cell) * at.row_stride + u,
                      recurrent_input<Product>(p, step + 1, b, u, h[cell]));
       } else {
         p.h_n[b * H + u] = h[cell];
@@ -82,7 +82,7 @@ LSTM_KERNEL backward_cluster(Backward<S> p) {
   using A = Acc<S>;
   const int64_t B = p.B, H = p.H, row0 = int64_t(block()) / cluster_blocks() * Product::kRows;
   const int64_t unit0 = int64_t(cluster_rank()) * Product::kUnits;
-  ResidentShared<Product, 1, 2> at(4 * H);
+  ResidentShared<Product, 1, 2> at(4 * H, 4 * H);
   at.fill(int(H - unit0 < Product::kUnits ? H - unit0 : Product::kUnits),
           [&](int, int unit, int64_t k) {
             return Product::element(p.weight_hh[k * H + unit0 + unit]);
@@ -114,7 +114,7 @@ LSTM_KERNEL backward_cluster(Backward<S> p) {
       cell_gradient(p, t, b, u, d, &dc[cell]);
       const A* made = p.grad_gates + (t * B + b) * 4 * H + u;
       for (int j = 0; j < 4; ++j)
-        write_to_all(at.buffer(int(step % 2)) + Product::row(cell) * at.stride + j * H + u,
+        write_to_all(at.buffer(int(step % 2)) + Product::row(cell) * at.row_stride + j * H + u,
                      Product::element_of(made[j * H]));
     }
     cluster_barrier();

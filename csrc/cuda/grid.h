@@ -29,6 +29,9 @@ LSTM_DEVICE void count(uint32_t* mine, uint32_t steps) {
   if (thread() == 0) store_release(mine, steps);
 }
 
+// Of the gradients of gates a block multiplies so many at once: all would leave no room for weights.
+constexpr int kGradientPiece = 256;
+
 // counts: (tiles of rows, tiles of units), zero at the start.
 template <class S, class Product>
 LSTM_KERNEL forward_grid(Forward<S> p, uint32_t* counts) {
@@ -36,7 +39,7 @@ LSTM_KERNEL forward_grid(Forward<S> p, uint32_t* counts) {
   const int64_t B = p.B, H = p.H, tiles = (H + Product::kUnits - 1) / Product::kUnits;
   const int64_t row0 = block() / tiles * Product::kRows, unit0 = block() % tiles * Product::kUnits;
   uint32_t* group = counts + block() / tiles * tiles;
-  ResidentShared<Product, 4, 1> at(H);
+  ResidentShared<Product, 4, 1> at(H, H);
   at.fill(int(H - unit0 < Product::kUnits ? H - unit0 : Product::kUnits),
           [&](int gate, int unit, int64_t k) {
             return Product::element(p.weight_hh[(gate * H + unit0 + unit) * H + k]);
@@ -55,7 +58,7 @@ LSTM_KERNEL forward_grid(Forward<S> p, uint32_t* counts) {
     wait_for_all(group, tiles, uint32_t(step));
     for (int i = thread(); i < rows * H; i += Product::kThreads) {
       const int row = i / int(H), unit = i % int(H);
-      at.rows[row * at.stride + unit] =
+      at.rows[row * at.row_stride + unit] =
           recurrent_input<Product>(p, step, row0 + row, unit, h_in[row0 * H + i]);
     }
     block_barrier();
@@ -90,7 +93,7 @@ LSTM_KERNEL backward_grid(Backward<S> p, uint32_t* counts) {
   const int64_t B = p.B, H = p.H, tiles = (H + Product::kUnits - 1) / Product::kUnits;
   const int64_t row0 = block() / tiles * Product::kRows, unit0 = block() % tiles * Product::kUnits;
   uint32_t* group = counts + block() / tiles * tiles;
-  ResidentShared<Product, 1, 1> at(4 * H);
+  ResidentShared<Product, 1, 1> at(4 * H, kGradientPiece);
   at.fill(int(H - unit0 < Product::kUnits ? H - unit0 : Product::kUnits),
           [&](int, int unit, int64_t k) {
             return Product::element(p.weight_hh[k * H + unit0 + unit]);
@@ -109,10 +112,18 @@ LSTM_KERNEL backward_grid(Backward<S> p, uint32_t* counts) {
     if (done > 0) {
       const A* made = p.grad_gates + (time_of(p, step + 1) * B + row0) * 4 * H;
       wait_for_all(group, tiles, uint32_t(done));
-      for (int i = thread(); i < rows * 4 * H; i += Product::kThreads)
-        at.rows[i / int(4 * H) * at.stride + i % int(4 * H)] = Product::element_of(made[i]);
-      block_barrier();
-      at.multiply(sums, 0);
+      for (int first = 0; first < 4 * H; first += kGradientPiece) {
+        if (first > 0) block_barrier();  // the piece before has been read
+        const int length = 4 * H - first < kGradientPiece ? int(4 * H) - first : kGradientPiece;
+        for (int i = thread(); i < Product::kRows * kGradientPiece; i += Product::kThreads) {
+          const int row = i / kGradientPiece, k = i % kGradientPiece;
+          const bool there = row < rows && k < length;
+          at.rows[row * at.row_stride + k] =
+              Product::element_of(there ? made[row * 4 * H + first + k] : A(0));
+        }
+        block_barrier();
+        at.multiply(sums, 0, first);
+      }
     }
 #pragma unroll
     for (int cell = 0; cell < Product::kCells; ++cell) {

@@ -8,40 +8,47 @@
 namespace stateful_lstm::cuda {
 
 // A block's shared memory: N gates' weights of its units, and `Buffers` times the rows that are multiplied
-// with them. What there is nothing for is zero.
+// with them, or a piece of their depth. What there is nothing for is zero.
 template <class Product, int N, int Buffers>
 struct ResidentShared {
   using Element = typename Product::Element;
-  int K, stride;
-  Element* weights;  // (N * kUnits, stride)
-  Element* rows;     // (Buffers, kRows, stride)
+  int depth, piece;        // of the product; of the rows
+  int stride, row_stride;  // elements from one column of weights, or row, to the next
+  Element* weights;        // (N * kUnits, stride)
+  Element* rows;           // (Buffers, kRows, row_stride)
 
-  LSTM_DEVICE explicit ResidentShared(int64_t depth)
-      : K(int(depth)), stride(Product::stride(depth)) {
+  LSTM_DEVICE ResidentShared(int64_t all, int64_t at_once)
+      : depth(int(all)),
+        piece(int(at_once)),
+        stride(Product::stride(all)),
+        row_stride(Product::stride(at_once)) {
     weights = static_cast<Element*>(shared_memory());
     rows = weights + N * Product::kUnits * stride;
   }
-  static int64_t bytes(int64_t depth) {
-    return (N * Product::kUnits + Buffers * Product::kRows) * int64_t(Product::stride(depth)) *
+  static int64_t bytes(int64_t all, int64_t at_once) {
+    return (N * Product::kUnits * int64_t(Product::stride(all)) +
+            Buffers * Product::kRows * int64_t(Product::stride(at_once))) *
            int64_t(sizeof(Element));
   }
-  LSTM_DEVICE Element* buffer(int n) const { return rows + n * Product::kRows * stride; }
+  LSTM_DEVICE Element* buffer(int n) const { return rows + n * Product::kRows * row_stride; }
 
   // weight(n, unit, k) for each unit of the tile that exists.
   template <class FromW>
   LSTM_DEVICE void fill(int units, const FromW& weight) {
-    const int all = (N * Product::kUnits + Buffers * Product::kRows) * stride;
-    for (int i = thread(); i < all; i += Product::kThreads) {
+    for (int i = thread(); i < N * Product::kUnits * stride; i += Product::kThreads) {
       const int column = i / stride, unit = column % Product::kUnits, k = i % stride;
-      const bool there = column < N * Product::kUnits && unit < units && k < K;
-      weights[i] =
-          there ? weight(column / Product::kUnits, unit, int64_t(k)) : Product::element_of(0);
+      weights[i] = unit < units && k < depth ? weight(column / Product::kUnits, unit, int64_t(k))
+                                             : Product::element_of(0);
     }
+    for (int i = thread(); i < Buffers * Product::kRows * row_stride; i += Product::kThreads)
+      rows[i] = Product::element_of(0);
     block_barrier();
   }
+  // From buffer n, which holds the rows from `first` on.
   template <class A>
-  LSTM_DEVICE void multiply(A (&sums)[Product::kCells][N], int n) const {
-    Product::accumulate(sums, buffer(n), stride, weights, stride, Product::kUnits, K);
+  LSTM_DEVICE void multiply(A (&sums)[Product::kCells][N], int n, int first = 0) const {
+    Product::accumulate(sums, buffer(n), row_stride, weights + first, stride, Product::kUnits,
+                        depth - first < piece ? depth - first : piece);
   }
 };
 

@@ -7,11 +7,11 @@ namespace stateful_lstm::cuda {
 
 template <class Product>
 int64_t cluster_forward_bytes(int64_t H) {
-  return ResidentShared<Product, 4, 2>::bytes(H);
+  return ResidentShared<Product, 4, 2>::bytes(H, H);
 }
 template <class Product>
 int64_t cluster_backward_bytes(int64_t H) {
-  return ResidentShared<Product, 1, 2>::bytes(4 * H);
+  return ResidentShared<Product, 1, 2>::bytes(4 * H, 4 * H);
 }
 
 template <class Product>

@@ -7,11 +7,11 @@ namespace stateful_lstm::cuda {
 
 template <class Product>
 int64_t grid_forward_bytes(int64_t H) {
-  return ResidentShared<Product, 4, 1>::bytes(H);
+  return ResidentShared<Product, 4, 1>::bytes(H, H);
 }
 template <class Product>
 int64_t grid_backward_bytes(int64_t H) {
-  return ResidentShared<Product, 1, 1>::bytes(4 * H);
+  return ResidentShared<Product, 1, 1>::bytes(4 * H, kGradientPiece);
 }
 // Words of `counts` that a call needs, which the caller has set to zero.
 template <class Product>
