@@ -22,16 +22,7 @@ struct Forward : SequenceParams<S> {
 };
 
 template <class S>
-struct Backward : SequenceParams<S> {
-  const S* grad_y;         // (T, B, P) or null: zero
-  const S* grad_h_n;       // (B, P) or null: zero
-  const Acc<S>* grad_c_n;  // (B, H) or null: zero
-  const S* gates;          // (T, B, 4H) from forward
-  const Acc<S>* cells;     // (T, B, H) from forward
-  Acc<S>* grad_gates;      // (T, B, 4H) of the pre-activations, zero where t >= lengths[b]
-  Acc<S>* grad_h0;         // (B, P)
-  Acc<S>* grad_c0;         // (B, H)
-  Acc<S>* grad_hidden;     // (T, B, P) whole gradient of each h, for weight_hr; null without it
+struct Backward : BackwardParams<S> {
   Acc<S>* dh;  // (2, B, P) scratch: the gradient of h, of this step and of the one after
   Acc<S>* dc;  // (B, H) scratch
 };
