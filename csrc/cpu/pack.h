@@ -51,7 +51,16 @@ LSTM_INLINE void pack_columns(Acc<S>* target, const Columns<S>& w, const S* sour
       store(target + k * step, live > 0 ? load(source + k * w.k_stride, live) : Vec<A>{});
     return;
   }
-  for (int64_t k = 0; k < w.K; k += lanes) {
+  int64_t k = 0;
+  for (; live == lanes && k + lanes <= w.K; k += lanes) {  // whole squares stay in registers
+    Vec<A> row[lanes];
+#pragma GCC unroll 16
+    for (int l = 0; l < lanes; ++l) row[l] = load(source + l * w.n_stride + k);
+    transpose<A>(row);
+#pragma GCC unroll 16
+    for (int l = 0; l < lanes; ++l) store(target + (k + l) * step, row[l]);
+  }
+  for (; k < w.K; k += lanes) {
     const int64_t n = w.K - k < lanes ? w.K - k : lanes;
     Vec<A> row[lanes];
     for (int64_t l = 0; l < lanes; ++l)

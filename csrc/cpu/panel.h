@@ -11,7 +11,7 @@
 // which keeps their error small.
 constexpr int64_t kSumLength = 256;
 
-// Calls tile(Rows<R>, first row) for rows [b, end), in tiles of about equal size, R up to `most`.
+// Calls tile(Rows<R>, first row) for rows [b, end): tiles of `most` rows; the last two share theirs equally.
 template <int R>
 struct Rows {
   static constexpr int rows = R;
@@ -24,27 +24,36 @@ LSTM_INLINE void with_rows(int64_t rows, const F& f) {
 }
 template <int most, class F>
 LSTM_INLINE void in_tiles(int64_t b, int64_t end, const F& tile) {
-  while (b < end) {
-    const int64_t tiles = (end - b + most - 1) / most, rows = (end - b + tiles - 1) / tiles;
-    with_rows<most>(rows, [&](auto tile_rows) LSTM_LAMBDA { tile(tile_rows, b); });
-    b += rows;
+  for (int64_t tiles = (end - b + most - 1) / most; tiles > 0; --tiles) {
+    const int64_t left = end - b, rows = tiles == 2 ? (left + 1) / 2 : left;
+    with_rows<most>(rows, [&](auto tile_rows) LSTM_LAMBDA {
+      tile(tile_rows, b);
+      b += decltype(tile_rows)::rows;
+    });
   }
 }
 
-// K rows of a panel from `data` on, `row` apart, and its second half `half` further on.
+// Rows of a panel from `data` on, `row` apart, and its second half `half` further on: packed, where loads
+// from the next rows need no sums of addresses, or where the weights lie.
+template <class A>
+struct PackedPanel {
+  static constexpr int64_t row = kHalf * kLanes<A>;
+  const A* data;
+  int64_t half;
+};
 template <class W>
-struct Panel {
+struct PanelInPlace {
   const W* data;
-  int64_t row, half;
+  int64_t half, row;
 };
 
 // out (R, C vectors, of which the first n numbers exist) += in (R, K) times K rows of C/2 halves of a panel.
-template <class A, int R, int C, class W>
+template <class A, int R, int C, class Panel>
 LSTM_APART void add_tile(A* out, int64_t out_stride, int64_t n, const A* in, int64_t in_stride,
-                         int64_t K, const Panel<W>& panel) {
+                         int64_t K, const Panel& panel) {
   constexpr int64_t lanes = kLanes<A>;
   Vec<A> sum[R][C] = {};
-  for (int64_t k = 0; k < K; ++k) {
+  const auto add = [&](int64_t k) LSTM_LAMBDA {
     if constexpr (C == kHalf) {
       const Vec<A> w[C] = {load(panel.data + k * panel.row),
                            load(panel.data + k * panel.row + lanes)};
@@ -66,7 +75,13 @@ LSTM_APART void add_tile(A* out, int64_t out_stride, int64_t n, const A* in, int
         for (int r = 0; r < R; ++r) sum[r][j] = fused(x[r], w, sum[r][j]);
       }
     }
+  };
+  int64_t k = 0;
+  for (; k + 4 <= K; k += 4) {
+#pragma GCC unroll 4
+    for (int next = 0; next < 4; ++next) add(k + next);
   }
+  for (; k < K; ++k) add(k);
 #pragma GCC unroll 12  // or else the sums would live in memory
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -80,15 +95,16 @@ LSTM_APART void add_tile(A* out, int64_t out_stride, int64_t n, const A* in, int
 // out += in (rows, K) times one panel for rows [begin, end), where wanted(Rows<R>, first row) says of a
 // tile that it matters. Row b of the inputs lies at in + b * in_stride, of the sums at
 // out + b * out_stride: kGroup vectors, of which the first n numbers exist.
-template <class A, class W, class Wanted>
+template <class A, class Panel, class Wanted>
 LSTM_INLINE void add_panel(A* out, int64_t out_stride, int64_t n, const A* in, int64_t in_stride,
-                           int64_t begin, int64_t end, int64_t K, const Panel<W>& panel,
+                           int64_t begin, int64_t end, int64_t K, const Panel& panel,
                            const Wanted& wanted) {
   constexpr int64_t lanes = kLanes<A>;
   for (int64_t half = 0; half < kGroup / kHalf; ++half)
     for (int64_t k = 0; k < K; k += kSumLength) {
       const int64_t length = K - k < kSumLength ? K - k : kSumLength;
-      const Panel<W> part = {panel.data + k * panel.row + half * panel.half, panel.row, panel.half};
+      Panel part = panel;
+      part.data += k * panel.row + half * panel.half;
       const int64_t column = half * kHalf * lanes;
       const auto tile = [&](auto rows, int64_t b) LSTM_LAMBDA {
         constexpr int R = decltype(rows)::rows, kEnough = 8;  // sums to keep two multipliers busy
@@ -101,9 +117,8 @@ LSTM_INLINE void add_panel(A* out, int64_t out_stride, int64_t n, const A* in, i
     }
 }
 template <class A>
-LSTM_INLINE Panel<A> packed_panel(const A* pack, int64_t K, int64_t panel) {
-  constexpr int64_t row = kHalf * kLanes<A>;
-  return {pack + panel * K * kGroup * kLanes<A>, row, K * row};
+LSTM_INLINE PackedPanel<A> packed_panel(const A* pack, int64_t K, int64_t panel) {
+  return {pack + panel * K * kGroup * kLanes<A>, K * PackedPanel<A>::row};
 }
 struct Always {
   template <class Tile>
@@ -128,6 +143,6 @@ void plain_product(A* out, int64_t out_stride, const A* in, int64_t in_stride, i
       add_panel(to, out_stride, n, in, in_stride, begin, end, K, packed_panel(pack, K, p), wanted);
     else
       add_panel(to, out_stride, n, in, in_stride, begin, end, K,
-                Panel<S>{weight + p * width, N, width / 2}, wanted);
+                PanelInPlace<S>{weight + p * width, width / 2, N}, wanted);
   }
 }
