@@ -21,6 +21,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import extras
 import grid
 import machine
 import peers
@@ -30,7 +31,7 @@ import torch
 from grid import Shape
 from picture import draw
 from report import KINDS, Extra, Row
-from timing import SLOW, Candidate, interleaved, interleaved_samples, summary
+from timing import SLOW, Candidate, interleaved_samples, summary
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -99,50 +100,16 @@ def candidates_of(
     return candidates, {}
 
 
-def extras(shapes: list[Shape], name: str, seconds: float) -> list[Extra]:
-    """What masks, lengths and slots cost in inference."""
-    costs = []
-    for shape in shapes:
-        lstm, x, _, _ = problem(shape, DTYPES[name])
-        T, B = x.shape[:2]
-        arguments: dict[str, dict[str, Tensor]] = {
-            "plain": {},
-            "state_indices": {"state_indices": torch.randperm(B)},
-            "lengths, all T": {"lengths": torch.full((B,), T)},
-            "lengths, random 1 to T": {"lengths": torch.randint(1, T + 1, (B,))},
-            "reset_mask": {"reset_mask": torch.rand(T, B) < 1 / resets.EPISODE},
-        }
-        candidates = []
-        for what, keywords in arguments.items():
-            ours = peers.our_twin(lstm.eval(), stateful=True)
-            ours.allocate_state(B)
-            candidates.append(
-                Candidate(
-                    what,
-                    lambda ours=ours, x=x, keywords=keywords: ours(x, **keywords),  # type: ignore[misc]
-                    peers.settings(True, inference=True),
-                )
-            )
-        base, *timings = interleaved(candidates, seconds)
-        for candidate, timing in zip(candidates[1:], timings, strict=True):
-            most = None if candidate.name == "reset_mask" else 0.1
-            costs.append(Extra(candidate.name, name, shape, timing, base, most=most))
-    return costs
-
-
-class Empty(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-def call_cost(name: str, seconds: float) -> Extra:
-    """A small step beside the call of a module that does nothing."""
-    shape = Shape(1, 1, 64, 64, 1)
+def costs(kind: str, shape: Shape, name: str, seconds: float) -> list[Extra]:
+    """What belongs to a call of this library alone, beside the same call without."""
     lstm, x, _, _ = problem(shape, DTYPES[name])
-    empty = Empty()
-    nothing = Candidate("empty", lambda: empty(x), peers.settings(True, inference=True))
-    ours, base = interleaved([peers.ours_inference(lstm.eval(), x), nothing], seconds)
-    return Extra("a step over an empty module", name, shape, ours, base, False, 8.0)
+    if kind == "step":
+        return [extras.empty_call(lstm, x, shape, name, seconds)]
+    if kind == "infer":
+        found = extras.inference(lstm, x, shape, name, seconds)
+        return found + extras.both_directions(x, shape, name, seconds)
+    grad = torch.randn(shape.T, shape.B, shape.H, dtype=x.dtype)
+    return extras.training(lstm, x, grad, shape, name, seconds)
 
 
 def choices(text: str, known: tuple[str, ...]) -> list[str]:
@@ -176,7 +143,9 @@ def main() -> None:
     warnings.filterwarnings("ignore", "TF32 acceleration")
     about = machine.description()
     reads = machine.read_rates()
-    flops = {name: machine.flop_rate(DTYPES[name]) for name in options.dtypes}
+    flops, multiplied = {}, {}
+    for name in options.dtypes:
+        flops[name], multiplied[name] = machine.flop_rate(DTYPES[name])
     about["peak GFLOP/s"] = {name: round(rate / 1e9, 1) for name, rate in flops.items()}
     about["peak GB/s by KiB read"] = {s >> 10: round(rate / 1e9, 1) for s, rate in reads.items()}
     print(json.dumps(about, indent=1))
@@ -194,35 +163,40 @@ def main() -> None:
         kind, name, shape = row
         progress.set_postfix_str(f"{kind} {name} {shape}")
         candidates, absent = candidates_of(kind, shape, DTYPES[name])
+        if kind == "infer":
+            candidates.append(machine.products(shape, multiplied[name]))
         others = machine.Others()
         for candidate, found in zip(
             candidates, interleaved_samples(candidates, seconds), strict=True
         ):
             samples.setdefault(row, {}).setdefault(candidate.name, []).extend(found)
         notes.setdefault(row, ([], absent))[0].append(others.share())
-    rows, costs = [], []
+    rows = []
     for row in work:
         kind, name, shape = row
         times = {candidate: summary(taken) for candidate, taken in samples[row].items()}
         training = kind in ("train", "resets")
         peak = machine.floor(shape, training, DTYPES[name], flops[name], reads)
-        if resets.NO_RESETS in times:
-            base = times[resets.NO_RESETS]
-            costs.append(Extra("reset_mask, training", name, shape, times["ours"], base))
         shares, absent = notes[row]
         rows.append(Row(kind, name, shape, times, *peak, sum(shares) / len(shares), absent))
-    for name in options.dtypes:
-        if "step" in options.only:
-            costs.append(call_cost(name, seconds))
-        if "infer" in options.only:
-            quick = grid.QUICK_EXTRAS
-            costs += extras(quick if options.quick else grid.EXTRAS, name, seconds)
+    alone = {
+        "step": grid.STEP,
+        "infer": grid.QUICK_EXTRAS if options.quick else grid.EXTRAS,
+        "resets": windows,
+    }
+    measured = [
+        extra
+        for name in options.dtypes
+        for kind in options.only
+        for shape in alone.get(kind, [])
+        for extra in costs(kind, shape, name, seconds)
+    ]
 
     goals = report.targets(rows)
     with redirect_stdout(StringIO()) as text:
         report.print_rows(rows)
-        if costs:
-            report.print_extras(costs)
+        if measured:
+            report.print_extras(measured)
         report.print_summary(rows)
         report.print_targets(goals)
         for name, why in {item for row in rows for item in row.absent.items()}:
@@ -237,7 +211,7 @@ def main() -> None:
         "targets": [
             {"target": t.text, "goal": t.goal, "got": t.got, "verdict": t.verdict} for t in goals
         ],
-        "extras": [extra.json() for extra in costs],
+        "extras": [extra.json() for extra in measured],
         "rows": [row.json() for row in sorted(rows, key=lambda row: row.ratio)],
     }
     path.write_text(json.dumps(contents, indent=1) + "\n")

@@ -61,7 +61,8 @@ RESETS = [
     Shape(128, 64, 128, 128, 1),
 ]
 
-# Where the cost of lengths and of state_indices is measured, beside the same call without.
+# Where a call of this library is timed beside an empty one, and beside one without what is priced.
+STEP = GRID[:1]
 EXTRAS = [Shape(100, 32, 128, 128, 1), Shape(1, 16, 256, 256, 1)]
 
 # Small ones, at least one of each kind: does the benchmark itself still run?

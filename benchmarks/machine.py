@@ -13,20 +13,34 @@ from typing import Any
 
 import torch
 from grid import Shape
+from report import PRODUCTS
 from timing import Candidate, interleaved
+from torch.nn.functional import linear
 
 import stateful_lstm
 
 SIZES = [1 << power for power in range(17, 28, 2)]  # bytes: from the L2 cache to main memory
 
 
-def flop_rate(dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product."""
+def flop_rate(dtype: torch.dtype) -> tuple[float, torch.dtype]:
+    """Floating-point operations a second of a large matrix product, and the dtype it was in."""
     # Without instructions for bfloat16, float32 is the faster way to multiply such numbers.
-    dtypes = {dtype, torch.float32} if dtype == torch.bfloat16 else {dtype}
+    dtypes = [dtype, torch.float32] if dtype == torch.bfloat16 else [dtype]
     pairs = [torch.randn(2, 1024, 1024).to(d) for d in dtypes]
     products = [Candidate("", partial(torch.mm, a, b)) for a, b in pairs]
-    return 2 * 1024**3 / min(timing.median for timing in interleaved(products, 0.5))
+    times = [timing.median for timing in interleaved(products, 0.5)]
+    return 2 * 1024**3 / min(times), dtypes[times.index(min(times))]
+
+
+def products(shape: Shape, dtype: torch.dtype) -> Candidate:
+    """A sequence's operations as one large library product a layer: no recurrence, no cells."""
+    T, B, I, H, layers = shape  # noqa: E741
+    pairs = [
+        (torch.randn(T * B, width + H).to(dtype), torch.randn(4 * H, width + H).to(dtype))
+        for width in [I] + [H] * (layers - 1)
+    ]
+    context = torch.inference_mode
+    return Candidate(PRODUCTS, lambda: [linear(x, weight) for x, weight in pairs], context)
 
 
 def read_rates() -> dict[int, float]:

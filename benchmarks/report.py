@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from grid import Shape
 from timing import Timing
 
+PRODUCTS = "products alone"  # no peer, but what none can do without
 KINDS = ("step", "infer", "train", "resets")  # "step": inference with T = 1
 TITLES = {
     "step": "one step, inference",
@@ -43,7 +44,7 @@ class Row:
 
     @property
     def best_peer(self) -> str:
-        peers = [name for name in self.times if not name.startswith("ours")]
+        peers = [name for name in self.times if not name.startswith(("ours", PRODUCTS))]
         return min(peers, key=lambda name: self.times[name].median)
 
     @property
@@ -53,6 +54,12 @@ class Row:
     @property
     def share(self) -> float:
         return self.floor / self.ours.median
+
+    @property
+    def at_most(self) -> float | None:
+        """The ratio of a sequence that takes no longer than its products alone."""
+        products = self.times.get(PRODUCTS)
+        return products and self.times[self.best_peer].median / products.median
 
     @property
     def noisy(self) -> bool:
@@ -79,6 +86,7 @@ class Row:
             "shape": self.shape._asdict(),
             "ratio": round(self.ratio, 3),
             "best peer": self.best_peer,
+            "ratio at most": self.at_most and round(self.at_most, 3),
             "share of peak": round(self.share, 3),
             "peak of": self.limit,
             "taken by other processes": round(self.others, 3),
@@ -186,15 +194,22 @@ def print_rows(rows: list[Row]) -> None:
     losing = [row for row in rows if row.ratio < 1]
     print(f"\nSlower than the best peer in {len(losing)} of {len(rows)} rows", end="")
     print(", which come first:\n" if losing else ".\n")
-    print(f"{'kind':7}{'dtype':9}{'T, B, I, H, L':>22}{'ratio':>7}{'of peak':>9}   medians in us")
+    print(
+        f"{'kind':7}{'dtype':9}{'T, B, I, H, L':>22}{'ratio':>7}{'at most':>9}{'of peak':>9}",
+        end="",
+    )
+    print("   medians in us")
     for row in rows:
         print(f"{row.kind:7}{row.dtype:9}{row.shape!s:>22}{row.ratio:>6.2f}x", end="")
+        print(f"{row.at_most:>8.2f}x" if row.at_most else f"{'':9}", end="")
         star, doubt = "*" if row.limit == "bytes/s" else " ", "?" if row.noisy else " "
         print(f"{row.share:>8.0%}{star} {doubt} ", end="")
         order = sorted(row.times.items(), key=lambda item: (item[0] != "ours", item[1].median))
         print(", ".join(f"{n} {microseconds(t.median)} ±{t.spread:.0%}" for n, t in order))
     print("\nratio: the best peer's median / ours. *: of the rate at which weights can be read.")
     print(
+        "at most: the best peer's median / that of all operations as one large library product a\n"
+        "layer, timed in turn with the others: no recurrence, no cells.\n"
         "±: half the distance of the quartiles, of the median. ?: not to be trusted: above 25%\n"
         "for ours or the best peer, or other processes took more than 10% of the processors."
     )
@@ -203,7 +218,7 @@ def print_rows(rows: list[Row]) -> None:
 def print_extras(extras: list[Extra]) -> None:
     print("\nWhat it costs, beside the same call without:")
     for extra in extras:
-        print(f"{extra.what:28}{extra.dtype:9}{extra.shape!s:>22}", end="")
+        print(f"{extra.what:30}{extra.dtype:9}{extra.shape!s:>22}", end="")
         print(f"{extra.text(extra.cost):>9}", end="")
         if extra.most is not None:
             met = "met" if extra.cost <= extra.most else "MISSED"
@@ -212,14 +227,16 @@ def print_extras(extras: list[Extra]) -> None:
 
 
 def print_summary(rows: list[Row]) -> None:
-    print(f"\n{'':32}{'dtype':9}{'rows':>5}{'mean':>8}{'worst':>8}")
+    print(f"\n{'':32}{'dtype':9}{'rows':>5}{'mean':>8}{'at most':>9}{'worst':>8}")
     for group, title in TITLES.items():
         for dtype in dict.fromkeys(row.dtype for row in rows):
             found = [row for row in rows if row.group == group and row.dtype == dtype]
             if found:
                 worst = min(found, key=lambda row: row.ratio)
                 average = geometric_mean(row.ratio for row in found)
+                limit = mean(row.at_most for row in found if row.at_most)
                 print(f"{title:32}{dtype:9}{len(found):>5}{average:>7.2f}x", end="")
+                print(f"{limit:>8.2f}x" if limit else f"{'':9}", end="")
                 print(f"{worst.ratio:>7.2f}x  at {worst.shape}, by {worst.best_peer}")
 
 

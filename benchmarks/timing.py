@@ -75,6 +75,21 @@ def burst(candidate: Candidate) -> list[float]:
     return samples
 
 
+def alternating(candidates: Sequence[Candidate], seconds: float) -> list[Timing]:
+    """Times candidates call by call, all in the context of the first: for those of one library,
+    whose threads do not get in each other's way."""
+    settle()
+    samples: list[list[float]] = [[] for _ in candidates]
+    with candidates[0].context():
+        estimates = [min(calls_take(c.run, 1) for _ in range(3)) for c in candidates]
+        calls = [max(1, round(BATCH / estimate)) for estimate in estimates]
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or len(samples[0]) < 5:
+            for taken, candidate, n in zip(samples, candidates, calls, strict=True):
+                taken.append(calls_take(candidate.run, n))
+    return [summary(taken) for taken in samples]
+
+
 def interleaved(candidates: Sequence[Candidate], seconds: float) -> list[Timing]:
     """Times candidates turn about, once."""
     return [summary(taken) for taken in interleaved_samples(candidates, seconds)]

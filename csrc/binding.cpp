@@ -340,7 +340,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
     const StateSizes s = check_state<S>(h, c);
     STD_TORCH_CHECK(x.dim() == 3, "x must be (T, B, I), got ", shape_text(x.sizes()));
     const int64_t T = x.size(0), B = x.size(1), I = x.size(2), D = bidirectional ? 2 : 1;
-    STD_TORCH_CHECK(T >= 1 && (T == 1 || D == 1), "two directions take one step, got ", T);
+    STD_TORCH_CHECK(T >= 1, "x must have one step at least, got ", T);
     const bool projection = s.P != s.H;
     const int64_t each = 2 + (bias ? 2 : 0) + (projection ? 1 : 0);
     STD_TORCH_CHECK(s.LD > 0 && s.LD % D == 0 && int64_t(weights.size()) == s.LD * each,

@@ -183,7 +183,6 @@ PyObject* step(const Call& call, const View& h, const View& c) {
   s.B = x.size(row);
   s.I = x.size(2);
   if (s.T < 1 || s.B < 1 || s.I < 1 || LD % s.D != 0 || LD < 1) return nothing();
-  if (s.D == 2 && s.T != 1) return nothing();
   if (s.I != 1 && x.stride(2) != 1) return nothing();
   s.x = x.data<S>();
   s.x_time = x.stride(time);

@@ -98,12 +98,20 @@ void run_steps(const StackCall<S>& s) {
   for (int64_t b = 0; s.lengths && b < B; ++b) {  // rows that ended before: where their state rests
     if (s.lengths[b] >= s.T || slot(b) < 0) continue;
     for (int64_t k = 0; k < s.L * s.D; ++k) {
-      std::copy_n(s.h + (k * s.slots + slot(b)) * s.P, s.P, s.h_n + (k * B + b) * s.P);
-      std::transform(s.c + (k * s.slots + slot(b)) * s.H, s.c + (k * s.slots + slot(b) + 1) * s.H,
-                     s.c_n + (k * B + b) * s.H, narrow<S>);
+      S* h_n = s.h_n + (k * B + b) * s.P;
+      S* c_n = s.c_n + (k * B + b) * s.H;
+      if (k % s.D == 1) {  // what this call starts from in reverse, and what no step has changed
+        std::fill_n(h_n, s.P, S{});
+        std::fill_n(c_n, s.H, S{});
+        continue;
+      }
+      const A* c = s.c + (k * s.slots + slot(b)) * s.H;
+      std::copy_n(s.h + (k * s.slots + slot(b)) * s.P, s.P, h_n);
+      std::transform(c, c + s.H, c_n, narrow<S>);
     }
   }
 }
+
 // Rows that lie `time` and `row` apart as (T, B, n), dense: where they are, or copied to `room`.
 template <class X>
 const X* dense(const X* from, int64_t time, int64_t row, int64_t T, int64_t B, int64_t n,
@@ -116,16 +124,45 @@ const X* dense(const X* from, int64_t time, int64_t row, int64_t T, int64_t B, i
   return room.get();
 }
 
+// The resets as the reverse direction meets them, into `moved`: a cut between t-1 and t comes before step
+// t-1 there. One after a row's last step is none: the row starts there.
+const bool* reversed(const bool* reset, const int64_t* lengths, int64_t T, int64_t B,
+                     Buffer<bool>& moved) {
+  if (reset == nullptr) return nullptr;
+  moved = Buffer<bool>(T * B);
+  for (int64_t t = 0; t < T; ++t)
+    for (int64_t b = 0; b < B; ++b)
+      moved.get()[t * B + b] = t + 1 < (lengths ? lengths[b] : T) && reset[(t + 1) * B + b];
+  return moved.get();
+}
+
+// What layer and direction k start from: the slots of the rows; zeros for padding, and in reverse.
+template <class S>
+void initial_state(const StackCall<S>& s, int64_t k, S* h0, Acc<S>* c0) {
+  for (int64_t b = 0; b < s.B; ++b) {
+    const int64_t slot = k % s.D == 1 ? -1 : s.rows ? s.rows[b] : b;
+    if (slot >= 0) {
+      std::copy_n(s.h + (k * s.slots + slot) * s.P, s.P, h0 + b * s.P);
+      std::copy_n(s.c + (k * s.slots + slot) * s.H, s.H, c0 + b * s.H);
+    } else {
+      std::fill_n(h0 + b * s.P, s.P, S{});
+      std::fill_n(c0 + b * s.H, s.H, Acc<S>{});
+    }
+  }
+}
+
 // Layer by layer. The state is written last, when nothing can fail any more.
 template <class S>
 void run_sequences(const StackCall<S>& s) {
   using A = Acc<S>;
-  const int64_t T = s.T, B = s.B, L = s.L, H = s.H, P = s.P;
-  const bool y_dense = s.y_row == P && s.y_time == B * P;
-  const Buffer<S> h0(B * P), between(L > 1 || !y_dense ? 2 * T * B * P : 0);
-  const Buffer<A> c0(B * H), c_n(L * B * H);
+  const int64_t T = s.T, B = s.B, H = s.H, P = s.P, width = s.D * P;
+  const bool y_dense = s.y_row == width && s.y_time == B * width;
+  const Buffer<S> h0(B * P), between(s.L > 1 || !y_dense ? 2 * T * B * width : 0);
+  const Buffer<S> one(s.D == 2 ? T * B * P
+                               : 0);  // direction's output, before they lie side by side
+  const Buffer<A> c0(B * H), c_n(s.L * s.D * B * H);
   Buffer<S> x_room(0);
-  Buffer<bool> reset_room(0);
+  Buffer<bool> reset_room(0), reversed_room(0);
   const auto slot = [&](int64_t b) { return s.rows ? s.rows[b] : b; };
   std::vector<int64_t> lengths;  // a padding row has no step at all
   if (s.lengths || s.rows)
@@ -139,49 +176,54 @@ void run_sequences(const StackCall<S>& s) {
   p.P = P;
   p.I = s.I;
   p.x = dense(s.x, s.x_time, s.x_row, T, B, s.I, x_room);
-  p.reset = s.reset ? dense(s.reset, s.reset_time, s.reset_row, T, B, 1, reset_room) : nullptr;
   p.lengths = lengths.empty() ? nullptr : lengths.data();
   p.h0 = h0.get();
   p.c0 = c0.get();
-  for (int64_t k = 0; k < L; ++k) {
-    for (int64_t b = 0; b < B; ++b) {
-      if (slot(b) >= 0) {
-        std::copy_n(s.h + (k * s.slots + slot(b)) * P, P, h0.get() + b * P);
-        std::copy_n(s.c + (k * s.slots + slot(b)) * H, H, c0.get() + b * H);
-      } else {
-        std::fill_n(h0.get() + b * P, P, S{});
-        std::fill_n(c0.get() + b * H, H, A{});
-      }
+  const bool* reset =
+      s.reset ? dense(s.reset, s.reset_time, s.reset_row, T, B, 1, reset_room) : nullptr;
+  const bool* resets[] = {reset,
+                          s.D == 2 ? reversed(reset, p.lengths, T, B, reversed_room) : nullptr};
+  S* y = nullptr;
+  for (int64_t layer = 0; layer < s.L; ++layer) {
+    y = layer == s.L - 1 && y_dense ? s.y : between.get() + layer % 2 * T * B * width;
+    for (int64_t direction = 0; direction < s.D; ++direction) {
+      const int64_t k = layer * s.D + direction;
+      initial_state(s, k, h0.get(), c0.get());
+      p.reverse = direction == 1;
+      p.reset = resets[direction];
+      p.weight_ih = s.w[k].weight_ih;
+      p.weight_hh = s.w[k].weight_hh;
+      p.bias_ih = s.w[k].bias_ih;
+      p.bias_hh = s.w[k].bias_hh;
+      p.weight_hr = s.w[k].weight_hr;
+      p.y = s.D == 2 ? one.get() : y;
+      p.h_n = s.h_n + k * B * P;
+      p.c_n = c_n.get() + k * B * H;
+      run_forward(p, /*in_place=*/true);
+      for (int64_t row = 0; s.D == 2 && row < T * B; ++row)
+        std::copy_n(one.get() + row * P, P, y + row * width + direction * P);
     }
-    p.weight_ih = s.w[k].weight_ih;
-    p.weight_hh = s.w[k].weight_hh;
-    p.bias_ih = s.w[k].bias_ih;
-    p.bias_hh = s.w[k].bias_hh;
-    p.weight_hr = s.w[k].weight_hr;
-    p.y = k == L - 1 && y_dense ? s.y : between.get() + k % 2 * T * B * P;
-    p.h_n = s.h_n + k * B * P;
-    p.c_n = c_n.get() + k * B * H;
-    run_forward(p, /*in_place=*/true);
-    p.x = p.y;
-    p.I = P;
+    p.x = y;
+    p.I = width;
   }
   for (int64_t t = 0; !y_dense && t < T; ++t)
     for (int64_t b = 0; b < B; ++b)
-      std::copy_n(p.y + (t * B + b) * P, P, s.y + t * s.y_time + b * s.y_row);
-  std::transform(c_n.get(), c_n.get() + L * B * H, s.c_n, narrow<S>);
-  for (int64_t k = 0; k < L; ++k)
-    for (int64_t b = 0; b < B; ++b)
-      if (slot(b) >= 0) {
-        std::copy_n(s.h_n + (k * B + b) * P, P, s.h + (k * s.slots + slot(b)) * P);
-        std::copy_n(c_n.get() + (k * B + b) * H, H, s.c + (k * s.slots + slot(b)) * H);
-      }
+      std::copy_n(y + (t * B + b) * width, width, s.y + t * s.y_time + b * s.y_row);
+  std::transform(c_n.get(), c_n.get() + s.L * s.D * B * H, s.c_n, narrow<S>);
+  for (int64_t k = 0; k < s.L * s.D; ++k)
+    for (int64_t b = 0; b < B; ++b) {
+      const bool idle = k % s.D == 1 && !lengths.empty() && lengths[b] == 0;  // its state rests
+      if (slot(b) < 0 || idle) continue;
+      std::copy_n(s.h_n + (k * B + b) * P, P, s.h + (k * s.slots + slot(b)) * P);
+      std::copy_n(c_n.get() + (k * B + b) * H, H, s.c + (k * s.slots + slot(b)) * H);
+    }
 }
 
 }  // namespace
 
 template <class S>
 void run(const StackCall<S>& call) {
-  if (call.T <= kFewSteps)
+  if (call.T <= kFewSteps && (call.D == 1 || call.T == 1))
     run_steps(call);
   else
     run_sequences(call);

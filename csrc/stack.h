@@ -2,7 +2,7 @@
 // lstm_step_ and the short way in from Python (python.cpp) both come to. No tensors, no checks.
 //
 // A few steps, up to kFewSteps, are each a step of the whole stack (cpu/step.h), which reads every weight
-// once where it lies; more of them are a sequence layer by layer (sequence.h).
+// once where it lies; more of them, or of both directions, are a sequence layer by layer (sequence.h).
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -19,7 +19,7 @@ struct LayerWeights {
 
 constexpr int64_t kFewSteps = 4;
 
-// T steps (1 if D is 2), B rows, L layers, D directions, S slots, P size of h, H hidden size. The caller owns all
+// T steps, B rows, L layers, D directions, S slots, P size of h, H hidden size. The caller owns all
 // memory; x is no part of the state, and the outputs are of nothing else.
 template <class S>
 struct StackCall {

@@ -355,7 +355,7 @@ class StatefulLSTM(nn.RNNBase):
 
     def _can_step(self, x: Tensor, weights: list[Tensor]) -> bool:
         """Whether the operator on the state can do this: no gradients, no dropout."""
-        if x.size(0) == 0 or (x.size(0) > 1 and self.bidirectional):
+        if x.size(0) == 0:
             return False
         if not x.is_cpu or ops.missing or x.dtype not in ops.DTYPES:
             return False

@@ -169,7 +169,7 @@ def lstm_step_(
     """One step or more of the whole stack, in place on the state: inference only, no gradients.
 
     Args:
-        x: (T, B, I), T = 1 if bidirectional.
+        x: (T, B, I), T >= 1.
         weights: the flat list in ``nn.LSTM``'s parameter order.
         h: (L*D, slots, P), updated.
         c: (L*D, slots, H) in the dtype of sums, updated.

@@ -242,15 +242,6 @@ def test_not_with_dropout_in_training(spy, dropout):
     assert not same_bits(y, call(filled(**dropout).eval(), x)[0])
 
 
-def test_not_with_several_steps_of_two_directions(spy):
-    lstm, x = filled(bidirectional=True), noise(2, 4, 3)
-    h, c = lstm.state.read()
-    h[1], c[1] = 0, 0  # where the reverse direction starts
-    y = call(lstm, x)[0]
-    assert not spy.taken
-    close(y, plain(lstm)(x, (h, c))[0])
-
-
 def test_not_with_an_unbatched_input(spy):
     lstm, x = filled(slots=1), noise(2, 3)
     y = call(lstm, x)[0]

@@ -4,6 +4,8 @@
 whether it was taken, and whether the numbers are those of the long way, bit for bit.
 """
 
+import copy
+
 import pytest
 import torch
 from quick_support import DTYPES, assert_quick, configs, filled, flat, shaped
@@ -40,9 +42,10 @@ def test_any_number_of_steps_has_the_bits_of_the_operator(spy, config, dtype, st
 
 @configs
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_one_step_of_two_directions_has_the_bits_of_the_operator(spy, config, dtype):
+@pytest.mark.parametrize("steps", [1, 2, 11])
+def test_two_directions_have_the_bits_of_the_operator(spy, config, dtype, steps):
     lstm = filled(dtype=dtype, bidirectional=True, **config)
-    assert_quick(spy, lstm, shaped(config, 1, 4, dtype))
+    assert_quick(spy, lstm, shaped(config, steps, 4, dtype))
 
 
 @configs
@@ -208,6 +211,32 @@ def test_a_sequence_has_the_bits_of_the_pure_function(spy, config, dtype):
         y, (h, c) = stateful_lstm.lstm(x, start, list(lstm.parameters()), **own)
     assert same_bits(found["y"], y) and same_bits(found["h_n"], h)
     assert same_bits(found["c_n"], c.to(dtype)) and same_bits(lstm.state.h, h)
+
+
+@configs
+@pytest.mark.parametrize("steps", [1, 2, 11])
+@pytest.mark.parametrize("extra", ["plain", "resets", "lengths", "slots", "all"])
+def test_two_directions_equal_the_way_with_gradients(spy, config, steps, extra):
+    """Another road altogether: the layers of autograd, the reverse direction from zero."""
+    B, slots = 4, 6
+    everything = {
+        "reset_mask": noise(*shaped(config, steps, B).shape[:2], seed=3) > 0,
+        "lengths": torch.tensor([steps, 0, (steps + 1) // 2, 1]),
+        "state_indices": torch.tensor([5, 0, -1, 2]),
+    }
+    names = {"resets": ["reset_mask"], "slots": ["state_indices"], "all": list(everything)}
+    options = {name: everything[name] for name in names.get(extra, [extra]) if extra != "plain"}
+    lstm = filled(slots if "state_indices" in options else B, bidirectional=True, **config)
+    lstm.state.h[1::2] = 9  # what the reverse direction left behind is not read
+    twin, x = copy.deepcopy(lstm), shaped(config, steps, B)
+    found = flat(call(lstm, x, **options))
+    assert spy.taken
+    expected = flat(twin(x.requires_grad_(), **options))
+    assert expected["y"].requires_grad
+    for name, truth in expected.items():
+        close(found[name], truth)
+    close(lstm.state.h, twin.state.h)
+    close(lstm.state.c, twin.state.c)
 
 
 # ---- lengths -------------------------------------------------------------------------------------
