@@ -8,6 +8,14 @@ Environment:
     STATEFUL_LSTM_SANITIZE=1  g++ adds checks of addresses and of undefined behaviour, for
                               `make test-sanitized`. Such a library loads under LD_PRELOAD only.
     MAX_JOBS=n                at most n compilers at once.
+
+CUDA kernels are built where nvcc is found and torch has CUDA; no GPU is needed. They know nothing of torch.
+    FORCE_CPU=1               without them.
+    FORCE_CUDA=1              with them, whatever torch says; an error without nvcc.
+    STATEFUL_LSTM_CUDA_ARCH=80,90a
+                              for these architectures only; csrc/cuda/compile.py has the list.
+    STATEFUL_LSTM_CUDA_OBJECTS=folder
+                              links the kernels' objects from there, which compile.py made elsewhere.
 """
 
 import os
@@ -45,7 +53,40 @@ if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
 # Sources must be relative for setuptools; include paths absolute, since ninja runs elsewhere.
 root = Path(__file__).resolve().parent
 os.chdir(root)
-sources = sorted(glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp"))
+sys.path.insert(0, str(root / "csrc" / "cuda"))
+import compile as kernels  # noqa: E402
+
+
+def cuda_objects() -> list[str]:
+    """The CUDA kernels and what they run on, for the linker; nothing for a build without them."""
+    if os.environ.get("FORCE_CPU") == "1":
+        return []
+    given = os.environ.get("STATEFUL_LSTM_CUDA_OBJECTS")
+    if not given and os.environ.get("FORCE_CUDA") != "1":
+        if torch.version.cuda is None or kernels.nvcc() is None:
+            return []
+    if given:
+        objects = sorted(Path(given).glob("*.o"))
+        if {path.stem for path in objects} != {path.stem for path in kernels.sources()}:
+            sys.exit(f"stateful_lstm: {given} does not hold an object of each csrc/cuda/*.cu")
+    else:
+        archs = os.environ.get("STATEFUL_LSTM_CUDA_ARCH")
+        try:
+            objects = kernels.compile(archs.split(",") if archs else kernels.ARCHITECTURES)
+        except kernels.CompileError as error:
+            sys.exit(f"stateful_lstm: the CUDA kernels cannot be built: {error}")
+    runtime = kernels.runtime()
+    if runtime is None:
+        sys.exit("stateful_lstm: libcudart_static.a of the CUDA toolkit is not to be found")
+    return [*map(str, objects), str(runtime), "-lrt", "-ldl", "-lpthread"]
+
+
+cuda = cuda_objects()
+sources = sorted(
+    source
+    for source in glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp")
+    if cuda or source != "csrc/binding_cuda.cpp"
+)
 headers = sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.inl", recursive=True))
 
 flags = [
@@ -81,7 +122,7 @@ setuptools.setup(
             include_dirs=[str(root / "csrc")],
             depends=["setup.py", *headers],
             extra_compile_args=flags,
-            extra_link_args=sanitizers,
+            extra_link_args=[*sanitizers, *cuda],
             py_limited_api=True,
         )
     ],

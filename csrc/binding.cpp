@@ -1,120 +1,16 @@
-// Operator schemas, checks and dispatch: the only C++ file that knows torch.
+// The operators on the CPU: checks and dispatch. This file, binding_cuda.cpp and binding.h know torch.
 //
 // Bound through LibTorch's stable ABI, so that one build serves many versions of torch and Python.
 // Shapes and meanings of the arguments: params.h and stateful_lstm/ops.py. The checks here are the
 // last line of defence; the Python above raises kinder errors first.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
-#include <algorithm>
-#include <initializer_list>
-#include <optional>
-#include <sstream>
-#include <string>
-#include <tuple>
-#include <vector>
+#include "binding.h"
 
 #include "cpu/kernels.h"
-#include "params.h"
 #include "sequence.h"
 #include "stack.h"
 
 namespace stateful_lstm {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using OptTensor = std::optional<Tensor>;
-
-template <class S>
-constexpr ScalarType kType = ScalarType::Undefined;
-template <>
-constexpr ScalarType kType<float> = ScalarType::Float;
-template <>
-constexpr ScalarType kType<double> = ScalarType::Double;
-template <>
-constexpr ScalarType kType<bfloat16> = ScalarType::BFloat16;
-template <>
-constexpr ScalarType kType<bool> = ScalarType::Bool;
-template <>
-constexpr ScalarType kType<int64_t> = ScalarType::Long;
-template <>
-constexpr ScalarType kType<int32_t> = ScalarType::Int;
-
-template <class Sizes>
-std::string shape_text(const Sizes& sizes) {
-  std::ostringstream out;
-  out << "(";
-  bool first = true;
-  for (const int64_t n : sizes) {
-    out << (first ? "" : ", ") << n;
-    first = false;
-  }
-  out << ")";
-  return out.str();
-}
-
-// A dense CPU tensor of type T and this shape, or an error that says what came.
-template <class T, class Sizes = std::initializer_list<int64_t>>
-void check(const Tensor& x, const Sizes& shape, const char* name) {
-  STD_TORCH_CHECK(x.is_cpu(), name, " must be on the CPU");
-  STD_TORCH_CHECK(x.scalar_type() == kType<T>, name, " has the wrong dtype: expected code ",
-                  int(kType<T>), ", got ", int(x.scalar_type()));
-  const auto got = x.sizes();
-  STD_TORCH_CHECK(std::equal(got.begin(), got.end(), shape.begin(), shape.end()), name,
-                  " must have shape ", shape_text(shape), ", got ", shape_text(got));
-}
-
-template <class T>
-const T* data(const Tensor& x) {
-  return static_cast<const T*>(x.const_data_ptr());
-}
-template <class T>
-T* mutable_data(const Tensor& x) {
-  return static_cast<T*>(x.mutable_data_ptr());
-}
-
-// Inputs as the kernels want them: dense and checked. Dense copies live until the call ends.
-class Inputs {
- public:
-  template <class T>
-  const T* get(const Tensor& x, std::initializer_list<int64_t> shape, const char* name) {
-    check<T>(x, shape, name);
-    if (x.is_contiguous()) return data<T>(x);  // the caller holds it
-    kept_.push_back(torch::stable::contiguous(x));
-    return data<T>(kept_.back());
-  }
-  template <class T>
-  const T* get(const OptTensor& x, std::initializer_list<int64_t> shape, const char* name) {
-    return x.has_value() ? get<T>(*x, shape, name) : nullptr;
-  }
-
- private:
-  std::vector<Tensor> kept_;
-};
-
-// A new CPU tensor, dense and not filled. Goes past the dispatcher, which would take longer than a
-// small step does.
-template <class T, class Sizes = std::initializer_list<int64_t>>
-Tensor make(const Sizes& shape) {
-  constexpr int64_t kMost = 8;
-  int64_t strides[kMost], stride = 1;
-  int64_t k = shape.size();
-  STD_TORCH_CHECK(k <= kMost, "at most ", kMost, " dimensions, got ", k);
-  for (auto n = shape.end(); n != shape.begin();) {
-    strides[--k] = stride;
-    stride *= *--n;
-  }
-  AtenTensorHandle handle;
-  const auto failed = aoti_torch_empty_strided(
-      shape.size(), &*shape.begin(), strides,
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(kType<T>)),
-      aoti_torch_device_type_cpu(), 0, &handle);
-  STD_TORCH_CHECK(!failed, "no memory for a tensor of shape ", shape_text(shape));
-  return Tensor(handle);
-}
 
 // Calls f with a value of the C++ type that the tensor's dtype names.
 template <class F>
@@ -140,42 +36,21 @@ const int64_t* read_lengths(Inputs& in, const OptTensor& lengths, int64_t B, int
   return found;
 }
 
-template <class S>
-void fill_sequence(SequenceParams<S>& p, Inputs& in, const Tensor& weight_hh,
-                   const OptTensor& weight_hr, const Tensor& c0, const OptTensor& reset_mask,
-                   const OptTensor& lengths, const OptTensor& recurrent_mask, bool reverse) {
-  p.H = weight_hh.size(0) / 4;
-  p.P = weight_hh.size(1);
-  p.reverse = reverse;
-  STD_TORCH_CHECK(weight_hr.has_value() || p.P == p.H, "weight_hh has ", p.P,
-                  " columns for H = ", p.H, ", which needs weight_hr");
-  p.weight_hh = in.get<S>(weight_hh, {4 * p.H, p.P}, "weight_hh");
-  p.weight_hr = in.get<S>(weight_hr, {p.P, p.H}, "weight_hr");
-  p.c0 = in.get<Acc<S>>(c0, {p.B, p.H}, "c0");
-  p.reset = in.get<bool>(reset_mask, {p.T, p.B}, "reset_mask");
-  p.lengths = read_lengths(in, lengths, p.B, p.T);
-  p.recurrent_mask = in.get<S>(recurrent_mask, {p.B, p.P}, "recurrent_mask");
-}
-
-// save: 0 nothing, 1 the cells, 2 the cells and the activated gates.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     Tensor x, Tensor weight_ih, Tensor weight_hh, OptTensor bias_ih, OptTensor bias_hh,
     OptTensor weight_hr, Tensor h0, Tensor c0, OptTensor reset_mask, OptTensor lengths,
-    OptTensor recurrent_mask, bool reverse, int64_t save, bool in_place) {
-  STD_TORCH_CHECK(x.dim() == 3 && weight_hh.dim() == 2 && weight_hh.size(0) % 4 == 0,
-                  "x must be (T, B, I) and weight_hh (4H, P), got ", shape_text(x.sizes()), " and ",
-                  shape_text(weight_hh.sizes()));
-  STD_TORCH_CHECK(bias_ih.has_value() == bias_hh.has_value(), "there are both biases or none");
-  STD_TORCH_CHECK(save >= 0 && save <= 2, "save must be 0, 1 or 2, got ", save);
+    OptTensor recurrent_mask, bool reverse, int64_t save, bool in_place, bool) {
+  check_forward(x, weight_hh, bias_ih, bias_hh, save);
   return by_dtype(weight_hh, "weight_hh", [&](auto number) {
     using S = decltype(number);
     using A = Acc<S>;
-    Inputs in;
+    Inputs in(cpu_device());
     ForwardParams<S> p;
     p.T = x.size(0);
     p.B = x.size(1);
     p.I = x.size(2);
-    fill_sequence<S>(p, in, weight_hh, weight_hr, c0, reset_mask, lengths, recurrent_mask, reverse);
+    fill_sequence<S>(p, in, weight_hh, weight_hr, c0, reset_mask, recurrent_mask, reverse);
+    p.lengths = read_lengths(in, lengths, p.B, p.T);
     p.x = in.get<S>(x, {p.T, p.B, p.I}, "x");
     p.weight_ih = in.get<S>(weight_ih, {4 * p.H, p.I}, "weight_ih");
     p.bias_ih = in.get<S>(bias_ih, {4 * p.H}, "bias_ih");
@@ -196,24 +71,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(OptTensor grad_y, OptTensor grad_h_n,
-                                                         OptTensor grad_c_n, Tensor gates,
-                                                         Tensor cells, Tensor weight_hh,
-                                                         OptTensor weight_hr, Tensor c0,
-                                                         OptTensor reset_mask, OptTensor lengths,
-                                                         OptTensor recurrent_mask, bool reverse) {
-  STD_TORCH_CHECK(gates.dim() == 3 && weight_hh.dim() == 2 && gates.size(2) == weight_hh.size(0) &&
-                      weight_hh.size(0) % 4 == 0,
-                  "gates must be (T, B, 4H) and weight_hh (4H, P), got ", shape_text(gates.sizes()),
-                  " and ", shape_text(weight_hh.sizes()));
+std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
+    OptTensor grad_y, OptTensor grad_h_n, OptTensor grad_c_n, Tensor gates, Tensor cells,
+    Tensor weight_hh, OptTensor weight_hr, Tensor c0, OptTensor reset_mask, OptTensor lengths,
+    OptTensor recurrent_mask, bool reverse, bool) {
+  check_backward(gates, weight_hh);
   return by_dtype(weight_hh, "weight_hh", [&](auto number) {
     using S = decltype(number);
     using A = Acc<S>;
-    Inputs in;
+    Inputs in(cpu_device());
     BackwardParams<S> p;
     p.T = gates.size(0);
     p.B = gates.size(1);
-    fill_sequence<S>(p, in, weight_hh, weight_hr, c0, reset_mask, lengths, recurrent_mask, reverse);
+    fill_sequence<S>(p, in, weight_hh, weight_hr, c0, reset_mask, recurrent_mask, reverse);
+    p.lengths = read_lengths(in, lengths, p.B, p.T);
     p.grad_y = in.get<S>(grad_y, {p.T, p.B, p.P}, "grad_y");
     p.grad_h_n = in.get<S>(grad_h_n, {p.B, p.P}, "grad_h_n");
     p.grad_c_n = in.get<A>(grad_c_n, {p.B, p.H}, "grad_c_n");
@@ -243,10 +114,10 @@ std::vector<int64_t> read_slots(const OptTensor& indices, int64_t B, int64_t slo
   int64_t wrong;
   const Tensor dense = torch::stable::contiguous(*indices);
   if (dense.scalar_type() == ScalarType::Int) {
-    check<int32_t>(dense, {B}, "state_indices");
+    check<int32_t>(dense, {B}, "state_indices", cpu_device());
     wrong = misplaced_row(data<int32_t>(dense), 1, B, slots, rows);
   } else {
-    check<int64_t>(dense, {B}, "state_indices");
+    check<int64_t>(dense, {B}, "state_indices", cpu_device());
     wrong = misplaced_row(data<int64_t>(dense), 1, B, slots, rows);
   }
   if (wrong >= 0) {
@@ -255,20 +126,6 @@ std::vector<int64_t> read_slots(const OptTensor& indices, int64_t B, int64_t slo
     STD_TORCH_CHECK(false, "state_indices[", wrong, "] is ", slot, ", expected -1 to ", slots - 1);
   }
   return rows;
-}
-
-struct StateSizes {
-  int64_t LD, slots, P, H;
-};
-
-template <class S>
-StateSizes check_state(const Tensor& h, const Tensor& c) {
-  STD_TORCH_CHECK(h.dim() == 3 && c.dim() == 3, "h must be (L*D, slots, P) and c (L*D, slots, H)");
-  const StateSizes n = {h.size(0), h.size(1), h.size(2), c.size(2)};
-  check<S>(h, {n.LD, n.slots, n.P}, "h");
-  check<Acc<S>>(c, {n.LD, n.slots, n.H}, "c");
-  STD_TORCH_CHECK(h.is_contiguous() && c.is_contiguous(), "h and c must be contiguous");
-  return n;
 }
 
 // Rows of `from` (LD, B, n) <-> slots of a state (LD, slots, n).
@@ -298,7 +155,7 @@ void scatter(X* to, const X* from, const StateSizes& s, int64_t B, int64_t n,
 std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indices) {
   return by_dtype(h, "h", [&](auto number) {
     using S = decltype(number);
-    const StateSizes s = check_state<S>(h, c);
+    const StateSizes s = check_state<S>(h, c, cpu_device());
     const int64_t B = state_indices ? state_indices->numel() : s.slots;
     const std::vector<int64_t> rows = read_slots(state_indices, B, s.slots);
     Tensor h0 = make<S>({s.LD, B, s.P});
@@ -312,10 +169,10 @@ std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indi
 void state_scatter_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tensor c_n) {
   by_dtype(h, "h", [&](auto number) {
     using S = decltype(number);
-    const StateSizes s = check_state<S>(h, c);
+    const StateSizes s = check_state<S>(h, c, cpu_device());
     const int64_t B = state_indices ? state_indices->numel() : s.slots;
     const std::vector<int64_t> rows = read_slots(state_indices, B, s.slots);
-    Inputs in;
+    Inputs in(cpu_device());
     const S* new_h = in.get<S>(h_n, {s.LD, B, s.P}, "h_n");
     const auto* new_c = in.get<Acc<S>>(c_n, {s.LD, B, s.H}, "c_n");
     scatter(mutable_data<S>(h), new_h, s, B, s.P, rows);
@@ -323,21 +180,13 @@ void state_scatter_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Ten
   });
 }
 
-// Whether two dense tensors share memory: an input may be the state itself, which changes under it.
-bool overlap(const Tensor& a, const Tensor& b) {
-  const char *first = static_cast<const char*>(a.const_data_ptr()),
-             *second = static_cast<const char*>(b.const_data_ptr());
-  return first < second + b.numel() * b.element_size() &&
-         second < first + a.numel() * a.element_size();
-}
-
 std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weights, Tensor h,
                                               Tensor c, OptTensor state_indices,
                                               OptTensor reset_mask, OptTensor lengths, bool bias,
-                                              bool bidirectional) {
+                                              bool bidirectional, bool) {
   return by_dtype(h, "h", [&](auto number) {
     using S = decltype(number);
-    const StateSizes s = check_state<S>(h, c);
+    const StateSizes s = check_state<S>(h, c, cpu_device());
     STD_TORCH_CHECK(x.dim() == 3, "x must be (T, B, I), got ", shape_text(x.sizes()));
     const int64_t T = x.size(0), B = x.size(1), I = x.size(2), D = bidirectional ? 2 : 1;
     STD_TORCH_CHECK(T >= 1, "x must have one step at least, got ", T);
@@ -347,7 +196,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
                     "the number of weights, ", weights.size(), ", does not fit ", s.LD,
                     " states of layers and directions");
     const std::vector<int64_t> slots = read_slots(state_indices, B, s.slots);
-    Inputs in;
+    Inputs in(cpu_device());
     if (overlap(x, h) || overlap(x, c)) x = torch::stable::clone(x);
     StackCall<S> step = {};
     step.T = T;
@@ -393,25 +242,11 @@ std::string cpu_capability() { return cpu::kernels<float>().name; }
 std::string cpu_capabilities() { return cpu::available_names(); }
 
 STABLE_TORCH_LIBRARY(stateful_lstm, m) {
-  m.def(
-      "lstm_forward(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
-      "Tensor? bias_hh, Tensor? weight_hr, Tensor h0, Tensor c0, Tensor? reset_mask, "
-      " Tensor? lengths, Tensor? recurrent_mask, bool reverse, int save, "
-      "bool in_place=False) -> "
-      "(Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)");
-  m.def(
-      "lstm_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor gates, "
-      "Tensor cells, Tensor weight_hh, Tensor? weight_hr, Tensor c0, Tensor? reset_mask, "
-      "Tensor? lengths, Tensor? recurrent_mask, bool reverse) -> "
-      "(Tensor grad_gates, Tensor grad_h0, Tensor grad_c0, Tensor grad_hidden)");
-  m.def(
-      "lstm_step_(Tensor x, Tensor[] weights, Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, "
-      "Tensor? reset_mask, Tensor? lengths, bool bias, bool bidirectional) -> (Tensor y, Tensor "
-      "h_n, Tensor c_n)");
-  m.def("state_gather(Tensor h, Tensor c, Tensor? state_indices) -> (Tensor h0, Tensor c0)");
-  m.def(
-      "state_scatter_(Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, Tensor h_n, Tensor c_n) "
-      "-> ()");
+  m.def(kForward);
+  m.def(kBackward);
+  m.def(kStep);
+  m.def(kGather);
+  m.def(kScatter);
   m.def("cpu_capability() -> str");
   m.def("cpu_capabilities() -> str");
 }

@@ -12,6 +12,8 @@ each range begins, and of its inside:
 * "all": cells and activated gates, as they come;
 * "cells": the cells; the gates follow from x and h in one product;
 * "state": nothing; the range, now shorter, is run again when backward reaches it.
+
+On CUDA a sequence is one range, but for "state", and 16-bit numbers are multiplied as they are.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import ops, reference
+from . import cuda, ops, reference
 from .stack import LayerWeights, accumulation_dtype
 
 
@@ -48,7 +50,9 @@ def compiled_layer(
             x, *weights, h0, c0, *control, keep
         )
         return out
-    y, h_n, c_n, _, _ = ops.lstm_forward(x, *weights, h0, c0, *control, 0, in_place=True)
+    y, h_n, c_n, _, _ = ops.lstm_forward(
+        x, *weights, h0, c0, *control, 0, in_place=True, tf32=cuda.tf32_allowed(x)
+    )
     return y, h_n, c_n
 
 
@@ -87,9 +91,10 @@ class _LayerFunction(torch.autograd.Function):
         weights = LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr)
         control = Control(reset, lengths, recurrent_mask, reverse)
         ranges = _ranges(x, weights, reverse, keep)
-        y, h_n, c_n, saved = _forward(x, weights, h0, c0, control, ranges, keep)
+        tf32 = cuda.tf32_allowed(x)
+        y, h_n, c_n, saved = _forward(x, weights, h0, c0, control, ranges, keep, tf32)
         ctx.save_for_backward(x, *weights, h0, c0, reset, lengths, recurrent_mask, y, *saved)
-        ctx.reverse, ctx.ranges, ctx.keep = reverse, ranges, keep
+        ctx.reverse, ctx.ranges, ctx.keep, ctx.tf32 = reverse, ranges, keep, tf32
         ctx.set_materialize_grads(False)
         return y, h_n, c_n
 
@@ -116,6 +121,8 @@ def _ranges(x: Tensor, weights: LayerWeights, reverse: bool, keep: str) -> list[
     T, B = x.size(0), max(1, x.size(1))
     if keep == "state":
         count = math.isqrt(T)
+    elif cuda.on_gpu(x):
+        count = 1
     else:
         row_bytes = weights.w_hh.size(0) * accumulation_dtype(x.dtype).itemsize
         rows = max(_RANGE_ROWS, _RANGE_BYTES // row_bytes)
@@ -148,6 +155,7 @@ def _forward(
     control: Control,
     ranges: list[Range],
     keep: str,
+    tf32: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Runs range after range: y, h_n, c_n, and for each range what :func:`_backward` needs."""
     save = {"state": 0, "cells": 1, "all": 2}[keep]
@@ -159,7 +167,9 @@ def _forward(
         part = control if whole else _part(control, begin, end)
         part_x = x if whole else x[begin:end]
         h_begin, c_begin = h, c
-        part_y, h, c, gates, cells = ops.lstm_forward(part_x, *weights, h, c, *part, save)
+        part_y, h, c, gates, cells = ops.lstm_forward(
+            part_x, *weights, h, c, *part, save, tf32=tf32
+        )
         saved += [h_begin, c_begin, *[cells, gates][:save]]
         if y is None:
             return part_y, h, c, saved
@@ -186,7 +196,9 @@ def _backward(
         h_begin, c_begin, *inside = saved[k * each : (k + 1) * each]
         h_prev = _previous_hidden(y if whole else y[begin:end], h_begin, part)
         if ctx.keep == "state":
-            _, _, _, gates, cells = ops.lstm_forward(part_x, *weights, h_begin, c_begin, *part, 2)
+            _, _, _, gates, cells = ops.lstm_forward(
+                part_x, *weights, h_begin, c_begin, *part, 2, tf32=ctx.tf32
+            )
         elif ctx.keep == "cells":
             (cells,) = inside
             gates = _gates_anew(part_x, weights, h_prev)
@@ -202,10 +214,12 @@ def _backward(
             w_hr,
             c_begin,
             *part,
+            tf32=ctx.tf32,
         )
-        sums.add(part_x, h_prev, grad_gates, grad_hidden, gates, cells)
+        factor = _cast(grad_gates, _factor_dtype(x))
+        sums.add(part_x, h_prev, grad_gates, factor, grad_hidden, gates, cells)
         if ctx.needs_input_grad[0]:
-            part_grad = grad_gates @ _cast(w_ih, grad_gates.dtype)
+            part_grad = factor @ _cast(w_ih, factor.dtype)
             if grad_x is None:
                 grad_x = _cast(part_grad, x.dtype)
             else:
@@ -214,8 +228,21 @@ def _backward(
     return [grad_x, *sums.results(), _cast(grad_h, h0.dtype), grad_c]
 
 
+def _factor_dtype(x: Tensor) -> torch.dtype:
+    """What the products over time multiply: on CUDA the numbers as they are, for tensor cores."""
+    return x.dtype if cuda.on_gpu(x) else accumulation_dtype(x.dtype)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b``, two matrices, in the dtype of sums."""
+    acc = accumulation_dtype(a.dtype)
+    if a.dtype == acc:
+        return a @ b
+    return torch.mm(a, b, out_dtype=acc) if a.is_cuda else a.to(acc) @ b.to(acc)
+
+
 def _previous_hidden(y: Tensor, h0: Tensor, control: Control) -> Tensor:
-    """The h that each step's recurrent product saw, (T, B, P) in the dtype of sums."""
+    """The h that each step's recurrent product saw, (T, B, P), as products take it."""
     reset, lengths, mask, reverse = control
     first = h0.unsqueeze(0)
     if y.size(0) == 1:
@@ -231,18 +258,19 @@ def _previous_hidden(y: Tensor, h0: Tensor, control: Control) -> Tensor:
         prev = prev.masked_fill((steps >= lengths).unsqueeze(2), 0)
     if reset is not None:
         prev = prev.masked_fill(reset.unsqueeze(2), 0)
-    prev = _cast(prev, accumulation_dtype(y.dtype))
+    prev = _cast(prev, _factor_dtype(y))
     return prev if mask is None else prev * mask
 
 
 def _gates_anew(x: Tensor, weights: LayerWeights, h_prev: Tensor) -> Tensor:
     """The activated gates of all steps at once, from what went into them."""
-    acc = h_prev.dtype
-    bias = None
+    T, B, _ = x.shape
+    acc, factor = accumulation_dtype(x.dtype), h_prev.dtype
+    gates = _product(_cast(x, factor).flatten(0, 1), _cast(weights.w_ih, factor).T)
+    gates += _product(h_prev.flatten(0, 1), _cast(weights.w_hh, factor).T)
     if weights.b_ih is not None and weights.b_hh is not None:
-        bias = _cast(weights.b_ih, acc) + _cast(weights.b_hh, acc)
-    gates = torch.nn.functional.linear(_cast(x, acc), _cast(weights.w_ih, acc), bias)
-    gates += h_prev @ _cast(weights.w_hh, acc).T
+        gates += _cast(weights.b_ih, acc) + _cast(weights.b_hh, acc)
+    gates = gates.view(T, B, -1)
     i_f, g, o = gates.split([gates.size(2) // 2, gates.size(2) // 4, gates.size(2) // 4], 2)
     i_f.sigmoid_()
     g.tanh_()
@@ -263,30 +291,35 @@ class _WeightGrads:
         x: Tensor,
         h_prev: Tensor,
         grad_gates: Tensor,
+        factor: Tensor,
         grad_hidden: Tensor,
         gates: Tensor,
         cells: Tensor,
     ) -> None:
-        flat = grad_gates.flatten(0, 1)
+        """``factor``: grad_gates as products take it."""
         w_ih, w_hh, b_ih, b_hh, w_hr = self.needed
         if w_ih:
-            self._add_product(0, flat, _cast(x, flat.dtype))
+            self._add_product(0, factor, _cast(x, factor.dtype))
         if w_hh:
-            self._add_product(1, flat, h_prev)
+            self._add_product(1, factor, h_prev)
         if b_ih or b_hh:
-            bias = flat.sum(0)
+            bias = grad_gates.flatten(0, 1).sum(0)
             for k in (2, 3):
                 if self.needed[k]:
                     old = self.sums[k]
                     self.sums[k] = bias.clone() if old is None else old + bias
         if w_hr:
             hidden = gates[..., -cells.size(2) :].to(cells.dtype) * cells.tanh()
-            self._add_product(4, grad_hidden.flatten(0, 1), hidden)
+            self._add_product(4, grad_hidden, hidden)
 
     def _add_product(self, k: int, grad: Tensor, into: Tensor) -> None:
         """Adds to sum k the product of a gradient (T*B, N) and what was multiplied (T, B, K)."""
-        old, into = self.sums[k], into.flatten(0, 1)
-        self.sums[k] = grad.T @ into if old is None else old.addmm_(grad.T, into)
+        old, rows, into = self.sums[k], grad.flatten(0, 1).T, into.flatten(0, 1)
+        if old is not None and old.dtype == rows.dtype:
+            old.addmm_(rows, into)
+        else:
+            product = _product(rows, into)
+            self.sums[k] = product if old is None else old + product
 
     def results(self) -> list[Tensor | None]:
         return [

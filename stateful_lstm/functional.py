@@ -9,7 +9,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from . import checks, ops, reference
+from . import checks, cuda, ops, reference
 from .autograd import compiled_layer
 from .stack import Layer, accumulation_dtype, run_stack, split_weights
 
@@ -136,20 +136,17 @@ def _layer(
     config: checks.Config,
 ) -> Layer:
     """The backend's function for one layer."""
-    why_not = why_not_cpu(call.x)
-    if backend == "cpu":
-        if why_not:
-            raise RuntimeError(f"backend 'cpu' cannot be had: {why_not}")
-    elif backend == "cuda":
-        raise RuntimeError(
-            "backend 'cuda' cannot be had: this version has no CUDA kernels; CUDA tensors run on "
-            "backend 'reference'"
-        )
-    elif backend not in BACKENDS:
+    if backend not in BACKENDS:
         raise RuntimeError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if backend == "reference" or why_not:
-        if backend == "auto" and ops.missing and call.x.device.type == "cpu":
-            _warn_once(f"stateful_lstm runs on its slow reference: {ops.missing}")
+    own = "cuda" if cuda.on_gpu(call.x) else "cpu"
+    asked = own if backend == "auto" else backend
+    why_not = cuda.why_not(call.x) if asked == "cuda" else why_not_cpu(call.x)
+    if asked in ("cpu", "cuda") and backend != "auto" and why_not:
+        raise RuntimeError(f"backend {backend!r} cannot be had: {why_not}")
+    if asked == "reference" or why_not:
+        lacking = ops.missing if own == "cpu" else cuda.missing()
+        if backend == "auto" and lacking and call.x.device.type in ("cpu", "cuda"):
+            _warn_once(f"stateful_lstm runs on its slow reference: {lacking}")
         return reference.layer
     keep = _what_to_keep(recompute, call.x, weights, config)
     return partial(compiled_layer, keep=keep)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from . import ops
+from . import cuda, ops
 from ._version import __version__
 
 
@@ -27,10 +27,10 @@ def info() -> dict[str, Any]:
         "backends": {
             "reference": True,
             "cpu": ops.missing or True,
-            "cuda": "this version has no CUDA kernels",
+            "cuda": cuda.missing() or True,
         },
         "cpu_capability": ops.cpu_capability(),
-        "cuda_built": [],
+        "cuda_built": ["sm_" + arch for arch in cuda.built_for()],
         "cuda_present": [
             "sm_{}{}".format(*torch.cuda.get_device_capability(k))
             for k in range(torch.cuda.device_count())

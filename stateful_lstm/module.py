@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
 
-from . import checks, functional, ops
+from . import checks, cuda, functional, ops
 from .state import LSTMState
 
 Input = TypeVar("Input", Tensor, PackedSequence)
@@ -268,7 +268,7 @@ class StatefulLSTM(nn.RNNBase):
         """Finds the state, runs the call, leaves the new state; call.h0 and call.c0 come here."""
         sizes = checks.state_sizes(weights, config)
         own, padding = self._find_state(call.x, sizes, weights[0].dtype, state, state_indices)
-        if own is not None and hidden is None and self._can_step(call.x, weights):
+        if own is not None and hidden is None and self._can_step(call, weights):
             stepped = ops.lstm_step_(
                 call.x,
                 weights,
@@ -279,6 +279,7 @@ class StatefulLSTM(nn.RNNBase):
                 call.lengths,
                 self.bias,
                 self.bidirectional,
+                cuda.tf32_allowed(call.x),
             )
             if state is None and self._state is not own:
                 self._state = own
@@ -325,6 +326,7 @@ class StatefulLSTM(nn.RNNBase):
                 raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
             return None, False
         _refuse_where_state_cannot_go()
+        cuda.raise_slot_error(x)
         own, B, padding = state if state is not None else self._state, x.size(1), False
         if own is not None:
             if not isinstance(own, LSTMState):
@@ -353,17 +355,26 @@ class StatefulLSTM(nn.RNNBase):
         """Whether a layer in training has some dropout."""
         return bool(self.recurrent_dropout or (self.dropout and self.num_layers > 1))
 
-    def _can_step(self, x: Tensor, weights: list[Tensor]) -> bool:
-        """Whether the operator on the state can do this: no gradients, no dropout."""
+    def _can_step(self, call: checks.Call, weights: list[Tensor]) -> bool:
+        """Whether the operator on the state can do this: no gradients, no dropout.
+
+        On CUDA it takes one step, without lengths.
+        """
+        x = call.x
         if x.size(0) == 0:
             return False
-        if not x.is_cpu or ops.missing or x.dtype not in ops.DTYPES:
+        if cuda.on_gpu(x):
+            if x.size(0) != 1 or call.lengths is not None or cuda.why_not(x):
+                return False
+        elif functional.why_not_cpu(x):
             return False
         if self.training and self._drops():
             return False
         if torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in weights)):
             return False
-        return not (torch.is_autocast_enabled("cpu") or torch._C._are_functorch_transforms_active())
+        return not (
+            checks.autocast_enabled(x.device) or torch._C._are_functorch_transforms_active()
+        )
 
     # ------------------------------------------------------------ being a module
 

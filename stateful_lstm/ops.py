@@ -74,6 +74,7 @@ def lstm_forward(
     reverse: bool,
     save: int,
     in_place: bool = False,
+    tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """One layer in one direction.
 
@@ -93,6 +94,8 @@ def lstm_forward(
         save: for backward: 0 nothing, 1 the cells, 2 the cells and the activated gates.
         in_place: whether a short call may read the weights where they lie. That is quicker, but
             adds up in another order, so the last bits of a row's result then depend on T and B.
+            On the CPU only.
+        tf32: whether float32 may be multiplied as TF32. On CUDA only.
 
     Returns:
         y (T, B, P), h_n (B, P), c_n (B, H), gates (T, B, 4H), cells (T, B, H); what is not saved
@@ -113,6 +116,7 @@ def lstm_forward(
         reverse,
         save,
         in_place,
+        tf32,
     )
     return out
 
@@ -130,6 +134,7 @@ def lstm_backward(
     lengths: Tensor | None,
     recurrent_mask: Tensor | None,
     reverse: bool,
+    tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The recurrence backward: arguments as in :func:`lstm_forward`, gates and cells from it.
 
@@ -151,6 +156,7 @@ def lstm_backward(
         lengths,
         recurrent_mask,
         reverse,
+        tf32,
     )
     return out
 
@@ -165,25 +171,27 @@ def lstm_step_(
     lengths: Tensor | None,
     bias: bool,
     bidirectional: bool,
+    tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step or more of the whole stack, in place on the state: inference only, no gradients.
 
     Args:
-        x: (T, B, I), T >= 1.
+        x: (T, B, I), T >= 1; T = 1 on CUDA.
         weights: the flat list in ``nn.LSTM``'s parameter order.
         h: (L*D, slots, P), updated.
         c: (L*D, slots, H) in the dtype of sums, updated.
         state_indices: (B,) int32 or int64, -1 for padding; None: row b is slot b.
         reset_mask: (T, B) bool.
-        lengths: (B,) int64, 0 to T: y is 0 from there on, the state rests.
+        lengths: (B,) int64, 0 to T: y is 0 from there on, the state rests. None on CUDA.
         bias: whether the list has biases.
         bidirectional: the reverse direction starts from zero.
+        tf32: whether float32 may be multiplied as TF32. On CUDA only.
 
     Returns:
         y (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H), all in the layer's dtype.
     """
     out: tuple[Tensor, Tensor, Tensor] = torch.ops.stateful_lstm.lstm_step_(
-        x, weights, h, c, state_indices, reset_mask, lengths, bias, bidirectional
+        x, weights, h, c, state_indices, reset_mask, lengths, bias, bidirectional, tf32
     )
     _mark_changed(h, c)
     return out
@@ -266,7 +274,9 @@ def _mark_changed(h: Tensor, c: Tensor) -> None:
 
 def _register_fakes() -> None:
     @torch.library.register_fake("stateful_lstm::lstm_forward")
-    def _(x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, reset, lengths, mask, reverse, save, in_place=0):  # type: ignore[no-untyped-def]
+    def _(  # type: ignore[no-untyped-def]
+        x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, reset, lengths, mask, reverse, save, *how
+    ):
         T, B, H = x.size(0), x.size(1), w_hh.size(0) // 4
         P, acc = w_hh.size(1), accumulation_dtype(w_hh.dtype)
         return (
@@ -278,7 +288,9 @@ def _register_fakes() -> None:
         )
 
     @torch.library.register_fake("stateful_lstm::lstm_backward")
-    def _(gy, gh, gc, gates, cells, weight_hh, weight_hr, c0, reset, lengths, mask, reverse):  # type: ignore[no-untyped-def]
+    def _(  # type: ignore[no-untyped-def]
+        gy, gh, gc, gates, cells, weight_hh, weight_hr, c0, reset, lengths, mask, reverse, *how
+    ):
         T, B, H = cells.shape
         P, acc = weight_hh.size(1), accumulation_dtype(weight_hh.dtype)
         return (
@@ -289,7 +301,7 @@ def _register_fakes() -> None:
         )
 
     @torch.library.register_fake("stateful_lstm::lstm_step_")
-    def _(x, weights, h, c, state_indices, reset, lengths, bias, bidirectional):  # type: ignore[no-untyped-def]
+    def _(x, weights, h, c, state_indices, reset, lengths, bias, bidirectional, *how):  # type: ignore[no-untyped-def]
         T, B, P = x.size(0), x.size(1), h.size(2)
         return (
             x.new_empty(T, B, (2 if bidirectional else 1) * P),

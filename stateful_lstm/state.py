@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops
+from . import cuda, ops
 from .checks import StateSizes
 from .stack import accumulation_dtype
 
@@ -93,6 +93,7 @@ class LSTMState:
 
     def read(self, which: Any = None) -> tuple[Tensor, Tensor]:
         """Copies of h (L*D, n, P) and c (L*D, n, H) of the slots that ``which`` selects."""
+        cuda.raise_slot_error(self.h)
         with torch.no_grad():
             if which is None:
                 return self.h.clone(), self.c.clone()
@@ -220,4 +221,6 @@ class LSTMState:
         """
         if state_indices is None and not torch.compiler.is_compiling():
             return False
+        if cuda.on_gpu(self.h):
+            return cuda.why_not(self.h) is None
         return ops.missing is None and self.h.is_cpu and self.h.dtype in ops.DTYPES

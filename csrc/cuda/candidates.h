@@ -21,7 +21,8 @@ Candidate<S> small_candidate(const char* way, bool tensor) {
       [](const Forward<S>& p, uint32_t*, const Stream& s) { run_forward_small<S, Product>(p, s); },
       [](const Backward<S>& p, uint32_t*, const Stream& s) {
         run_backward_small<S, Product>(p, s);
-      }};
+      },
+      nullptr};
 }
 
 template <class S, class Product>
@@ -41,7 +42,8 @@ Candidate<S> cluster_candidate(const char* way, bool tensor) {
           },
           [](const Backward<S>& p, uint32_t*, const Stream& s) {
             run_backward_cluster<S, Product>(p, s);
-          }};
+          },
+          nullptr};
 }
 
 template <class S, class Product>
@@ -54,10 +56,11 @@ Candidate<S> grid_candidate(const char* way, bool tensor) {
           [](const Call& c) -> Grid {
             const int64_t bytes =
                 c.backward ? grid_backward_bytes<Product>(c.H) : grid_forward_bytes<Product>(c.H);
-            return {grid_blocks<Product>(c.B, c.H), Product::kThreads, bytes};
+            return grid_of_all<Product>(c.B, c.H, bytes);
           },
           run_forward_grid<S, Product>,
-          run_backward_grid<S, Product>};
+          run_backward_grid<S, Product>,
+          nullptr};
 }
 
 template <class S, class Product>
@@ -74,7 +77,8 @@ Candidate<S> steps_candidate(const char* way, bool tensor) {
       [](const Forward<S>& p, uint32_t*, const Stream& s) { run_forward_steps<S, Product>(p, s); },
       [](const Backward<S>& p, uint32_t*, const Stream& s) {
         run_backward_steps<S, Product>(p, s);
-      }};
+      },
+      run_resident_step<S, Product>};
 }
 
 template <class Product>

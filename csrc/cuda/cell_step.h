@@ -5,6 +5,13 @@
 
 namespace stateful_lstm::cuda {
 
+// What the sums of h . weight_hh add to: the inputs' product and both biases.
+template <class S>
+LSTM_DEVICE Acc<S> from_input(const Forward<S>& p, const Acc<S>* x, int64_t column) {
+  if (p.bias_ih == nullptr) return x[column];
+  return x[column] + (widen(p.bias_ih[column]) + widen(p.bias_hh[column]));
+}
+
 // From the sums of h . weight_hh: the cell, in place in `c`, and h, which it returns (before a projection
 // exact, else as S rounds it). The row is live; `c_before` has been replaced by zero after a reset.
 template <class S>
@@ -12,9 +19,10 @@ LSTM_DEVICE Acc<S> cell_forward(const Forward<S>& p, int64_t t, int64_t b, int64
                                 const Acc<S> (&sums)[4], Acc<S> c_before, Acc<S>* c) {
   using A = Acc<S>;
   const int64_t at = t * p.B + b, H = p.H;
-  const A* x = p.gates_x + at * 4 * H + unit;
+  const A* x = p.gates_x + at * 4 * H;
   const Gates<A> gate = activate<Math<A>, A>(
-      {x[0] + sums[0], x[H] + sums[1], x[2 * H] + sums[2], x[3 * H] + sums[3]});
+      {from_input(p, x, unit) + sums[0], from_input(p, x, H + unit) + sums[1],
+       from_input(p, x, 2 * H + unit) + sums[2], from_input(p, x, 3 * H + unit) + sums[3]});
   *c = cell_state<Math<A>>(gate, c_before);
   if (p.gates != nullptr) {
     S* saved = p.gates + at * 4 * H + unit;

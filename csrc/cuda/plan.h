@@ -8,22 +8,10 @@
 
 #include "run_cluster.h"
 #include "run_grid.h"
+#include "run_resident.h"
 #include "run_small.h"
 
 namespace stateful_lstm::cuda {
-
-struct Device {
-  int arch;              // 90 for compute capability 9.0
-  int processors;        // SMs
-  int64_t shared_bytes;  // of shared memory that a block may ask for
-  int cluster_blocks;    // of the largest cluster; 1: it has none
-};
-
-struct Call {
-  int64_t T, B, H, P;
-  bool tf32;  // whether float may be multiplied as TF32
-  bool backward;
-};
 
 // One kernel in one way to multiply.
 template <class S>
@@ -35,6 +23,7 @@ struct Candidate {
   Grid (*grid)(const Call&);
   void (*forward)(const Forward<S>&, uint32_t* counts, const Stream&);
   void (*backward)(const Backward<S>&, uint32_t* counts, const Stream&);
+  void (*step)(const ResidentStep<S>&, const Stream&);  // of "steps" only
 };
 
 template <class S>

@@ -5,61 +5,11 @@
 // so the new h goes to h_n, and step_commit, the next launch, copies it to the rows' slots. Nothing is
 // allocated and nothing waits for the host, so a CUDA graph can hold both.
 //
-// Slots are looked at on the device: one that is not there, or named twice, writes an error word that the
-// host reads when it meets the device next, and its row becomes a padding row.
-//
 // What bounds it: the weights, once, from L2 or memory.
 #pragma once
 #include "steps.h"
 
 namespace stateful_lstm::cuda {
-
-template <class S>
-struct ResidentStep {
-  int64_t B, I, H, P, slots;
-  int64_t x_stride, y_stride;  // elements from one row to the next
-  bool from_zero;              // start at zero whatever the state holds (reverse direction)
-  const S* weight_ih;          // (4H, I)
-  const S* weight_hh;          // (4H, P)
-  const S* bias_ih;            // (4H) or null
-  const S* bias_hh;            // (4H) or null
-  const S* weight_hr;          // (P, H) or null
-  const S* x;                  // (B, I)
-  const int64_t* rows;         // (B) slot of each row, -1: padding; null: row b is slot b
-  const bool* reset;           // (B) or null
-  S* h;                        // (slots, P) resident
-  Acc<S>* c;                   // (slots, H) resident
-  S* y;                        // (B, P) zero in padding rows
-  S* h_n;                      // (B, P)
-  S* c_n;                      // (B, H)
-  Acc<S>* hidden;              // (B, H) scratch with a projection
-};
-
-// Why a batch of slots cannot be; 0: it can.
-enum class SlotError : uint32_t { none, no_such_slot, twice };
-
-// The slots of a batch, of either width, into `rows`. One block; `taken` (slots) is scratch.
-template <class Index>
-LSTM_KERNEL read_slots(const Index* indices, int64_t B, int64_t slots, int64_t* rows,
-                       int32_t* taken, uint32_t* error) {
-  for (int64_t s = thread(); s < slots; s += threads()) taken[s] = -1;
-  block_barrier();
-  for (int64_t b = thread(); b < B; b += threads()) {
-    const int64_t slot = indices[b];
-    const bool there = slot >= 0 && slot < slots;
-    if (!there && slot != -1) *error = uint32_t(SlotError::no_such_slot);
-    if (there) taken[slot] = int32_t(b);  // of several rows one wins, no matter which
-    rows[b] = there ? slot : -1;
-  }
-  block_barrier();
-  for (int64_t b = thread(); b < B; b += threads()) {
-    const int64_t slot = rows[b];
-    if (slot >= 0 && taken[slot] != int32_t(b)) {
-      *error = uint32_t(SlotError::twice);
-      rows[b] = -1;
-    }
-  }
-}
 
 template <class S>
 LSTM_DEVICE int64_t slot_of(const ResidentStep<S>& p, int64_t b) {

@@ -19,19 +19,22 @@ int64_t grid_blocks(int64_t B, int64_t H) {
   return (B + Product::kRows - 1) / Product::kRows * ((H + Product::kUnits - 1) / Product::kUnits);
 }
 
+template <class Product>
+Grid grid_of_all(int64_t B, int64_t H, int64_t bytes) {
+  return {grid_blocks<Product>(B, H), Product::kThreads, bytes, 1, true};
+}
+
 template <class S, class Product>
 void run_forward_grid(const Forward<S>& p, uint32_t* counts, const Stream& stream) {
   if (p.B > 0)
     launch(forward_grid<S, Product>,
-           {grid_blocks<Product>(p.B, p.H), Product::kThreads, grid_forward_bytes<Product>(p.H)},
-           stream, p, counts);
+           grid_of_all<Product>(p.B, p.H, grid_forward_bytes<Product>(p.H)), stream, p, counts);
 }
 template <class S, class Product>
 void run_backward_grid(const Backward<S>& p, uint32_t* counts, const Stream& stream) {
   if (p.B > 0)
     launch(backward_grid<S, Product>,
-           {grid_blocks<Product>(p.B, p.H), Product::kThreads, grid_backward_bytes<Product>(p.H)},
-           stream, p, counts);
+           grid_of_all<Product>(p.B, p.H, grid_backward_bytes<Product>(p.H)), stream, p, counts);
 }
 
 }  // namespace stateful_lstm::cuda

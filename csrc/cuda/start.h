@@ -1,7 +1,10 @@
 // How a kernel is started, on a GPU or in the emulator; the only place that does.
 #pragma once
-#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <string>
 
+#include "call.h"
 #include "device.h"
 
 namespace stateful_lstm::cuda {
@@ -11,15 +14,11 @@ struct Grid {
   int threads;
   int64_t shared_bytes;
   int cluster = 1;  // blocks that share their shared memory; above 1 on sm_90 and later only
+  bool together =
+      false;  // whether all blocks must be on the device at once, or they would wait for ever
 };
 
 #if defined(STATEFUL_LSTM_EMULATOR)
-
-}  // namespace stateful_lstm::cuda
-#include "../../tests/emulator/launch.h"
-namespace stateful_lstm::cuda {
-
-using Stream = emulator::Options;  // of the machine that stands in for a device
 
 template <class... Params, class... Args>
 void launch(void (*kernel)(Params...), const Grid& grid, const Stream& stream,
@@ -28,18 +27,17 @@ void launch(void (*kernel)(Params...), const Grid& grid, const Stream& stream,
       {int(grid.blocks), grid.threads, grid.cluster, size_t(grid.shared_bytes), stream}, kernel,
       args...);
 }
+inline void clear(void* memory, size_t bytes, const Stream&) { std::memset(memory, 0, bytes); }
 
 #else
 
-using Stream = cudaStream_t;
-
-// What went wrong, for the one file that knows exceptions' users: thrown by check().
-struct Error {
-  cudaError_t code;
-  const char* what;
-};
 inline void check(cudaError_t code, const char* what) {
-  if (code != cudaSuccess) throw Error{code, what};
+  if (code != cudaSuccess)
+    throw std::runtime_error(std::string("stateful_lstm: ") + what +
+                             " failed: " + cudaGetErrorString(code));
+}
+inline void clear(void* memory, size_t bytes, const Stream& stream) {
+  check(cudaMemsetAsync(memory, 0, bytes, stream), "clearing memory");
 }
 
 template <class... Params, class... Args>
@@ -56,13 +54,18 @@ void launch(void (*kernel)(Params...), const Grid& grid, const Stream& stream,
   config.blockDim = dim3(grid.threads);
   config.dynamicSmemBytes = static_cast<size_t>(grid.shared_bytes);
   config.stream = stream;
-  cudaLaunchAttribute cluster = {};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = grid.cluster;
-  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
   if (grid.cluster > 1) {
-    config.attrs = &cluster;
-    config.numAttrs = 1;
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = grid.cluster;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  }
+  if (grid.together) {  // another stream's kernel could hold the place that half of the blocks wait for
+    cudaLaunchAttribute& cooperative = attributes[config.numAttrs++];
+    cooperative.id = cudaLaunchAttributeCooperative;
+    cooperative.val.cooperative = 1;
   }
   check(cudaLaunchKernelEx(&config, kernel, Params(args)...), "starting a kernel");
 }

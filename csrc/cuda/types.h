@@ -1,25 +1,10 @@
 // The numbers that CUDA kernels compute with, and the two functions an LSTM needs of them.
 #pragma once
 #include "../cell.h"
-#include "../params.h"
+#include "call.h"
 #include "device.h"
 
-namespace stateful_lstm {
-namespace cuda {
-using Half = __half;
-using Bfloat16 = __nv_bfloat16;
-}  // namespace cuda
-
-template <>
-struct AccOf<cuda::Half> {
-  using type = float;
-};
-template <>
-struct AccOf<cuda::Bfloat16> {
-  using type = float;
-};
-
-namespace cuda {
+namespace stateful_lstm::cuda {
 
 LSTM_DEVICE float widen(float x) { return x; }
 LSTM_DEVICE double widen(double x) { return x; }
@@ -78,5 +63,4 @@ struct Math<double> {
   }
 };
 
-}  // namespace cuda
-}  // namespace stateful_lstm
+}  // namespace stateful_lstm::cuda

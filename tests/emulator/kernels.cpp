@@ -9,8 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/cuda/candidates.h"
-#include "../../csrc/cuda/resident_step.h"
+#include "../../csrc/cuda/plan.h"
 
 namespace py = pybind11;
 using namespace stateful_lstm;
@@ -49,6 +48,8 @@ Forward<S> forward_params(const py::dict& sizes, const py::dict& arrays) {
   Forward<S> p = {};
   fill<S>(p, sizes, arrays);
   p.gates_x = array<Acc<S>>(arrays, "gates_x");
+  p.bias_ih = array<S>(arrays, "bias_ih");
+  p.bias_hh = array<S>(arrays, "bias_hh");
   p.h0 = array<S>(arrays, "h0");
   p.y = array<S>(arrays, "y");
   p.h_n = array<S>(arrays, "h_n");
@@ -105,14 +106,6 @@ ResidentStep<S> step_params(const py::dict& sizes, const py::dict& arrays) {
   return p;
 }
 
-template <class S, class Product>
-void run_resident_step(const ResidentStep<S>& p, const Stream& stream) {
-  launch(step_cells<S, Product>, grid_of<Product, 4>(p.B, p.H), stream, p);
-  if (p.weight_hr != nullptr)
-    launch(step_project<S, Product>, grid_of<Product, 1>(p.B, p.P), stream, p);
-  launch(step_commit<S>, Grid{2, 64, 0}, stream, p);
-}
-
 // What the plan says of a call: kernel, way, blocks, threads, shared bytes, cluster, why.
 template <class S>
 py::tuple plan(const Call& call, const Device& device) {
@@ -125,7 +118,7 @@ py::tuple plan(const Call& call, const Device& device) {
 using Run = std::function<void(const py::dict&, const py::dict&, const Stream&)>;
 std::map<std::string, Run> runs;  // by "kernel type product"
 
-// All candidates of a type, and the resident step in all of its ways.
+// All candidates of a type.
 template <class S>
 void add_all(const std::string& dtype) {
   for (const Candidate<S>& each : candidates<S>()) {
@@ -142,15 +135,12 @@ void add_all(const std::string& dtype) {
       std::vector<uint32_t> counts(each.grid({p.T, p.B, p.H, p.P, true, true}).blocks);
       each.backward(p, counts.data(), s);
     };
+    if (each.step != nullptr)
+      runs["resident_step " + dtype + " " + each.way] =
+          [&each](const py::dict& sizes, const py::dict& arrays, const Stream& s) {
+            each.step(step_params<S>(sizes, arrays), s);
+          };
   }
-#define LSTM_ADD(Type, ...)                                                    \
-  if constexpr (kSame<S, Type>)                                                \
-    runs["resident_step " + dtype + " " #__VA_ARGS__] =                        \
-        [](const py::dict& sizes, const py::dict& arrays, const Stream& s) {   \
-          run_resident_step<S, __VA_ARGS__>(step_params<S>(sizes, arrays), s); \
-        };
-  LSTM_BUILT(LSTM_ADD)
-#undef LSTM_ADD
 }
 
 }  // namespace

@@ -31,7 +31,8 @@ DTYPES = {
 
 @functools.cache
 def kernels(kind: str = "plain") -> ModuleType:
-    return build.load("kernels", [HERE / "kernels.cpp"], [], kind)
+    sources = [build.ROOT / "csrc" / "cuda" / "entry.cu", HERE / "kernels.cpp"]
+    return build.load("kernels", sources, [], kind)
 
 
 def as_array(t: Tensor | None) -> Any:
@@ -62,6 +63,7 @@ class Case:
     resets: bool = False
     lengths: bool = False
     masked: bool = False
+    bias: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -72,6 +74,8 @@ class Case:
             return (torch.randn(*shape, generator=make, dtype=torch.float64) * scale).to(dtype)
 
         self.gates_x = noise(T, B, 4 * H, dtype=acc)
+        self.bias_ih = noise(4 * H) if self.bias else None
+        self.bias_hh = noise(4 * H) if self.bias else None
         self.weight_hh = noise(4 * H, P, scale=P**-0.5)
         self.weight_hr = noise(P, H, scale=H**-0.5) if P != H else None
         self.h0, self.c0 = noise(B, P, scale=0.5), noise(B, H, dtype=acc)
@@ -116,7 +120,8 @@ def forward(case: Case, kernel: str, way: str, seed: int, kind: str = "plain") -
         "c": unset(B, H, dtype=acc),
         "hidden": unset(B, H, dtype=acc) if P != H else None,
     }
-    given = {**case.inputs(), "gates_x": case.gates_x, "h0": case.h0}
+    given = {name: getattr(case, name) for name in ("gates_x", "bias_ih", "bias_hh", "h0")}
+    given |= case.inputs()
     run(f"forward_{kernel}", case, way, {**given, **scratch, **outputs}, seed, kind)
     return outputs
 
@@ -167,7 +172,7 @@ def truth(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     assert w_hh is not None
     y, h_n, c_n = reference.layer(
         x,
-        LayerWeights(identity, w_hh, None, None, w_hr),
+        LayerWeights(identity, w_hh, double(case.bias_ih), double(case.bias_hh), w_hr),
         h0,
         c0,
         case.reset,

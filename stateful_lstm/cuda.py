@@ -1,0 +1,157 @@
+"""The CUDA kernels from Python: whether they are there, which one a call gets, slots' errors."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import ops
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_CODES = {torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bfloat16: 15}  # ScalarType
+
+
+class Device(NamedTuple):
+    """What the plan knows of a GPU; shared_bytes: of a block, cluster_blocks: of a cluster."""
+
+    arch: int
+    processors: int
+    shared_bytes: int
+    cluster_blocks: int
+
+
+# One chip of each architecture, for asking the plan without a GPU.
+KNOWN = {
+    "T4": Device(75, 40, 65536, 1),
+    "A100": Device(80, 108, 166912, 1),
+    "RTX 3080": Device(86, 68, 101376, 1),
+    "RTX 4090": Device(89, 128, 101376, 1),
+    "H100": Device(90, 132, 232448, 8),
+    "B200": Device(100, 148, 232448, 8),
+    "RTX 5090": Device(120, 170, 101376, 8),
+}
+
+
+@cache
+def built_for() -> list[str]:
+    """The architectures that the kernels were built for, ["75", "80", "90a"]; [] without CUDA."""
+    if ops.missing or not hasattr(torch.ops.stateful_lstm, "cuda_built_for"):
+        return []
+    return [arch for arch in str(torch.ops.stateful_lstm.cuda_built_for()).split(",") if arch]
+
+
+def missing() -> str | None:
+    """None if the library has CUDA kernels, else why not."""
+    if ops.missing:
+        return ops.missing
+    if not built_for():
+        return "the library was built without CUDA kernels: see README on building with nvcc"
+    return None
+
+
+@cache
+def unsupported(arch: int) -> str | None:
+    """None if kernels for a GPU of this architecture (90 for sm_90) are there, else why not.
+
+    A chip runs what was built for its own major version and a minor version no newer ("90a": that
+    chip alone), and compiles the newest for chips that came later.
+    """
+    built = built_for()
+    numbers = [int(name.rstrip("af")) for name in built]
+    for name, number in zip(built, numbers, strict=True):
+        exact = name[-1] in "af"
+        if number == arch or (not exact and number // 10 == arch // 10 and number <= arch):
+            return None
+    if numbers and arch > max(numbers):
+        return None
+    return f"the kernels were built for {', '.join('sm_' + name for name in built)}, not sm_{arch}"
+
+
+def why_not(x: Tensor) -> str | None:
+    """None if the CUDA kernels can run on this input, else why not."""
+    if x.device.type != "cuda":
+        return f"the input is on {x.device}"
+    reason = missing()
+    if reason is None:
+        major, minor = torch.cuda.get_device_capability(x.device)
+        reason = unsupported(10 * major + minor)
+    if reason is None and x.dtype not in DTYPES:
+        reason = f"it has no kernels for {x.dtype}"
+    if reason is None and torch._C._are_functorch_transforms_active():
+        reason = "it does not run under torch.func transforms"
+    return reason
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Whether the CUDA kernels work on this tensor: also where an emulator stands in for them."""
+    return x.is_cuda
+
+
+def tf32_allowed(x: Tensor) -> bool:
+    """Whether a float32 product may be a TF32 one: as torch's own products on CUDA may."""
+    return x.dtype == torch.float32 and on_gpu(x) and _matmul_allows_tf32()
+
+
+def _matmul_allows_tf32() -> bool:
+    return str(torch.backends.cuda.matmul.fp32_precision) == "tf32"
+
+
+def raise_slot_error(x: Tensor) -> None:
+    """Raises what an earlier call on this tensor's device found wrong with its ``state_indices``.
+
+    Kernels look at the values, so the host learns of it in a later call, and waits for nothing. The
+    rows in question were treated as padding.
+
+    Raises:
+        IndexError: for a slot that is not there. ValueError: for one named twice.
+    """
+    if not on_gpu(x) or torch.compiler.is_compiling() or why_not(x):
+        return
+    error = _slot_error(x.device.index or 0)
+    if error:
+        where = f"state_indices of an earlier call on {x.device}"
+        if error == 1:
+            raise IndexError(f"{where} named a slot that is not there")
+        raise ValueError(f"{where} named a slot twice: rows would race")
+
+
+def _slot_error(index: int) -> int:
+    return int(torch.ops.stateful_lstm.cuda_slot_error(index))
+
+
+def plan(
+    T: int,
+    B: int,
+    H: int,
+    *,
+    device: Device,
+    proj_size: int = 0,
+    dtype: torch.dtype = torch.float32,
+    tf32: bool = False,
+    backward: bool = False,
+) -> str:
+    """Which kernel a layer's call of T steps and B rows gets on a device, and why: one line.
+
+    Raises:
+        RuntimeError: without CUDA kernels in the library, which the plan is a part of.
+    """
+    reason = missing()
+    if reason:
+        raise RuntimeError(f"there is no plan: {reason}")
+    return str(
+        torch.ops.stateful_lstm.cuda_plan(
+            T, B, H, proj_size or H, _CODES[dtype], tf32, backward, *device
+        )
+    )
+
+
+def present() -> list[Device]:
+    """The GPUs that torch sees."""
+    if missing():
+        return []
+    return [
+        Device(*torch.ops.stateful_lstm.cuda_device(k)) for k in range(torch.cuda.device_count())
+    ]
