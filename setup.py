@@ -9,13 +9,14 @@ Environment:
                               `make test-sanitized`. Such a library loads under LD_PRELOAD only.
     MAX_JOBS=n                at most n compilers at once.
 
-CUDA kernels are built where nvcc is found and torch has CUDA; no GPU is needed. They know nothing of torch.
+CUDA kernels are built where nvcc is found and torch has CUDA; that takes no GPU.
     FORCE_CPU=1               without them.
     FORCE_CUDA=1              with them, whatever torch says; an error without nvcc.
     STATEFUL_LSTM_CUDA_ARCH=80,90a
                               for these architectures only; csrc/cuda/compile.py has the list.
     STATEFUL_LSTM_CUDA_OBJECTS=folder
-                              links the kernels' objects from there, which compile.py made elsewhere.
+                              links the kernels' objects from there: compile.py made them, here
+                              or elsewhere, since they know nothing of torch.
 """
 
 import os
@@ -62,9 +63,9 @@ def cuda_objects() -> list[str]:
     if os.environ.get("FORCE_CPU") == "1":
         return []
     given = os.environ.get("STATEFUL_LSTM_CUDA_OBJECTS")
-    if not given and os.environ.get("FORCE_CUDA") != "1":
-        if torch.version.cuda is None or kernels.nvcc() is None:
-            return []
+    wanted = given or os.environ.get("FORCE_CUDA") == "1"
+    if not wanted and (torch.version.cuda is None or kernels.nvcc() is None):
+        return []
     if given:
         objects = sorted(Path(given).glob("*.o"))
         if {path.stem for path in objects} != {path.stem for path in kernels.sources()}:

@@ -57,17 +57,17 @@ def unsupported(arch: int) -> str | None:
     """None if kernels for a GPU of this architecture (90 for sm_90) are there, else why not.
 
     A chip runs what was built for its own major version and a minor version no newer ("90a": that
-    chip alone), and compiles the newest for chips that came later.
+    chip alone), and compiles what is there as PTX ("ptx90") if it is no older.
     """
     built = built_for()
-    numbers = [int(name.rstrip("af")) for name in built]
-    for name, number in zip(built, numbers, strict=True):
-        exact = name[-1] in "af"
-        if number == arch or (not exact and number // 10 == arch // 10 and number <= arch):
+    for name in built:
+        number = int(name.removeprefix("ptx").rstrip("af"))
+        later = name.startswith("ptx")
+        within = number // 10 == arch // 10 and name[-1] not in "af"
+        if number == arch or (number < arch and (later or within)):
             return None
-    if numbers and arch > max(numbers):
-        return None
-    return f"the kernels were built for {', '.join('sm_' + name for name in built)}, not sm_{arch}"
+    chips = ", ".join("sm_" + name for name in built if not name.startswith("ptx"))
+    return f"the kernels were built for {chips}, not for sm_{arch}"
 
 
 def why_not(x: Tensor) -> str | None:

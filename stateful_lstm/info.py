@@ -30,7 +30,9 @@ def info() -> dict[str, Any]:
             "cuda": cuda.missing() or True,
         },
         "cpu_capability": ops.cpu_capability(),
-        "cuda_built": ["sm_" + arch for arch in cuda.built_for()],
+        "cuda_built": [
+            arch if arch.startswith("ptx") else f"sm_{arch}" for arch in cuda.built_for()
+        ],
         "cuda_present": [
             "sm_{}{}".format(*torch.cuda.get_device_capability(k))
             for k in range(torch.cuda.device_count())

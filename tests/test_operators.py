@@ -18,15 +18,15 @@ T, B, INPUTS, H, P, SLOTS = 4, 3, 9, 6, 5, 7
 SCHEMAS = {
     "lstm_forward": "(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
     "Tensor? bias_hh, Tensor? weight_hr, Tensor h0, Tensor c0, Tensor? reset_mask, "
-    "Tensor? lengths, Tensor? recurrent_mask, bool reverse, int save, bool in_place=False) -> "
-    "(Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)",
+    "Tensor? lengths, Tensor? recurrent_mask, bool reverse, int save, bool in_place=False, "
+    "bool tf32=False) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)",
     "lstm_backward": "(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor gates, "
     "Tensor cells, Tensor weight_hh, Tensor? weight_hr, Tensor c0, Tensor? reset_mask, "
-    "Tensor? lengths, Tensor? recurrent_mask, bool reverse) -> "
+    "Tensor? lengths, Tensor? recurrent_mask, bool reverse, bool tf32=False) -> "
     "(Tensor grad_gates, Tensor grad_h0, Tensor grad_c0, Tensor grad_hidden)",
     "lstm_step_": "(Tensor x, Tensor[] weights, Tensor(a!) h, Tensor(b!) c, "
-    "Tensor? state_indices, Tensor? reset_mask, Tensor? lengths, bool bias, bool bidirectional) -> "
-    "(Tensor y, Tensor h_n, Tensor c_n)",
+    "Tensor? state_indices, Tensor? reset_mask, Tensor? lengths, bool bias, bool bidirectional, "
+    "bool tf32=False) -> (Tensor y, Tensor h_n, Tensor c_n)",
     "state_gather": "(Tensor h, Tensor c, Tensor? state_indices) -> (Tensor h0, Tensor c0)",
     "state_scatter_": "(Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, Tensor h_n, Tensor c_n) "
     "-> ()",

@@ -58,23 +58,31 @@ def load(
     return module
 
 
-def build(name: str, kernels: Sequence[Path], others: Sequence[Path], kind: str = "plain") -> Path:
+def build(
+    name: str,
+    kernels: Sequence[Path],
+    others: Sequence[Path],
+    kind: str = "plain",
+    flags: Sequence[str] = (),
+    libraries: Sequence[str] = (),
+) -> Path:
     """The library with these sources and the emulator: build/emulator/<kind>/<name>.so.
 
-    Sanitizers look at `kernels`; `others` are compiled once for all kinds.
+    Sanitizers look at `kernels`; `others` are compiled once for all kinds, with `flags`.
     """
     # ThreadSanitizer is to see the kernels, and not the emulator under them.
     below = ["-DEMULATOR_TSAN"] if kind == "tsan" else SANITIZERS[kind]
     objects = [compiled(source, kind, below) for source in EMULATOR]
     objects += [compiled(source, kind, SANITIZERS[kind]) for source in kernels]
-    objects += [compiled(source, "plain", []) for source in others]
+    objects += [compiled(source, "plain", flags) for source in others]
     library = BUILD / kind / f"{name}.so"
     made_of = library.with_suffix(".made_of")
     wanted = " ".join(path.name for path in objects)
     if library.exists() and made_of.exists() and made_of.read_text() == wanted:
         return library
     new = library.with_suffix(".new")
-    run([compiler(), "-shared", *SANITIZERS[kind], *map(str, objects), "-o", str(new)])
+    what = [*map(str, objects), *libraries, "-o", str(new)]
+    run([compiler(), "-shared", *SANITIZERS[kind], *what])
     new.replace(library)  # a process may have the old one open
     made_of.write_text(wanted)
     return library

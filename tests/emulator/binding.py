@@ -1,0 +1,86 @@
+"""The operators on CUDA with the emulator under them, on CPU tensors.
+
+csrc/binding_cuda.cpp registers them as torch.ops.stateful_lstm_emulated. `stand_in` makes the
+package take CPU tensors for CUDA tensors: layer, autograd and state then run as on a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils import cpp_extension
+
+from emulator import build
+from stateful_lstm import cuda, ops
+
+CSRC = build.ROOT / "csrc"
+H100 = cuda.Device(90, 8, 232448, 8)  # but with few SMs: each block's threads are fibers here
+
+
+@functools.cache
+def operators() -> Any:
+    flags = [f"-isystem{path}" for path in cpp_extension.include_paths()]
+    places = [f"-L{path}" for path in cpp_extension.library_paths()]
+    library = build.build(
+        "binding",
+        [CSRC / "cuda" / "entry.cu"],
+        [CSRC / "binding_cuda.cpp"],
+        flags=[*flags, "-DTORCH_TARGET_VERSION=0x020b000000000000"],
+        libraries=[*places, "-ltorch", "-ltorch_cpu", "-lc10"],
+    )
+    torch.ops.load_library(Path(library))
+    return torch.ops.stateful_lstm_emulated
+
+
+class Emulated:
+    """What was called, by name; and whether the emulator is left out for a while."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.paused = False
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """CPU tensors are CPU tensors."""
+        self.paused = True
+        try:
+            yield
+        finally:
+            self.paused = False
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, device: cuda.Device = H100) -> Emulated:
+    """Until the test ends, CPU tensors go the way of CUDA tensors, to the emulated operators."""
+    emulated, own = Emulated(), operators()
+    own.emulate(*device)
+
+    def instead(name: str) -> None:
+        usual = getattr(ops, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            if emulated.paused:
+                return usual(*args, **options)
+            emulated.calls.append(name)
+            options.pop("in_place", None)
+            out = getattr(own, name)(*args, **options)
+            if name.endswith("_"):
+                ops.mark_changed(args[2:4] if name == "lstm_step_" else args[:2])
+            return out
+
+        monkeypatch.setattr(ops, name, call)
+
+    for name in ("lstm_forward", "lstm_backward", "lstm_step_", "state_gather", "state_scatter_"):
+        instead(name)
+    monkeypatch.setattr(ops, "_quick_step", None)
+    monkeypatch.setattr(cuda, "on_gpu", lambda x: not emulated.paused)
+    monkeypatch.setattr(
+        cuda, "why_not", lambda x: None if x.dtype in cuda.DTYPES else f"no kernels for {x.dtype}"
+    )
+    monkeypatch.setattr(cuda, "_slot_error", own.cuda_slot_error)
+    return emulated
