@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,12 +35,16 @@ KNOWN = {
 }
 
 
+def _operators() -> Any:
+    return torch.ops.stateful_lstm
+
+
 @cache
 def built_for() -> list[str]:
     """The architectures that the kernels were built for, ["75", "80", "90a"]; [] without CUDA."""
-    if ops.missing or not hasattr(torch.ops.stateful_lstm, "cuda_built_for"):
+    if ops.missing or not hasattr(_operators(), "cuda_built_for"):
         return []
-    return [arch for arch in str(torch.ops.stateful_lstm.cuda_built_for()).split(",") if arch]
+    return [arch for arch in str(_operators().cuda_built_for()).split(",") if arch]
 
 
 def missing() -> str | None:
@@ -110,16 +114,12 @@ def raise_slot_error(x: Tensor) -> None:
     """
     if not on_gpu(x) or torch.compiler.is_compiling() or why_not(x):
         return
-    error = _slot_error(x.device.index or 0)
+    error = int(_operators().cuda_slot_error(x.device.index or 0))
     if error:
         where = f"state_indices of an earlier call on {x.device}"
         if error == 1:
             raise IndexError(f"{where} named a slot that is not there")
         raise ValueError(f"{where} named a slot twice: rows would race")
-
-
-def _slot_error(index: int) -> int:
-    return int(torch.ops.stateful_lstm.cuda_slot_error(index))
 
 
 def plan(
@@ -142,16 +142,15 @@ def plan(
     if reason:
         raise RuntimeError(f"there is no plan: {reason}")
     return str(
-        torch.ops.stateful_lstm.cuda_plan(
-            T, B, H, proj_size or H, _CODES[dtype], tf32, backward, *device
-        )
+        _operators().cuda_plan(T, B, H, proj_size or H, _CODES[dtype], tf32, backward, *device)
     )
 
 
-def present() -> list[Device]:
-    """The GPUs that torch sees."""
+def present() -> dict[str, Device]:
+    """The GPUs that torch sees, by "cuda:0 NVIDIA H100"; nothing without CUDA kernels."""
     if missing():
-        return []
-    return [
-        Device(*torch.ops.stateful_lstm.cuda_device(k)) for k in range(torch.cuda.device_count())
-    ]
+        return {}
+    return {
+        f"cuda:{k} {torch.cuda.get_device_name(k)}": Device(*_operators().cuda_device(k))
+        for k in range(torch.cuda.device_count())
+    }

@@ -20,6 +20,8 @@ def info() -> dict[str, Any]:
             "portable"), None if not built.
         cuda_built: architectures that CUDA kernels were built for.
         cuda_present: architectures of the GPUs present, one each.
+        cuda_plan: for each GPU present, which kernel some calls get there, and why. For other
+            calls and chips: ``python -m stateful_lstm plan --help``.
     """
     return {
         "version": __version__,
@@ -37,4 +39,13 @@ def info() -> dict[str, Any]:
             "sm_{}{}".format(*torch.cuda.get_device_capability(k))
             for k in range(torch.cuda.device_count())
         ],
+        "cuda_plan": {
+            name: {
+                f"T=512, B={B}, H={H}, bfloat16": cuda.plan(
+                    512, B, H, device=device, dtype=torch.bfloat16
+                )
+                for B, H in ((1, 128), (16, 512), (64, 1024))
+            }
+            for name, device in cuda.present().items()
+        },
     }

@@ -5,6 +5,7 @@ all else is what runs on a GPU: the module, autograd, the operators' checks, the
 """
 
 import copy
+import json
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 import stateful_lstm
 from stateful_lstm import StatefulLSTM, cuda
+from stateful_lstm.__main__ import main
 
 CHIPS = {
     "75": cuda.Device(75, 8, 65536, 1),
@@ -304,6 +306,30 @@ def test_which_chips_a_build_serves(monkeypatch):
         assert "sm_80, sm_90a" in cuda.unsupported(75)
     finally:
         cuda.unsupported.cache_clear()
+
+
+def test_the_command_says_which_kernel_a_call_gets(emulated, monkeypatch, capsys):
+    monkeypatch.setattr(cuda, "missing", lambda: None)
+    assert main(["plan", "512", "16", "1024", "--dtype", "bfloat16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 * len(cuda.KNOWN)
+    assert lines[0].startswith("T4, forward: ") and "steps" in lines[0]
+    (h100,) = (line for line in lines if line.startswith("H100, forward"))
+    assert "64 blocks" in h100 and ": grid, Tensor<Bfloat16" in h100
+    assert "small, Tensor<Bfloat16, 1, 8>: a block needs" in h100  # and why no other
+    assert main(["plan", "1", "1", "64", "--chip", "A100", "--proj-size", "32"]) == 0
+    assert "there is a projection" in capsys.readouterr().out
+    assert main(["plan", "1", "0", "64"]) == 2
+    assert "B must be 1 or more, got 0" in capsys.readouterr().err
+
+
+def test_the_command_says_what_is_built(capsys):
+    assert main([]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == json.loads(json.dumps(stateful_lstm.info()))
+    if cuda.missing():
+        assert main(["plan", "1", "1", "64"]) == 1
+        assert "built without CUDA kernels" in capsys.readouterr().err
 
 
 def test_without_cuda_a_call_says_why():

@@ -82,5 +82,5 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, device: cuda.Device = H100) -> Emu
     monkeypatch.setattr(
         cuda, "why_not", lambda x: None if x.dtype in cuda.DTYPES else f"no kernels for {x.dtype}"
     )
-    monkeypatch.setattr(cuda, "_slot_error", own.cuda_slot_error)
+    monkeypatch.setattr(cuda, "_operators", lambda: own)
     return emulated
