@@ -151,7 +151,7 @@ lint: $(ENVIRONMENT)  ## style, types, compiler warnings
 	"$(PY)" -m ruff format --check .
 	"$(PY)" -m mypy
 	clang-format --dry-run -Werror $(FORMATTED)
-	$(CXX) -fsyntax-only -std=c++17 -Wall -Wextra -Werror -DTORCH_TARGET_VERSION=0x020b000000000000 \
+	$(CXX) -fsyntax-only -fvisibility=hidden -std=c++17 -Wall -Wextra -Werror -DTORCH_TARGET_VERSION=0x020b000000000000 \
 	    -Icsrc $$("$(PY)" -c 'import sysconfig; \
 	    from torch.utils.cpp_extension import include_paths as paths; \
 	    print(*("-isystem" + p for p in (*paths(), sysconfig.get_paths()["include"])))') \
