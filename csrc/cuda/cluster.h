@@ -91,8 +91,7 @@ LSTM_KERNEL backward_cluster(Backward<S> p) {
 #pragma unroll
   for (int cell = 0; cell < Product::kCells; ++cell) {
     const int64_t b = row0 + Product::row(cell), u = unit0 + Product::unit(cell);
-    dh[cell] = 0;
-    dc[cell] = b < B && u < H && p.grad_c_n != nullptr ? p.grad_c_n[b * H + u] : A(0);
+    first_gradients(p, b, u, &dh[cell], &dc[cell]);
   }
   cluster_barrier();  // all buffers have been cleared and may be written by others
   for (int64_t step = p.T - 1; step >= -1; --step) {
@@ -102,17 +101,9 @@ LSTM_KERNEL backward_cluster(Backward<S> p) {
     for (int cell = 0; cell < Product::kCells; ++cell) {
       const int64_t b = row0 + Product::row(cell), u = unit0 + Product::unit(cell);
       if (b >= B || u >= H) continue;
-      A d = recurrent_gradient(p, step, b, u, sums[cell][0], dh[cell]);
-      if (step < 0) {
-        p.grad_h0[b * H + u] = d;
-        p.grad_c0[b * H + u] = dc[cell];
-        continue;
-      }
-      const int64_t t = time_of(p, step);
-      if (is_live(p, t, b) && p.grad_y != nullptr) d += widen(p.grad_y[(t * B + b) * H + u]);
-      dh[cell] = d;
-      cell_gradient(p, t, b, u, d, &dc[cell]);
-      const A* made = p.grad_gates + (t * B + b) * 4 * H + u;
+      resident_gradient(p, step, b, u, sums[cell][0], &dh[cell], &dc[cell]);
+      if (step < 0) continue;
+      const A* made = p.grad_gates + (time_of(p, step) * B + b) * 4 * H + u;
       for (int j = 0; j < 4; ++j)
         write_to_all(at.buffer(int(step % 2)) + Product::row(cell) * at.row_stride + j * H + u,
                      Product::element_of(made[j * H]));

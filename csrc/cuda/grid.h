@@ -102,8 +102,7 @@ LSTM_KERNEL backward_grid(Backward<S> p, uint32_t* counts) {
 #pragma unroll
   for (int cell = 0; cell < Product::kCells; ++cell) {
     const int64_t b = row0 + Product::row(cell), u = unit0 + Product::unit(cell);
-    dh[cell] = 0;
-    dc[cell] = b < B && u < H && p.grad_c_n != nullptr ? p.grad_c_n[b * H + u] : A(0);
+    first_gradients(p, b, u, &dh[cell], &dc[cell]);
   }
   const int rows = int(B - row0 < Product::kRows ? B - row0 : Product::kRows);
   for (int64_t step = p.T - 1; step >= -1; --step) {
@@ -129,16 +128,7 @@ LSTM_KERNEL backward_grid(Backward<S> p, uint32_t* counts) {
     for (int cell = 0; cell < Product::kCells; ++cell) {
       const int64_t b = row0 + Product::row(cell), u = unit0 + Product::unit(cell);
       if (b >= B || u >= H) continue;
-      A d = recurrent_gradient(p, step, b, u, sums[cell][0], dh[cell]);
-      if (step < 0) {
-        p.grad_h0[b * H + u] = d;
-        p.grad_c0[b * H + u] = dc[cell];
-        continue;
-      }
-      const int64_t t = time_of(p, step);
-      if (is_live(p, t, b) && p.grad_y != nullptr) d += widen(p.grad_y[(t * B + b) * H + u]);
-      dh[cell] = d;
-      cell_gradient(p, t, b, u, d, &dc[cell]);
+      resident_gradient(p, step, b, u, sums[cell][0], &dh[cell], &dc[cell]);
     }
     if (step >= 0) count(group + block() % tiles, uint32_t(done + 1));
   }

@@ -73,4 +73,28 @@ LSTM_DEVICE Acc<S> recurrent_gradient(const Backward<S>& p, int64_t step, int64_
   return p.recurrent_mask != nullptr ? sum * widen(p.recurrent_mask[b * p.P + unit]) : sum;
 }
 
+// The gradients that a cell starts with.
+template <class S>
+LSTM_DEVICE void first_gradients(const Backward<S>& p, int64_t b, int64_t unit, Acc<S>* dh,
+                                 Acc<S>* dc) {
+  *dh = 0;
+  *dc = b < p.B && unit < p.H && p.grad_c_n != nullptr ? p.grad_c_n[b * p.H + unit] : Acc<S>(0);
+}
+
+// Those of a cell at `step`, dh and dc in place, from the product's `sum`: into grad_gates, or for step -1
+// grad_h0 and grad_c0.
+template <class S>
+LSTM_DEVICE void resident_gradient(const Backward<S>& p, int64_t step, int64_t b, int64_t unit,
+                                   Acc<S> sum, Acc<S>* dh, Acc<S>* dc) {
+  *dh = recurrent_gradient(p, step, b, unit, sum, *dh);
+  if (step < 0) {
+    p.grad_h0[b * p.H + unit] = *dh;
+    p.grad_c0[b * p.H + unit] = *dc;
+    return;
+  }
+  const int64_t t = time_of(p, step);
+  if (is_live(p, t, b) && p.grad_y != nullptr) *dh += widen(p.grad_y[(t * p.B + b) * p.H + unit]);
+  cell_gradient(p, t, b, unit, *dh, dc);
+}
+
 }  // namespace stateful_lstm::cuda
