@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emulator import build
+from emulator import build, counts
 from stateful_lstm import reference
 from stateful_lstm.stack import LayerWeights, accumulation_dtype
 
@@ -27,11 +27,13 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+# "kernels" has all that is built, "few" two ways to multiply.
+source = "kernels"
 
 
 @functools.cache
 def kernels(kind: str = "plain") -> ModuleType:
-    return build.load("kernels", [HERE / "kernels.cpp"], [], kind)
+    return build.load(source, [HERE / f"{source}.cpp"], [], kind)
 
 
 def as_array(t: Tensor | None) -> Any:
@@ -150,8 +152,9 @@ def run(
     name: str, case: Case, way: str, tensors: dict[str, Tensor | None], seed: int, kind: str
 ) -> None:
     arrays = {key: as_array(t) for key, t in tensors.items()}
-    dtype = str(case.dtype).removeprefix("torch.")
-    kernels(kind).run(f"{name} {dtype} {way}", case.sizes(), arrays, seed)
+    name = f"{name} {str(case.dtype).removeprefix('torch.')} {way}"
+    kernels(kind).run(name, case.sizes(), arrays, seed)
+    counts.launches.add((name, repr(case), seed))
 
 
 def truth(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
