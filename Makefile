@@ -131,7 +131,8 @@ test-sanitized: $(SANITIZED)/stateful_lstm/_C.abi3.so  ## tests of the kernels w
 	    $(SANITIZED_TESTS) $(ARGS) -k "sizes or projections or read_and_write" || exit 1; done
 
 test-emulator: build  ## the CUDA kernels' source on the CPU, without a GPU
-	"$(PY)" -m pytest -q tests/test_emulator.py tests/test_cuda_kernels.py tests/test_cuda_plan.py $(ARGS)
+	EMULATOR_ALL_MUTANTS=1 "$(PY)" -m pytest -q \
+	    tests/test_emulator.py $(wildcard tests/test_cuda_*.py) $(ARGS)
 
 examples: build  ## every example, in its quick form; pictures go to build/examples
 	@mkdir -p build/examples

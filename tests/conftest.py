@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from emulator import counts
 from quick_support import Spy
 
 
@@ -23,3 +24,8 @@ def one_thread():
 @pytest.fixture
 def spy(monkeypatch):
     return Spy(monkeypatch)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if summary := counts.summary():
+        terminalreporter.write_line(f"emulator: {summary}")

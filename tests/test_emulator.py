@@ -277,24 +277,35 @@ def test_asan_has_nothing_against_right_kernels() -> None:
 
 def test_mutants_are_every_call_that_is_not_exempt() -> None:
     text = """
-void kernel() {
+void cluster_barrier() {
   block_barrier();  // block_barrier();
   while (load_acquire(flag + f(1)) < 2) emulator_yield();  /* store_release(a, b)
   warp_barrier(); */ cuda::store_release(flag, 1); add_release(flag, 2);
   copy_async_wait<1>(); my_block_barrier();
+  cluster_barrier();
   cluster_wait();  // not needed for correctness: a guess
 }
 """
-    mutants = mutate.mutants_of(Path("a.h"), text)
-    relaxed = "::stateful_lstm::cuda::mutant::"
+    switched, mutants = mutate.switched(Path("a.h"), text, 5)
     assert [(m.line, m.old, m.new) for m in mutants] == [
         (3, "block_barrier()", "(void)0"),
-        (4, "load_acquire(", f"{relaxed}load_relaxed("),
-        (5, "cuda::store_release(", f"{relaxed}store_relaxed("),
-        (5, "add_release(", f"{relaxed}add_relaxed("),
+        (3, "block_barrier()", "warp_barrier()"),
+        (4, "load_acquire(flag + f(1))", "mutant::load_relaxed(flag + f(1))"),
+        (5, "cuda::store_release(flag, 1)", "mutant::store_relaxed(flag, 1)"),
+        (5, "add_release(flag, 2)", "mutant::add_relaxed(flag, 2)"),
         (6, "copy_async_wait<1>()", "(void)0"),
+        (7, "cluster_barrier()", "(void)0"),
+        (7, "cluster_barrier()", "block_barrier()"),
     ]
-    assert "  (void)0;  // block_barrier();\n" in mutants[0].whole
+    assert [m.number for m in mutants] == list(range(5, 13))
+    lines, before = switched.splitlines(), text.splitlines()
+    is_mutant = "::stateful_lstm::emulator::is_mutant"
+    assert lines[2] == (
+        f"  ({is_mutant}(5) ? (void)0 : {is_mutant}(6) ? ::stateful_lstm::cuda::warp_barrier() : "
+        "block_barrier());  // block_barrier();"
+    )
+    same = [i for i, line in enumerate(before) if line == lines[i]]
+    assert same == [0, 1, 7, 8] and len(lines) == len(before)
 
 
 def test_a_superfluous_barrier_survives_and_a_needed_one_does_not() -> None:
@@ -303,9 +314,11 @@ def test_a_superfluous_barrier_survives_and_a_needed_one_does_not() -> None:
     source = build.HERE / "superfluous.cpp"
     found = mutate.run([source], [sys.executable, "tests/emulator/superfluous.py"])
     lines = source.read_text().splitlines()
-    assert [(lines[m.line - 1].split("// ")[1], survives) for m, survives in found] == [
-        ("needed", False),
-        ("superfluous", True),
+    assert [(lines[m.line - 1].split("// ")[1], m.new, bool(fault)) for m, fault in found] == [
+        ("needed", "(void)0", True),
+        ("needed", "warp_barrier()", True),
+        ("superfluous", "(void)0", False),
+        ("superfluous", "warp_barrier()", False),
     ]
 
 

@@ -114,7 +114,6 @@ LSTM_KERNEL backward_small(Backward<S> p) {
     at.cells[i] = p.grad_c_n != nullptr ? p.grad_c_n[row0 * H + i] : A(0);
     p.dh[row0 * H + i] = p.grad_h_n != nullptr ? widen(p.grad_h_n[row0 * H + i]) : A(0);
   }
-  block_barrier();
   for (int64_t step = p.T - 1; step >= 0; --step) {
     const int64_t t = time_of(p, step);
     for (int i = thread(); i < count * H; i += Product::kThreads) {

@@ -129,6 +129,8 @@ void published() {
   }
 }
 
+bool is_mutant(int number) { return machine->mutant == number; }
+
 void shuffle_bytes(void* bytes, int lane, const char* name, const char* file, int line) {
   if (lane < 0 || lane >= self().warp->expected) fail(name, file, line, "no such lane");
   Shown& value = *static_cast<Shown*>(bytes);

@@ -37,6 +37,9 @@ void polls(const char* file, int line);
 // Tells that a flag was written: the thread may lose its turn.
 void published();
 
+// Whether this process is to be the mutant of that number (mutate.py).
+bool is_mutant(int number);
+
 // 32 bytes, which become those of `lane`, all lanes together. No barrier: it orders no memory.
 void shuffle_bytes(void* bytes, int lane, const char* name, const char* file, int line);
 
@@ -142,7 +145,7 @@ LSTM_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
   emulator::mma(d, a, b, emulator::Numbers::tf32, file, line);
 }
 
-// Too weak, for kernels that are wrong on purpose (mutate.py).
+// Too weak, for kernels that are wrong on purpose.
 namespace mutant {
 
 LSTM_DEVICE uint32_t load_relaxed(const uint32_t* flag, const char* file = __builtin_FILE(),

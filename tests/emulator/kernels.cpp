@@ -11,6 +11,10 @@
 
 #include "../../csrc/cuda/plan.h"
 
+#if !defined(LSTM_MODULE)
+#define LSTM_MODULE kernels
+#endif
+
 namespace py = pybind11;
 using namespace stateful_lstm;
 using namespace stateful_lstm::cuda;
@@ -145,7 +149,7 @@ void add_all(const std::string& dtype) {
 
 }  // namespace
 
-PYBIND11_MODULE(kernels, module) {
+PYBIND11_MODULE(LSTM_MODULE, module) {
   add_all<float>("float32");
   add_all<double>("float64");
   add_all<Half>("float16");

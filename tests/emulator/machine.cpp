@@ -1,6 +1,7 @@
 #include "machine.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <stdexcept>
 
 namespace stateful_lstm::emulator {
@@ -44,6 +45,7 @@ void check(const Grid& grid) {
 
 Machine::Machine(const Grid& grid, Kernel kernel)
     : grid(grid), kernel(kernel), random(grid.options.seed) {
+  if (const char* number = std::getenv("EMULATOR_MUTANT")) mutant = std::atoi(number);
   const int warps = (grid.threads + kWarp - 1) / kWarp;
   clusters.resize(grid.blocks / grid.cluster);
   blocks.resize(grid.blocks);

@@ -126,6 +126,7 @@ struct Machine {
   std::vector<Thread> threads;
   Thread* current = nullptr;
   uint64_t random;
+  int mutant = 0;  // which of its switches the kernel has thrown (mutate.py); 0: none
   bool progress =
       false;  // since it was last looked at, something happened that others may wait for
 

@@ -1,22 +1,25 @@
 """Whether the tests of a kernel would notice if one of its synchronisations were missing.
 
-    python tests/emulator/mutate.py csrc/cuda/kernel.h -- python -m pytest -q tests/test_kernel.py
+    python tests/emulator/mutate.py csrc/cuda/kernel.h -- python tests/emulator/few.py
 
-For each barrier, wait and flag in the given files, runs the command in a copy of the project where
-that one is removed, or made too weak. Tells which of these mutants survive: there the tests see too
-little, or the kernel does too much. If the latter is meant, the line says so:
+In a copy of the project, each barrier, wait and flag in the given files gets a switch that takes it
+away or makes it weaker. All is compiled once, then the command is run with one switch after the
+other. Tells which of these mutants survive: there the tests see too little, or the kernel does too
+much. If the latter is meant, the line says so:
 
     block_barrier();  // not needed for correctness: <why>
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,47 +27,65 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from emulator import build
 
 EXEMPT = "// not needed for correctness:"
-REMOVED = ("block_barrier", "warp_barrier", "cluster_arrive", "cluster_wait")
-REMOVED_COPIES = ("copy_async_commit", r"copy_async_wait\s*<[^<>;]*>")
+NOTHING = "(void)0"
+# What each call becomes, in turn. {}: its arguments.
 WEAKER = {
-    "load_acquire": "load_relaxed",
-    "store_release": "store_relaxed",
-    "add_release": "add_relaxed",
+    "block_barrier": [NOTHING, "warp_barrier()"],
+    "warp_barrier": [NOTHING],
+    "cluster_arrive": [NOTHING],
+    "cluster_wait": [NOTHING],
+    "copy_async_commit": [NOTHING],
+    "copy_async_wait": [NOTHING],
+    "load_acquire": ["mutant::load_relaxed{}"],
+    "store_release": ["mutant::store_relaxed{}"],
+    "add_release": ["mutant::add_relaxed{}"],
+    # Made of the above, in kernels' own headers: at each place where it is called.
+    "cluster_barrier": [NOTHING, "block_barrier()"],
+    "wait_for_all": [NOTHING, "block_barrier()"],
 }
 CALL = re.compile(
-    r"(?<![\w:])(?:\w*::)*"  # with its namespace
-    rf"(?:(?P<removed>(?:{'|'.join(REMOVED + REMOVED_COPIES)})\s*\(\s*\))"
-    rf"|(?P<weaker>{'|'.join(WEAKER)})\s*\()"
+    r"(?<![\w:])(?<!void )(?:\w*::)*"  # with its namespace; not where it is defined
+    rf"(?P<name>{'|'.join(WEAKER)})(?:\s*<[^<>;()]*>)?\s*(?=\()"
 )
+SWITCH = "EMULATOR_MUTANT"  # the number of the mutant that a process is to be, for machine.cpp
 # What a test may need, and the objects that need not be compiled again.
 COPIED = ("csrc", "stateful_lstm", "tests", "pyproject.toml", "build/emulator")
-LONGEST = 600  # seconds: a mutant may wait for ever
+LONGEST = 300  # seconds: a mutant may wait for ever
 
 
-@dataclass
+@dataclass(frozen=True)
 class Mutant:
+    number: int
     file: Path
     line: int
     old: str
     new: str
-    whole: str  # the file's text with it
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.old} -> {self.new}"
 
 
-def mutants_of(file: Path, text: str) -> list[Mutant]:
-    lines = text.splitlines()
-    found = []
-    for call in CALL.finditer(without_comments(text)):
+def switched(file: Path, text: str, first: int = 1) -> tuple[str, list[Mutant]]:
+    """The file's text with a switch at each call, and what these are, numbered from `first`."""
+    lines, code = text.splitlines(), without_comments(text)
+    pieces: list[str] = []
+    mutants: list[Mutant] = []
+    done = 0
+    for call in CALL.finditer(code):
         line = text.count("\n", 0, call.start()) + 1
         if EXEMPT in lines[line - 1]:
             continue
-        weaker = call["weaker"]
-        new = f"::stateful_lstm::cuda::mutant::{WEAKER[weaker]}(" if weaker else "(void)0"
-        whole = text[: call.start()] + new + text[call.end() :]
-        found.append(Mutant(file, line, call[0], new, whole))
-    return found
+        end = closing(code, call.end()) + 1
+        whole, arguments = text[call.start() : end], text[call.end() : end]
+        choice = ""
+        for weaker in WEAKER[call["name"]]:
+            new = weaker.format(arguments)
+            mutants.append(Mutant(first + len(mutants), file, line, whole, new))
+            qualified = new if new == NOTHING else f"::stateful_lstm::cuda::{new}"
+            choice += f"::stateful_lstm::emulator::is_mutant({mutants[-1].number}) ? {qualified} : "
+        pieces += [text[done : call.start()], f"({choice}{whole})"]
+        done = end
+    return "".join([*pieces, text[done:]]), mutants
 
 
 def without_comments(text: str) -> str:
@@ -73,24 +94,41 @@ def without_comments(text: str) -> str:
     return re.sub(comment, lambda m: re.sub(r"[^\n]", " ", m[0]), text, flags=re.S)
 
 
-def run(files: Sequence[Path], command: Sequence[str]) -> list[tuple[Mutant, bool]]:
-    """All mutants, and whether each survives the command."""
+def closing(code: str, at: int) -> int:
+    """Where the parenthesis that opens at `at` is closed."""
+    depth = 0
+    for place in range(at, len(code)):
+        depth += {"(": 1, ")": -1}.get(code[place], 0)
+        if depth == 0:
+            return place
+    raise ValueError(f"not closed: {code[at : at + 40]}")
+
+
+def run(
+    files: Sequence[Path],
+    command: Sequence[str],
+    wanted: Callable[[Mutant], bool] = lambda mutant: True,
+) -> list[tuple[Mutant, str]]:
+    """The mutants that are wanted, and what the command said of each; nothing if it survives."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         for name in COPIED:
             copy(build.ROOT / name, tree / name)
-        if not passes(command, tree):
-            raise RuntimeError("the command fails in a copy of the project without a mutant")
-        results = []
+        mutants: list[Mutant] = []
         for file in files:
             file = file.resolve().relative_to(build.ROOT)
-            original = (tree / file).read_text()
-            for mutant in mutants_of(file, original):
-                (tree / file).write_text(mutant.whole)
-                survives = passes(command, tree)
-                print("SURVIVES" if survives else "noticed ", mutant, flush=True)
-                results.append((mutant, survives))
-            (tree / file).write_text(original)
+            text, more = switched(file, (tree / file).read_text(), len(mutants) + 1)
+            (tree / file).write_text(text)
+            mutants += more
+        if fault := fault_of(0, command, tree):  # and compiles: from here on side by side
+            raise RuntimeError(f"the command fails in a copy without a mutant: {fault}")
+        mutants = [mutant for mutant in mutants if wanted(mutant)]
+        results = []
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            faults = pool.map(lambda mutant: fault_of(mutant.number, command, tree), mutants)
+            for mutant, fault in zip(mutants, faults, strict=True):
+                print("noticed " if fault else "SURVIVES", mutant, f" ({fault})" if fault else "")
+                results.append((mutant, fault))
     return results
 
 
@@ -101,17 +139,27 @@ def copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def passes(command: Sequence[str], tree: Path) -> bool:
+def fault_of(number: int, command: Sequence[str], tree: Path) -> str:
+    """What the command finds wrong with a mutant, or nothing."""
     try:
         done = subprocess.run(
-            command, cwd=tree, capture_output=True, text=True, check=False, timeout=LONGEST
+            command,
+            cwd=tree,
+            env={**os.environ, SWITCH: str(number)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LONGEST,
         )
     except subprocess.TimeoutExpired:
-        return False
+        return f"no end in {LONGEST} s"
     said = done.stdout + done.stderr
     if build.DOES_NOT_BUILD in said:
         raise RuntimeError(f"this says nothing about the tests: {said}")
-    return done.returncode == 0
+    if done.returncode == 0:
+        return ""
+    error = re.search(r"^\w*Error\b.*|(?<=WARNING: )ThreadSanitizer: [^(]*", said, re.M)
+    return error[0].strip() if error else f"status {done.returncode}"
 
 
 def main() -> None:
@@ -119,7 +167,7 @@ def main() -> None:
         sys.exit(__doc__)
     at = sys.argv.index("--")
     results = run([Path(name) for name in sys.argv[1:at]], sys.argv[at + 1 :])
-    survivors = [mutant for mutant, survives in results if survives]
+    survivors = [mutant for mutant, fault in results if not fault]
     print(f"{len(results)} mutants, {len(survivors)} survive")
     sys.exit(bool(survivors))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from emulator import counts
 from emulator.sequence import as_array, kernels, unset
 from stateful_lstm import reference
 from stateful_lstm.stack import LayerWeights, accumulation_dtype
@@ -71,6 +72,7 @@ def run(step: Step, way: str, seed: int, kind: str = "plain") -> dict[str, Tenso
     sizes = {name: getattr(step, name) for name in ("B", "I", "H", "P", "slots", "from_zero")}
     name = f"resident_step {str(dtype).removeprefix('torch.')} {way}"
     kernels(kind).run(name, sizes, arrays, seed)
+    counts.launches.add((name, repr(step), seed))
     return outputs
 
 

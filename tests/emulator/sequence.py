@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emulator import build
+from emulator import build, counts
 from stateful_lstm import reference
 from stateful_lstm.stack import LayerWeights, accumulation_dtype
 
@@ -27,12 +27,16 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+# "kernels" has all that is built, "few" two ways to multiply.
+source = "kernels"
 
 
 @functools.cache
 def kernels(kind: str = "plain") -> ModuleType:
-    sources = [build.ROOT / "csrc" / "cuda" / "entry.cu", HERE / "kernels.cpp"]
-    return build.load("kernels", sources, [], kind)
+    own = [HERE / f"{source}.cpp"]
+    if source == "kernels":
+        own.append(build.ROOT / "csrc" / "cuda" / "entry.cu")
+    return build.load(source, own, [], kind)
 
 
 def as_array(t: Tensor | None) -> Any:
@@ -155,8 +159,9 @@ def run(
     name: str, case: Case, way: str, tensors: dict[str, Tensor | None], seed: int, kind: str
 ) -> None:
     arrays = {key: as_array(t) for key, t in tensors.items()}
-    dtype = str(case.dtype).removeprefix("torch.")
-    kernels(kind).run(f"{name} {dtype} {way}", case.sizes(), arrays, seed)
+    name = f"{name} {str(case.dtype).removeprefix('torch.')} {way}"
+    kernels(kind).run(name, case.sizes(), arrays, seed)
+    counts.launches.add((name, repr(case), seed))
 
 
 def truth(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

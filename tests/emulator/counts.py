@@ -1,0 +1,20 @@
+"""What the tests ran in the emulator, for the end of what they print (tests/conftest.py)."""
+
+from __future__ import annotations
+
+# Kernel (with its type and way to multiply), call, and order of threads.
+launches: set[tuple[str, str, int]] = set()
+# Whether each mutant was noticed.
+mutants: list[bool] = []
+
+
+def summary() -> str:
+    """One line, or nothing if nothing ran."""
+    kernels = {name for name, _, _ in launches}
+    cases = {(name, case) for name, case, _ in launches}
+    parts = []
+    if launches:
+        parts.append(f"{len(kernels)} kernels, {len(cases)} cases, {len(launches)} schedules")
+    if mutants:
+        parts.append(f"{sum(mutants)} of {len(mutants)} mutants noticed")
+    return ", ".join(parts)
