@@ -56,6 +56,16 @@ def missing() -> str | None:
     return None
 
 
+def unavailable() -> str | None:
+    """None if CUDA tensors can be had here and kernels for them, else why not."""
+    reason = missing()
+    if reason is None and torch.version.cuda is None:
+        reason = f"torch {torch.__version__} has no CUDA"
+    if reason is None and not torch.cuda.is_available():
+        reason = "torch finds no GPU"
+    return reason
+
+
 @cache
 def unsupported(arch: int) -> str | None:
     """None if kernels for a GPU of this architecture (90 for sm_90) are there, else why not.

@@ -29,7 +29,7 @@ def info() -> dict[str, Any]:
         "backends": {
             "reference": True,
             "cpu": ops.missing or True,
-            "cuda": cuda.missing() or True,
+            "cuda": cuda.unavailable() or True,
         },
         "cpu_capability": ops.cpu_capability(),
         "cuda_built": [

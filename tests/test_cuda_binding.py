@@ -338,7 +338,7 @@ def test_without_cuda_a_call_says_why():
     weights = list(nn.LSTM(2, 3).parameters())
     with pytest.raises(RuntimeError, match="backend 'cuda' cannot be had: the input is on cpu"):
         stateful_lstm.lstm(torch.zeros(1, 1, 2), None, weights, backend="cuda")
-    assert stateful_lstm.info()["backends"]["cuda"] == cuda.missing()
+    assert stateful_lstm.info()["backends"]["cuda"] == cuda.missing() == cuda.unavailable()
     assert stateful_lstm.info()["cuda_built"] == []
     with pytest.raises(RuntimeError, match="there is no plan"):
         cuda.plan(10, 1, 64, device=cuda.KNOWN["H100"])
