@@ -30,6 +30,8 @@ QUICK = ("90a",)
 # What device.h tells apart. The source becomes PTX once for each of these, and that the code of all
 # chips up to the next one. The newest PTX stays in the objects, for chips that are not listed.
 VIRTUAL = (75, 80, 90)
+OLDEST = {"cluster": 90}  # where the plan asks for a kernel at all
+SLOWEST = ("steps", "grid")  # begun first, or one core waits for them at the end
 FLAGS = [
     *("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xptxas=-v"),
     "--compress-mode=size",  # a sixth of what the default leaves
@@ -75,18 +77,29 @@ def runtime() -> Path | None:
 
 def sources() -> list[Path]:
     """The kernels, and what chooses among them."""
-    return sorted(HERE.glob("*.cu"))
+    return sorted(HERE.glob("*.cu"), key=lambda path: (path.stem not in SLOWEST, path.stem))
+
+
+def number(arch: str) -> int:
+    """90 of 90a."""
+    return int(arch.rstrip("af"))
 
 
 def virtual(arch: str) -> int:
     """The PTX that an architecture's code is made from."""
-    known = [each for each in VIRTUAL if each <= int(arch.rstrip("af"))]
+    known = [each for each in VIRTUAL if each <= number(arch)]
     return max(known, default=VIRTUAL[0])
 
 
 def built_for(archs: Sequence[str]) -> str:
     """What the library will say of itself, for stateful_lstm/cuda.py."""
     return ",".join([*archs, f"ptx{max(map(virtual, archs))}"])
+
+
+def wanted(file: Path, archs: Sequence[str]) -> list[str]:
+    """Those of the architectures that a file is compiled for: one at least."""
+    oldest = OLDEST.get(file.stem, 0)
+    return [arch for arch in archs if number(arch) >= oldest] or [str(oldest)]
 
 
 def targets(archs: Sequence[str]) -> list[str]:
@@ -110,27 +123,28 @@ def compile(
     if compiler is None or ninja is None:
         raise CompileError(f"no {'ninja' if compiler else 'nvcc'} on the PATH")
     said = f'-DSTATEFUL_LSTM_CUDA_ARCHITECTURES="{built_for(archs)}"'
-    command = shlex.join([compiler, *FLAGS, said, *flags, *targets(archs)]).replace("$", "$$")
+    command = shlex.join([compiler, *FLAGS, said, *flags]).replace("$", "$$")
     rules = [
         "rule nvcc",
-        f"  command = {command} -MD -MF $out.d -c $in -o $out"
+        f"  command = {command} $targets -MD -MF $out.d -c $in -o $out"
         " > report/$name.txt 2>&1 || { cat report/$name.txt; exit 1; }",
         "  depfile = $out.d",
         "  deps = gcc",
         "  description = nvcc $name.cu",
     ]
-    wanted = [path.resolve() for path in files or sources()]
-    for path in wanted:
+    files = [path.resolve() for path in files or sources()]
+    for path in files:
         escaped = re.sub(r"([ :$])", r"$\1", str(path))
         rules.append(f"build {path.stem}.o | report/{path.stem}.txt: nvcc {escaped}")
         rules.append(f"  name = {path.stem}")
+        rules.append(f"  targets = {shlex.join(targets(wanted(path, archs)))}")
     (out / "report").mkdir(parents=True, exist_ok=True)
     (out / "build.ninja").write_text("\n".join(rules) + "\n")
     at_once = jobs or int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
     done = subprocess.run([ninja, "-C", str(out), "-j", str(at_once)], check=False)
     if done.returncode != 0:
         raise CompileError("nvcc failed, and says why above")
-    return [out / f"{path.stem}.o" for path in wanted]
+    return [out / f"{path.stem}.o" for path in files]
 
 
 PTXAS = re.compile(
@@ -206,7 +220,7 @@ def main() -> int:
     try:
         for path in compile(archs, out, given.jobs, given.files, flags):
             found = read_report((out / "report" / f"{path.stem}.txt").read_text())
-            if {row.arch for row in found} != {f"sm_{arch}" for arch in archs}:
+            if {row.arch for row in found} != {f"sm_{arch}" for arch in wanted(path, archs)}:
                 raise CompileError(f"cannot read what ptxas says of {path.stem}.cu")
             rows += found
     except CompileError as error:
