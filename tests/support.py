@@ -139,9 +139,9 @@ def gradients(outputs, leaves, seeds):
 
 
 def cotangent(like, seed):
-    """A random tensor of like's shape and dtype, the same numbers in every dtype."""
+    """A random tensor of like's shape, dtype and device, the same numbers in all of them."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(like.shape, generator=generator).bfloat16().to(like.dtype)
+    return torch.randn(like.shape, generator=generator).bfloat16().to(like)
 
 
 def module_results(lstm, x, hx=None):
