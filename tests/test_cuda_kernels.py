@@ -146,6 +146,8 @@ def test_a_resident_step_in_any_order_of_threads(way):
     first, *others = [resident.run(step, way, seed) for seed in (0, 5, 6)]
     for other, name in itertools.product(others, first):
         assert first[name].equal(other[name]), name
+    # More elements of h than the threads that copy them.
+    torch.testing.assert_close(first["h"].double(), resident.truth(step)["h"], atol=1e-2, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +164,12 @@ def test_slots_are_looked_at(indices, error, rows):
     found, code = sequence.kernels().read_slots(indices, 3, 1)
     assert code == error
     assert rows is None or found.tolist() == rows
+
+
+def test_more_rows_and_slots_than_threads():
+    indices = [7 * b % 600 for b in range(500)]
+    found, code = sequence.kernels().read_slots(indices, 600, 1)
+    assert code == 0 and found.tolist() == indices
 
 
 def test_a_slot_named_twice_is_an_error_and_taken_once():

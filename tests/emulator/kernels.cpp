@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "../../csrc/cuda/candidates.h"
-#include "../../csrc/cuda/resident_step.h"
+#include "../../csrc/cuda/run_resident.h"
 
 namespace py = pybind11;
 using namespace stateful_lstm;
@@ -105,14 +105,6 @@ ResidentStep<S> step_params(const py::dict& sizes, const py::dict& arrays) {
   return p;
 }
 
-template <class S, class Product>
-void run_resident_step(const ResidentStep<S>& p, const Stream& stream) {
-  launch(step_cells<S, Product>, grid_of<Product, 4>(p.B, p.H), stream, p);
-  if (p.weight_hr != nullptr)
-    launch(step_project<S, Product>, grid_of<Product, 1>(p.B, p.P), stream, p);
-  launch(step_commit<S>, Grid{2, 64, 0}, stream, p);
-}
-
 // What the plan says of a call: kernel, way, blocks, threads, shared bytes, cluster, why.
 template <class S>
 py::tuple plan(const Call& call, const Device& device) {
@@ -187,8 +179,8 @@ PYBIND11_MODULE(kernels, module) {
     uint32_t error = 0;
     Stream stream;
     stream.seed = seed;
-    launch(read_slots<int64_t>, Grid{1, 64, 0}, stream, indices.data(), B, slots,
-           rows.mutable_data(), taken.mutable_data(), &error);
+    run_read_slots(indices.data(), B, slots, rows.mutable_data(), taken.mutable_data(), &error,
+                   stream);
     return py::make_tuple(rows, error);
   });
   module.def("names", [] {
