@@ -16,7 +16,7 @@ REQUIREMENTS := requirements/demo.txt requirements/test.txt requirements/dev.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help environment demo test test-sets test-sanitized test-emulator lint format build examples bench clean
+.PHONY: help environment demo test test-sets test-sanitized test-emulator lint format build cuda examples bench clean
 
 help:         ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1@/p' Makefile | tr @ '\t' | expand -t 22
@@ -82,6 +82,10 @@ build: $(LIBRARY)  ## the compiled library, in place
 $(LIBRARY): setup.py $(CPP) $(wildcard csrc csrc/*/) | $(ENVIRONMENT)
 	"$(PY)" setup.py -q build_ext --inplace --force
 	@touch $@
+
+# The GPU's code of all kernels, for all chips; without nvcc it says so and is content.
+cuda: | $(ENVIRONMENT)  ## compile the CUDA kernels, and look for spilled registers
+	"$(PY)" csrc/cuda/compile.py --check
 
 # The library with sanitizers, in a copy of the package: the one in stateful_lstm/ is left alone.
 SANITIZED := build/sanitized
