@@ -93,6 +93,12 @@ def test_ptx_is_made_once_for_all_chips_that_the_source_does_not_tell_apart():
     ]
 
 
+def test_clusters_are_compiled_only_where_they_are():
+    assert cuda.wanted(Path("cluster.cu"), ["80", "90a", "120"]) == ["90a", "120"]
+    assert cuda.wanted(Path("cluster.cu"), ["80"]) == ["90"]
+    assert cuda.wanted(Path("grid.cu"), ["80", "90a"]) == ["80", "90a"]
+
+
 def test_the_source_tells_no_other_architectures_apart():
     told = re.compile(r"__CUDA_ARCH__\s*[<>=!]+\s*(\d+)")
     files = [path for path in SCRIPT.parent.parent.glob("**/*") if path.suffix in (".h", ".cu")]

@@ -37,6 +37,8 @@ def test_every_call_gets_a_kernel_that_fits_the_device(arch, dtype, backward):
                 assert found["threads"] in (64, 128, 256) and found["blocks"] > 0
                 if found["kernel"] == "grid":  # or its blocks would wait for ever
                     assert found["blocks"] <= processors
+                if found["kernel"] == "cluster":  # compile.py leaves the others out
+                    assert arch >= 90
                 if found["cluster"] > 1:
                     assert found["blocks"] % found["cluster"] == 0
 
@@ -64,4 +66,5 @@ def test_the_plan_says_why():
     why = plan("float32", 16, 256, 80)["why"]
     assert why.startswith("grid, Simt<float, 1>; before it small")
     assert "bytes of shared memory" in why and "TF32 is not allowed" in why
+    assert "cluster, Simt<float, 1>: no clusters of blocks" in why
     assert "there is a projection" in plan("float32", 16, 256, 80, P=8)["why"]

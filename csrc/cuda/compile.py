@@ -30,6 +30,8 @@ QUICK = ("90a",)
 # What device.h tells apart. The source becomes PTX once for each of these, and that the code of all
 # chips up to the next one. The newest PTX stays in the objects, for chips that are not listed.
 VIRTUAL = (75, 80, 90)
+OLDEST = {"cluster": 90}  # where the plan asks for a kernel at all
+SLOWEST = ("steps", "grid")  # begun first, or one core waits for them at the end
 FLAGS = [
     *("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xptxas=-v"),
     "--compress-mode=size",  # a sixth of what the default leaves
@@ -59,11 +61,22 @@ def nvcc() -> str | None:
     return shutil.which("nvcc") or (shutil.which("nvcc", path=f"{home}/bin") if home else None)
 
 
+def number(arch: str) -> int:
+    """90 of 90a."""
+    return int(arch.rstrip("af"))
+
+
+def wanted(file: Path, archs: Sequence[str]) -> list[str]:
+    """Those of the architectures that a file is compiled for: one at least."""
+    oldest = OLDEST.get(file.stem, 0)
+    return [arch for arch in archs if number(arch) >= oldest] or [str(oldest)]
+
+
 def targets(archs: Sequence[str]) -> list[str]:
     """The architectures as nvcc's flags."""
     codes = defaultdict(list)
     for arch in archs:
-        known = [virtual for virtual in VIRTUAL if virtual <= int(arch.rstrip("af"))]
+        known = [virtual for virtual in VIRTUAL if virtual <= number(arch)]
         codes[max(known, default=VIRTUAL[0])].append(f"sm_{arch}")
     codes[max(codes)].append(f"compute_{max(codes)}")
     return [f"-gencode=arch=compute_{v},code=[{','.join(code)}]" for v, code in codes.items()]
@@ -80,20 +93,22 @@ def compile(
     compiler, ninja = nvcc(), shutil.which("ninja")
     if compiler is None or ninja is None:
         raise CompileError(f"no {'ninja' if compiler else 'nvcc'} on the PATH")
-    command = shlex.join([compiler, *FLAGS, *flags, *targets(archs)]).replace("$", "$$")
+    command = shlex.join([compiler, *FLAGS, *flags]).replace("$", "$$")
     rules = [
         "rule nvcc",
-        f"  command = {command} -MD -MF $out.d -c $in -o $out"
+        f"  command = {command} $targets -MD -MF $out.d -c $in -o $out"
         " > report/$name.txt 2>&1 || { cat report/$name.txt; exit 1; }",
         "  depfile = $out.d",
         "  deps = gcc",
         "  description = nvcc $name.cu",
     ]
-    sources = [path.resolve() for path in files or sorted(HERE.glob("*.cu"))]
+    every = sorted(HERE.glob("*.cu"), key=lambda path: (path.stem not in SLOWEST, path.stem))
+    sources = [path.resolve() for path in files or every]
     for path in sources:
         escaped = re.sub(r"([ :$])", r"$\1", str(path))
         rules.append(f"build {path.stem}.o | report/{path.stem}.txt: nvcc {escaped}")
         rules.append(f"  name = {path.stem}")
+        rules.append(f"  targets = {shlex.join(targets(wanted(path, archs)))}")
     (out / "report").mkdir(parents=True, exist_ok=True)
     (out / "build.ninja").write_text("\n".join(rules) + "\n")
     at_once = jobs or int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
@@ -176,7 +191,7 @@ def main() -> int:
     try:
         for path in compile(archs, out, given.jobs, given.files, flags):
             found = read_report((out / "report" / f"{path.stem}.txt").read_text())
-            if {row.arch for row in found} != {f"sm_{arch}" for arch in archs}:
+            if {row.arch for row in found} != {f"sm_{arch}" for arch in wanted(path, archs)}:
                 raise CompileError(f"cannot read what ptxas says of {path.stem}.cu")
             rows += found
     except CompileError as error:

@@ -61,6 +61,7 @@ std::string objection(const Candidate<S>& candidate, const Call& call, const Dev
     return "a block needs " + std::to_string(grid.shared_bytes) + " bytes of shared memory, " +
            std::to_string(device.shared_bytes) + " are there";
   if (kernel == "small" && call.H > 128) return "H is above 128";
+  if (kernel == "cluster" && device.arch < 90) return "no clusters of blocks";  // nor code for it
   if (kernel == "cluster" && grid.cluster > device.cluster_blocks)
     return "a cluster of " + std::to_string(grid.cluster) + " blocks, " +
            std::to_string(device.cluster_blocks) + " at most";
