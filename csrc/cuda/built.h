@@ -7,7 +7,7 @@ namespace stateful_lstm::cuda {
 
 // each(S, Product): for up to 16 rows, and for more. Wide tiles of units mean fewer blocks, narrow ones less
 // shared memory in each.
-#if defined(LSTM_BUILT)  // the emulator's own, shorter one
+#if defined(LSTM_BUILT)    // the emulator's own, shorter one
 #elif defined(LSTM_QUICK)  // `compile.py --quick`: enough to compile all of the source
 #define LSTM_BUILT(each)                                                                  \
   each(float, Simt<float, 1>) each(float, Tensor<float, 1>) each(double, Simt<double, 1>) \
