@@ -9,6 +9,9 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 ARGS ?=
 
+# For the gpu targets: the machine's own Python, before the environment is put in front of it.
+GPU_PYTHON := $(shell command -v $(PYTHON))
+
 LIBRARY := stateful_lstm/_C.abi3.so
 CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl)
 FORMATTED := $(CPP) $(wildcard csrc/cuda/*.cu tests/emulator/*.cpp tests/emulator/*.h)
@@ -17,6 +20,7 @@ REQUIREMENTS := requirements/demo.txt requirements/test.txt requirements/dev.txt
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help environment demo test test-sets test-sanitized test-emulator lint format build cuda examples bench clean
+.PHONY: gpu-check gpu-build gpu-test gpu-sanitize gpu-bench
 
 help:         ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1@/p' Makefile | tr @ '\t' | expand -t 22
@@ -147,6 +151,62 @@ examples: build  ## every example, in its quick form; pictures go to build/examp
 
 bench: build $(PEERS)  ## the benchmarks, beside nn.LSTM, ONNX Runtime and OpenVINO
 	$(RUN) benchmarks/bench.py $(ARGS)
+
+# ---------------------------------------------------------------- GPU
+
+# On a machine with an NVIDIA GPU and a torch that can use it. No environment is made and nothing is
+# downloaded, whatever VENV says: PYTHON is used as it is.
+#
+# GPU_PARTS  what gpu-check runs       GPU_LIMIT  seconds after which a part is stopped
+# GPU_TOOLS  of compute-sanitizer      STATEFUL_LSTM_CUDA_OBJECTS  kernels that are already compiled
+GPU_PARTS ?= gpu-build gpu-test gpu-sanitize gpu-bench
+GPU_TOOLS ?= memcheck racecheck synccheck
+GPU_LIMIT ?= 1800
+
+GPU := PATH="$$PATH:$${CUDA_HOME:-/usr/local/cuda}/bin" PYTHONPATH="$(CURDIR)"
+GPU_LIMITED := $(GPU) timeout --kill-after=15 $(GPU_LIMIT)
+GPU_PRESENT := $(GPU) "$(GPU_PYTHON)" tools/check_environment.py gpu
+GPU_LACKS = { echo "make: $@ needs the above; it installs nothing" >&2; exit 1; }
+
+gpu-check:    ## on a machine with a GPU: build, tests, sanitizers, benchmark
+	@$(GPU_PRESENT) || $(GPU_LACKS)
+	@table=; status=0; for part in $(GPU_PARTS); do \
+	    echo "== $$part"; begin=$$(date +%s); result=ok; \
+	    $(MAKE) --no-print-directory $$part ARGS= || { result=failed; status=1; }; \
+	    table="$$table$$part $$(($$(date +%s) - begin)) $$result\n"; \
+	    [ "$$part $$result" != "gpu-build failed" ] || break; done; \
+	echo; printf "part seconds result\n$$table" | while read -r part seconds result; do \
+	    printf '%-14s%8s  %s\n' "$$part" "$$seconds" "$$result"; done; exit $$status
+
+# The second line: a library that loads here and has the kernels, or why not.
+gpu-build:
+	@$(GPU_PRESENT) $(if $(STATEFUL_LSTM_CUDA_OBJECTS),,nvcc) || $(GPU_LACKS)
+	FORCE_CUDA=1 $(GPU_LIMITED) "$(GPU_PYTHON)" setup.py -q build_ext --inplace --force
+	@$(GPU) "$(GPU_PYTHON)" -c 'import sys, stateful_lstm; print(stateful_lstm.info()); \
+	    why = stateful_lstm.info()["backends"]["cuda"]; sys.exit(None if why is True else why)'
+
+# Without the plugins that a machine's pytest may have: they bring warnings of their own. A test that
+# hangs shows where after five minutes.
+gpu-test:
+	@$(GPU_PRESENT) || $(GPU_LACKS)
+	STATEFUL_LSTM_TEST_DEVICE=cuda PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(GPU_LIMITED) \
+	    "$(GPU_PYTHON)" -m pytest -q -o faulthandler_timeout=300 tests/gpu $(ARGS)
+
+# torch's cache of memory is off, so that each tensor ends where its memory ends. Only our kernels
+# are watched: the namespace is part of their names.
+gpu-sanitize:
+	@$(GPU_PRESENT) compute-sanitizer || $(GPU_LACKS)
+	@mkdir -p build/gpu; status=0; for tool in $(GPU_TOOLS); do \
+	    echo "== compute-sanitizer --tool $$tool, to build/gpu/$$tool.log"; \
+	    STATEFUL_LSTM_TEST_DEVICE=cuda PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(GPU_LIMITED) \
+	        compute-sanitizer --tool $$tool --kernel-name kernel_substring=stateful_lstm \
+	        --report-api-errors no --print-limit 20 --error-exitcode 9 \
+	        "$(GPU_PYTHON)" tests/gpu/sanitize.py $(ARGS) >build/gpu/$$tool.log 2>&1 || status=1; \
+	    tail -n 6 build/gpu/$$tool.log; done; exit $$status
+
+gpu-bench:
+	@$(GPU_PRESENT) || $(GPU_LACKS)
+	$(GPU_LIMITED) "$(GPU_PYTHON)" benchmarks/gpu.py --limit $$(($(GPU_LIMIT) * 9 / 10)) $(ARGS)
 
 # ---------------------------------------------------------------- code
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -50,7 +51,7 @@ def draw(rows: list[Row], goals: list[Target], about: dict[str, Any], path: Path
     plt.close(figure)
 
 
-def panel(axis: Any, rows: list[Row], goals: list[Target]) -> None:
+def panel(axis: Any, rows: Sequence[Row], goals: list[Target]) -> None:
     axis.set_xscale("log")
     ratios = [row.ratio for row in rows]
     places = range(len(rows))

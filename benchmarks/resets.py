@@ -43,7 +43,7 @@ def split_and_pad(lstm: nn.LSTM, x: Tensor, resets: Tensor) -> Tensor:
     first = first.T.flatten()  # rows one after another, so that a stretch lies together
     starts = first.nonzero().squeeze(1)
     piece = first.cumsum(0) - 1
-    step = torch.arange(T * B) - starts[piece]
+    step = torch.arange(T * B, device=x.device) - starts[piece]
     longest = int(step.max()) + 1
     places = step * len(starts) + piece
     pieces = x.new_zeros(longest * len(starts), width)

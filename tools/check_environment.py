@@ -2,6 +2,7 @@
 
     check_environment.py tools                     Python, its headers and venv, a C++ compiler
     check_environment.py packages FILE [FILE...]   torch, numpy and the packages in these files
+    check_environment.py gpu [COMMAND...]          a GPU that torch can use, pytest, these commands
 
 No third-party import at the top, and nothing newer than Python 3.6: it must run to complain.
 """
@@ -78,6 +79,34 @@ def packages_problems(files):
     return problems
 
 
+def failure(command):
+    """None, or the last line of what a command said when it failed."""
+    try:
+        subprocess.check_output(command, stderr=subprocess.STDOUT, universal_newlines=True)
+    except subprocess.CalledProcessError as error:
+        return (error.output.strip().splitlines() or ["no message"])[-1]
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def gpu_problems(commands):
+    code = "import torch, sys; sys.exit(0 if torch.cuda.is_available() else torch.__version__)"
+    problems = []
+    why = failure(["nvidia-smi", "-L"])
+    if why:
+        problems.append("nvidia-smi shows no GPU: is the driver installed? ({})".format(why))
+    why = failure([sys.executable, "-c", code])
+    if why:
+        problems.append("torch has no GPU in {} ({})".format(sys.executable, why))
+    if not importlib.util.find_spec("pytest"):
+        problems.append("missing: pytest")
+    lacking = [command for command in commands if not shutil.which(command)]
+    return problems + [
+        "missing: {}, which comes with the CUDA toolkit".format(command) for command in lacking
+    ]
+
+
 def main(arguments):
     if sys.version_info < OLDEST_PYTHON:
         problems = [
@@ -87,6 +116,8 @@ def main(arguments):
         ]
     elif arguments[0] == "tools":
         problems = tools_problems()
+    elif arguments[0] == "gpu":
+        problems = gpu_problems(arguments[1:])
     else:
         problems = packages_problems(arguments[1:])
     for problem in problems:

@@ -196,15 +196,18 @@ def backward(outputs, leaves):
 
 def run_apart(code, seconds=180):
     """Runs a program of its own: what hangs or ruins the GPU's context ends with it."""
-    command = [sys.executable, "-c", code]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as late:
+        pytest.fail(f"still running after {seconds} s; it had printed {late.stdout!r}")
+    assert done.returncode == 0, done.stdout
     return done.stdout
