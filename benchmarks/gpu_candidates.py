@@ -52,7 +52,7 @@ class Problem:
         self.mask = reset_ways.random_resets(shape).to(device) if T > 1 else None
 
     def ours(self, stateful: bool) -> StatefulLSTM:
-        return our_twin(self.lstm, stateful).to(self.device)
+        return our_twin(self.lstm, stateful)
 
     def expected(self, kind: str) -> Any:
         """What nn.LSTM makes of it in float32."""

@@ -29,11 +29,13 @@ Float = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def our_twin(lstm: nn.LSTM, stateful: bool) -> StatefulLSTM:
+    like = lstm.all_weights[0][0]
     ours = StatefulLSTM(
         lstm.input_size,
         lstm.hidden_size,
         lstm.num_layers,
-        dtype=lstm.all_weights[0][0].dtype,
+        device=like.device,
+        dtype=like.dtype,
         stateful=stateful,
     )
     ours.load_state_dict(lstm.state_dict())
