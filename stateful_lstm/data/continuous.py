@@ -1,0 +1,276 @@
+"""``ContinuousBatches``: sequences laid end to end in rows, and cut into windows.
+
+    row 0   aaaaaaaa|aabbbbbb|bbbbbbbb        a, b, ...: the steps of one sequence
+    row 1   cccddddd|dddddddd|deeee...        | ends a window, . is padding
+              window 0  window 1  window 2
+
+The next sequence always goes to the row that is free first, so that rows end about together. The
+rows of all ranks are laid out as one batch, of which each rank makes its own: the windows of many
+ranks, side by side, are those of one process with so many rows.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from .window import Blank, Steps, Window, as_tensor, check_length, check_like
+
+Sequences = Sequence[Steps] | Steps | Dataset[Steps]
+
+
+class _Piece(NamedTuple):
+    """Steps [start, start + length) of a sequence, at step t of a window's row."""
+
+    row: int
+    t: int
+    sequence: int
+    start: int
+    length: int
+
+
+class ContinuousBatches(IterableDataset[Window]):
+    """Windows of many sequences, where row i of window k + 1 continues row i of window k.
+
+    A sequence that ends inside a window is followed in the same row by the next one, with
+    ``reset_mask`` True where it begins. There is padding only at the very end; every step of every
+    sequence comes exactly once in an epoch. Arrays are read slice by slice, so a memory-mapped one
+    may be larger than memory.
+
+    One ``iter()`` is one epoch, and the next takes the next epoch's order. In a ``DataLoader`` use
+    ``batch_size=None``. Its workers make the windows in turn; since they work on copies, say
+    :meth:`set_epoch` before each epoch there (``Trainer.fit`` does), and take a position from the
+    window rather than from :meth:`state_dict`.
+
+    Args:
+        sequences: tensors or arrays (T_i, ...), all of one dtype and of one shape but for T_i; one
+            array (N, T, ...) for N of them; or a map-style dataset whose items are such.
+        batch_size: B, rows of a window.
+        window: T, steps of a window.
+        targets: as ``sequences``, of the same T_i, in any dtype and shape; None: the target at t is
+            the input at t + 1, and a sequence's last step has none (``Window.target_mask``).
+        shuffle: whether each epoch takes the sequences in another order. Steps stay in theirs.
+        seed: of the order.
+        batch_first: the windows' layout.
+        rank: which part of the rows to make: rows rank * B to (rank + 1) * B of all.
+        world_size: how many ranks share the sequences. All make the same number of windows.
+
+    Raises:
+        ValueError: for numbers out of range, no sequences, an empty one, or shapes, dtypes and
+            lengths that do not fit together. A dataset's items are checked when they are read.
+
+    Example:
+        >>> windows = ContinuousBatches([torch.randn(70, 3), torch.randn(9, 3)], 2, 16)
+        >>> for w in windows:
+        ...     output, _ = lstm(w.input, reset_mask=w.reset_mask, lengths=w.lengths)
+    """
+
+    def __init__(
+        self,
+        sequences: Sequences,
+        batch_size: int,
+        window: int,
+        targets: Sequences | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        batch_first: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        for name, number in (
+            ("batch_size", batch_size),
+            ("window", window),
+            ("world_size", world_size),
+        ):
+            if number < 1:
+                raise ValueError(f"{name} must be 1 or more, got {number}")
+        if seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {seed}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be 0 to {world_size - 1}, got {rank}")
+        self._sequences, self._targets = cast(Any, sequences), cast(Any, targets)
+        count = len(self._sequences)
+        if count == 0:
+            raise ValueError("expected at least one sequence, got none")
+        if targets is not None and len(self._targets) != count:
+            raise ValueError(f"got {count} sequences and {len(self._targets)} targets")
+        self.batch_size, self.window, self.batch_first = batch_size, window, batch_first
+        self.shuffle, self.seed = shuffle, seed
+        self.rank, self.world_size = rank, world_size
+        self._lengths: list[int | None] = [None] * count
+        # One step of the first sequence, and its target: all others must be like them.
+        self._first: tuple[Tensor, Tensor] | None = None
+        # Epoch and window to begin at: written here, read by a DataLoader's workers.
+        self._begin = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self._position = (0, 0)
+        if not isinstance(sequences, Dataset):
+            for k in range(count):
+                self._read(k)
+
+    # ------------------------------------------------------------ iteration
+
+    def __iter__(self) -> Iterator[Window]:
+        worker = get_worker_info()
+        epoch, begin = self._begin.tolist()
+        every, mine = (1, 0) if worker is None else (worker.num_workers, worker.id)
+        if worker is None:
+            self._go_to(epoch, 0)
+            self._position = (epoch, begin)
+        open_items: dict[int, tuple[Any, Any]] = {}
+        for k, pieces in enumerate(self._plan(epoch)):
+            if k < begin or (k - begin) % every != mine:
+                continue
+            made = self._make(pieces, open_items, self._describe(epoch, k + 1))
+            self._position = (epoch, k + 1)
+            yield made
+        self._position = (epoch + 1, 0)
+        if worker is None:
+            self._go_to(epoch + 1, 0)
+
+    def __len__(self) -> int:
+        """Windows in the coming epoch; reads every item of a dataset once, for its length."""
+        return sum(1 for _ in self._plan(int(self._begin[0])))
+
+    def _plan(self, epoch: int) -> Iterator[list[_Piece]]:
+        """The pieces of each window of an epoch, of all ranks' rows."""
+        queue = iter(self._order(epoch))
+        rows = self.batch_size * self.world_size
+        free = [(0, row) for row in range(rows)]  # when a row is free: a heap
+        laid: list[tuple[int, int, int, int]] = []  # row, begin, end and number of a sequence
+        begin, upcoming = 0, next(queue, None)
+        while upcoming is not None or laid:
+            end = begin + self.window
+            while upcoming is not None and free[0][0] < end:
+                at, row = free[0]
+                until = at + self._length(upcoming)
+                heapq.heapreplace(free, (until, row))
+                laid.append((row, at, until, upcoming))
+                upcoming = next(queue, None)
+            yield [
+                _Piece(
+                    row,
+                    max(at, begin) - begin,
+                    sequence,
+                    max(at, begin) - at,
+                    min(until, end) - max(at, begin),
+                )
+                for row, at, until, sequence in laid
+            ]
+            laid = [one for one in laid if one[2] > end]
+            begin = end
+
+    def _order(self, epoch: int) -> list[int]:
+        count = len(self._lengths)
+        if not self.shuffle:
+            return list(range(count))
+        # torch's generator takes 32 bits: a hash of both, so that no seed meets another's epochs.
+        mixed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
+        random = torch.Generator().manual_seed(mixed)
+        return torch.randperm(count, generator=random).tolist()
+
+    def _make(
+        self, pieces: list[_Piece], items: dict[int, tuple[Any, Any]], position: dict[str, Any]
+    ) -> Window:
+        """Reads the pieces of this rank's rows. ``items``: the sequences of the window before."""
+        first = self.rank * self.batch_size
+        pieces = [piece for piece in pieces if first <= piece.row < first + self.batch_size]
+        last_items = items.copy()
+        items.clear()
+        blank = Blank(self.window, self.batch_size, *self._step(), self.batch_first)
+        for row, t, sequence, start, length in pieces:
+            end = start + length
+            if sequence not in last_items:
+                y = None if self._targets is None else self._targets[sequence]
+                last_items[sequence] = (self._sequences[sequence], y)
+            x, y = items[sequence] = last_items[sequence]
+            if y is None:
+                steps = as_tensor(x[start : end + 1])
+                blank.write(row - first, t, steps[:length], steps[1:], begins=start == 0)
+            else:
+                steps, targets = as_tensor(x[start:end]), as_tensor(y[start:end])
+                blank.write(row - first, t, steps, targets, begins=start == 0)
+        return blank.window(position)
+
+    def _step(self) -> tuple[Tensor, Tensor]:
+        """What a step and its target look like, (1, ...): the first sequence's."""
+        if self._first is None:
+            self._read(0)
+        assert self._first is not None
+        return self._first
+
+    def _length(self, k: int) -> int:
+        known = self._lengths[k]
+        return self._read(k) if known is None else known
+
+    def _read(self, k: int) -> int:
+        """Looks at sequence k for the first time: checks it, and remembers how long it is."""
+        x = self._sequences[k]
+        y = None if self._targets is None else self._targets[k]
+        lengths = [check_length(x, f"sequences[{k}]")]
+        step = target = as_tensor(x[:1])
+        if y is not None:
+            lengths.append(check_length(y, f"targets[{k}]"))
+            target = as_tensor(y[:1])
+        if len(set(lengths)) > 1:
+            raise ValueError(f"targets[{k}] has {lengths[1]} steps, its sequence has {lengths[0]}")
+        first = (step, target) if k == 0 else self._step()
+        check_like(step, first[0], f"sequences[{k}]")
+        check_like(target, first[1], f"targets[{k}]")
+        self._first, self._lengths[k] = first, lengths[0]
+        return lengths[0]
+
+    # ------------------------------------------------------------ position
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next ``iter()`` takes."""
+        return int(self._begin[0])
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next ``iter()``, in workers too, begins this epoch; one that is loaded goes on."""
+        if epoch < 0:
+            raise ValueError(f"epoch must be 0 or more, got {epoch}")
+        if epoch != self.epoch:
+            self._go_to(epoch, 0)
+            self._position = (epoch, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the window that ``iter()`` gave last, and what it is a position in."""
+        return self._describe(*self._position)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next ``iter()`` goes on at this position: a window's, or :meth:`state_dict`'s.
+
+        Another ``world_size`` will do if all ranks together have as many rows as before.
+
+        Raises:
+            ValueError: for a position in other data, or in windows of another size.
+        """
+        own = self._describe(0, 0)
+        if not isinstance(state, Mapping) or set(state) != set(own):
+            raise ValueError(f"expected a position with {sorted(own)}, got {state!r}")
+        for name, value in own.items():
+            if name not in ("epoch", "window") and state[name] != value:
+                raise ValueError(f"this position is of {name} {state[name]}, the data's is {value}")
+        self._position = (int(state["epoch"]), int(state["window"]))
+        self._go_to(*self._position)
+
+    def _describe(self, epoch: int, window: int) -> dict[str, Any]:
+        return {
+            "epoch": epoch,
+            "window": window,
+            "sequences": len(self._lengths),
+            "rows of all ranks": self.batch_size * self.world_size,
+            "steps of a window": self.window,
+            "shuffle": self.shuffle,
+            "seed": self.seed,
+        }
+
+    def _go_to(self, epoch: int, window: int) -> None:
+        self._begin[0], self._begin[1] = epoch, window

@@ -1,0 +1,149 @@
+"""``Window``: what one update is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Steps = Tensor | NDArray[Any]  # (T, ...): the steps of one sequence
+
+
+@dataclass(frozen=True)
+class Window:
+    """A number of steps of B rows, time-major or with the batch first.
+
+    Attributes:
+        input: (T, B, ...) or (B, T, ...); zeros where a row has no step.
+        target: (T, B, ...) or (B, T, ...); zeros where ``target_mask`` is False.
+        reset_mask: bool, (T, B) or (B, T): True where a sequence begins.
+        lengths: int64 (B,): steps of the row; those from there on are padding.
+        target_mask: bool, (T, B) or (B, T): True where there is a target.
+        batch_first: whether B comes before T.
+        position: where the data goes on after this window, for
+            :meth:`ContinuousBatches.load_state_dict`; empty for windows made otherwise.
+    """
+
+    input: Tensor
+    target: Tensor
+    reset_mask: Tensor
+    lengths: Tensor
+    target_mask: Tensor
+    batch_first: bool = False
+    position: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def pad(
+        cls,
+        sequences: Sequence[Steps],
+        targets: Sequence[Steps] | None = None,
+        batch_first: bool = False,
+    ) -> Window:
+        """Whole sequences of different lengths as one window, each in a row of its own.
+
+        Args:
+            sequences: B tensors or arrays (T_i, ...), of one dtype and one shape but for T_i.
+            targets: as many, (T_i, ...); None: the target at t is the input at t + 1, and a
+                sequence's last step has none.
+            batch_first: whether B comes before T in the window.
+
+        Raises:
+            ValueError: no sequences, an empty one, or shapes or dtypes that do not fit together.
+        """
+        if len(sequences) == 0:
+            raise ValueError("expected at least one sequence, got none")
+        if targets is not None and len(targets) != len(sequences):
+            raise ValueError(f"got {len(sequences)} sequences and {len(targets)} targets")
+        T = max(check_length(x, f"sequences[{row}]") for row, x in enumerate(sequences))
+        inputs = [as_tensor(x) for x in sequences]
+        wanted = [x[1:] for x in inputs] if targets is None else [as_tensor(y) for y in targets]
+        blank = Blank(T, len(inputs), inputs[0], wanted[0], batch_first)
+        for row, (x, y) in enumerate(zip(inputs, wanted, strict=True)):
+            check_like(x, inputs[0], f"sequences[{row}]")
+            check_like(y, wanted[0], f"targets[{row}]")
+            if targets is not None and len(x) != check_length(y, f"targets[{row}]"):
+                raise ValueError(f"targets[{row}] has {len(y)} steps, its sequence has {len(x)}")
+            blank.write(row, 0, x, y, begins=True)
+        return blank.window({})
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Window:
+        """The same window on another device."""
+        return self._each(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Window:
+        """The same window in page-locked memory; a ``DataLoader`` with ``pin_memory`` calls it."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Window:
+        names = ("input", "target", "reset_mask", "lengths", "target_mask")
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return replace(self, **changed)
+
+
+def as_tensor(steps: Steps) -> Tensor:
+    """Shares memory with an array where it can; a read-only one is copied."""
+    if isinstance(steps, Tensor):
+        return steps.detach()
+    array = np.asarray(steps)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def check_length(steps: Steps, name: str) -> int:
+    """How many steps a sequence has: one or more."""
+    if not hasattr(steps, "shape"):
+        raise TypeError(f"{name} must be a tensor or an array, got {type(steps).__name__}")
+    if len(steps.shape) == 0 or len(steps) == 0:
+        raise ValueError(f"{name} is empty: expected (T, ...), got shape {tuple(steps.shape)}")
+    return len(steps)
+
+
+def check_like(steps: Tensor, first: Tensor, name: str) -> None:
+    """The steps of a sequence are of the shape and dtype of the first one's."""
+    if steps.shape[1:] != first.shape[1:] or steps.dtype != first.dtype:
+        raise ValueError(
+            f"{name} has steps of shape {tuple(steps.shape[1:])}, {steps.dtype}; the first has "
+            f"{tuple(first.shape[1:])}, {first.dtype}"
+        )
+
+
+class Blank:
+    """A window that is being filled: T steps of B rows, zeros at first."""
+
+    def __init__(self, T: int, B: int, input: Tensor, target: Tensor, batch_first: bool) -> None:
+        """``input`` and ``target`` (some, ...) say what one step looks like."""
+        self.batch_first = batch_first
+        sizes = (B, T) if batch_first else (T, B)
+        self.input = input.new_zeros(*sizes, *input.shape[1:])
+        self.target = target.new_zeros(*sizes, *target.shape[1:])
+        self.reset_mask = torch.zeros(sizes, dtype=torch.bool)
+        self.target_mask = torch.zeros(sizes, dtype=torch.bool)
+        self.lengths = torch.zeros(B, dtype=torch.int64)
+
+    def write(self, row: int, t: int, input: Tensor, target: Tensor, begins: bool) -> None:
+        """Steps from t on; the first ones of a sequence if it ``begins``. Targets may be fewer."""
+        n, known = len(input), len(target)
+        self._row(self.input, row)[t : t + n] = input
+        self._row(self.target, row)[t : t + known] = target
+        self._row(self.target_mask, row)[t : t + known] = True
+        self._row(self.reset_mask, row)[t] = begins
+        self.lengths[row] = t + n
+
+    def _row(self, tensor: Tensor, row: int) -> Tensor:
+        return tensor[row] if self.batch_first else tensor[:, row]
+
+    def window(self, position: Mapping[str, Any]) -> Window:
+        """What has been written."""
+        return Window(
+            self.input,
+            self.target,
+            self.reset_mask,
+            self.lengths,
+            self.target_mask,
+            self.batch_first,
+            position,
+        )
