@@ -1,0 +1,171 @@
+"""The loss of a window: what stands between a window and the number to minimise."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+
+from ..data import Window
+from ..model import reset_state
+
+
+class Staged(NamedTuple):
+    """A window on the model's device, and what must be known of it without asking the device."""
+
+    window: Window
+    targets: int  # how many
+    where: Tensor | None  # which of the T * B outputs have targets; None: all
+    resets: bool  # whether reset_mask says anything
+    ragged: bool  # whether lengths says anything
+
+
+class Objective:
+    """Runs the model over a window, and a loss function over the steps that have a target.
+
+    Arguments as of :class:`stateful_lstm.training.Trainer`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[Tensor, Tensor], Tensor],
+        autocast: torch.dtype | None,
+        forward: Callable[[nn.Module, Window], Tensor] | None,
+    ) -> None:
+        parameter = next(model.parameters(), None)
+        if parameter is None:
+            raise ValueError("the model has no parameters")
+        self.device = parameter.device
+        if autocast not in (None, torch.bfloat16, torch.float16):
+            raise ValueError(f"autocast must be torch.bfloat16 or torch.float16, got {autocast}")
+        if autocast == torch.float16 and self.device.type != "cuda":
+            raise ValueError("autocast to torch.float16 needs CUDA; torch.bfloat16 does not")
+        self.model, self.loss_fn, self.autocast, self.forward = model, loss_fn, autocast, forward
+        self.bare = model
+        if isinstance(model, DistributedDataParallel):
+            self.bare = model.module
+        self.group = _process_group(model)
+        accepted = inspect.signature(self.bare.forward).parameters
+        anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+        self._takes = {n for n in ("reset_mask", "lengths") if anything or n in accepted}
+        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
+    def stage(self, window: Window) -> Staged:
+        """Looks at the window where it is, on the host, and takes it to the device."""
+        T_B = window.input.shape[:2]
+        for name in ("target", "reset_mask", "target_mask"):
+            shape = getattr(window, name).shape[:2]
+            if shape != T_B:
+                raise ValueError(f"the window's input is {tuple(T_B)}, its {name} {tuple(shape)}")
+        steps = T_B[1] if window.batch_first else T_B[0]
+        mask = window.target_mask.flatten()
+        where = None if bool(mask.all()) else mask.nonzero().squeeze(1)
+        count = mask.numel() if where is None else where.numel()
+        resets = bool(window.reset_mask.any())
+        ragged = bool((window.lengths < steps).any())
+        if resets and "reset_mask" not in self._takes and self.forward is None:
+            self._reset_at_the_first_step(window)
+            resets = False
+        if self._copies is None or window.input.is_cuda:
+            window = window.to(self.device)
+            where = None if where is None else where.to(self.device)
+            return Staged(window, count, where, resets, ragged)
+        # Beside what the device is doing for earlier updates.
+        work = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._copies):
+            if not window.input.is_pinned():
+                window = window.pin_memory()
+            window = window.to(self.device, non_blocking=True)
+            if where is not None:
+                where = where.pin_memory().to(self.device, non_blocking=True)
+        work.wait_stream(self._copies)
+        for tensor in (window.input, window.target, window.reset_mask, window.lengths, where):
+            if tensor is not None:
+                tensor.record_stream(work)
+        return Staged(window, count, where, resets, ragged)
+
+    def _reset_at_the_first_step(self, window: Window) -> None:
+        """For a model whose forward takes no reset_mask: rows that begin with the window."""
+        first, later = window.reset_mask, window.reset_mask
+        if window.batch_first:
+            first, later = first[:, 0], later[:, 1:]
+        else:
+            first, later = first[0], later[1:]
+        if bool(later.any()):
+            raise ValueError(
+                "a sequence begins inside the window, but the model's forward takes no reset_mask: "
+                "give it one and hand it on to its StatefulLSTMs, or say forward="
+            )
+        reset_state(self.model, None if bool(first.all()) else first)
+
+    def _outputs(self, staged: Staged) -> Tensor:
+        window = staged.window
+        if self.forward is not None:
+            outputs = self.forward(self.model, window)
+        else:
+            control = {}
+            if "reset_mask" in self._takes and staged.resets:
+                control["reset_mask"] = window.reset_mask
+            if "lengths" in self._takes and staged.ragged:
+                control["lengths"] = window.lengths
+            outputs = self.model(window.input, **control)
+        if isinstance(outputs, tuple):
+            outputs = outputs[0]
+        if outputs.shape[:2] != window.target.shape[:2]:
+            raise ValueError(
+                f"the model's output is {tuple(outputs.shape)} for targets "
+                f"{tuple(window.target.shape)}: the first two sizes must agree"
+            )
+        return outputs
+
+    def loss(self, staged: Staged) -> Tensor:
+        """The mean over the window's targets; zero without any, but with a graph."""
+        outputs, targets = self._outputs(staged).flatten(0, 1), staged.window.target.flatten(0, 1)
+        if staged.targets == 0:
+            return outputs.sum() * 0
+        if staged.where is not None:
+            outputs, targets = outputs[staged.where], targets[staged.where]
+        loss = self.loss_fn(outputs, targets)
+        if loss.dim() != 0:
+            raise ValueError(
+                f"loss_fn must return the mean over its steps, one number; got {tuple(loss.shape)}"
+            )
+        return loss
+
+    def share(self, loss: Tensor, count: int) -> tuple[Tensor | None, Tensor]:
+        """What the loss counts for among all ranks; and the joined batch's loss and targets."""
+        with torch.no_grad():
+            sums = torch.stack([loss.double() * count, torch.full_like(loss, count).double()])
+            if self.group is None:
+                return None, torch.stack([loss.double(), sums[1]])
+            dist.all_reduce(sums, group=self.group)
+            total = sums[1].clamp(min=1)
+            ranks = dist.get_world_size(self.group)
+            # The gradients of the ranks are averaged.
+            weight = (count * ranks / total).to(loss.dtype)
+            return weight, torch.stack([sums[0] / total, sums[1]])
+
+    @contextmanager
+    def autocasting(self) -> Iterator[None]:
+        """Around :meth:`loss`."""
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            yield
+
+
+def _process_group(model: nn.Module) -> Any:
+    """The group whose ranks average their gradients, or None."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    if isinstance(model, DistributedDataParallel):
+        return model.process_group
+    if any(isinstance(module, FSDPModule) for module in model.modules()):
+        return dist.group.WORLD
+    return None

@@ -1,0 +1,339 @@
+"""Checkpoints of many ranks in one folder, by ``torch.distributed.checkpoint``.
+
+The folder holds tensors only: what else there is to save lies in tensors of bytes, and the folder's
+index is read by an unpickler that knows nothing but the index's own types. So loading executes no
+code from it.
+
+Each rank writes its part. Parameters and optimizer are the same whatever the number of ranks. Of a
+resident state (L*D, S, H) rank r has rows r * S to (r + 1) * S of the joined one, as it has of the
+joined batch; that is how another number of ranks shares it out anew.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load as read_into
+from torch.distributed.checkpoint.state_dict_saver import save as write_tensors
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+
+from .checkpoint import FORMAT, CheckpointError, check_format, check_model, check_plain, sync_folder
+
+Rows = dict[str, tuple[Tensor, Tensor]]  # a model's resident states: its get_state()
+
+
+def world() -> tuple[int, int]:
+    """This rank, and how many there are."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def save(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    states: Rows,
+    rest: Mapping[str, Any],
+    mine: Mapping[str, Any],
+) -> None:
+    """Writes aside and renames; all ranks call it.
+
+    Args:
+        path: of the folder, which all ranks see.
+        model: bare, or wrapped by DistributedDataParallel or ``fully_shard``.
+        optimizer: of its parameters.
+        states: this rank's rows.
+        rest: plain values, the same on all ranks.
+        mine: plain values of this rank.
+    """
+    rank, ranks = world()
+    check_plain(rest, "the checkpoint")
+    check_plain(mine, "the checkpoint")
+    tensors: dict[str, Tensor] = {}
+    own = {
+        "format": FORMAT,
+        "model": _lift(get_model_state_dict(model), "model", tensors),
+        "optimizer": _lift(_optimizer_state(model, optimizer), "optimizer", tensors),
+        "states": list(states),
+        **rest,
+    }
+    for name, pair in states.items():
+        for kind, rows in zip("hc", pair, strict=True):
+            tensors[f"states/{name}/{kind}"] = _joined(rows)
+    tensors["rest"], tensors[f"rank {rank}"] = _as_bytes(own), _as_bytes(mine)
+
+    aside, before = _beside(path)
+    if rank == 0:
+        shutil.rmtree(aside, ignore_errors=True)
+    _barrier()
+    write_tensors(tensors, storage_writer=FileSystemWriter(aside), no_dist=ranks == 1)
+    if rank == 0:
+        if path.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            path.rename(before)
+        aside.rename(path)
+        sync_folder(path.parent)
+        shutil.rmtree(before, ignore_errors=True)
+    _barrier()
+
+
+def whole(path: Path) -> Path:
+    """The folder, or the one that a save was about to put in its place when it was killed."""
+    if not path.exists():
+        for other in _beside(path):
+            if (other / ".metadata").exists():
+                return other
+    return path
+
+
+def load(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, names: list[str]
+) -> tuple[dict[str, Any], Rows, dict[str, Any] | None]:
+    """Reads and checks, and changes nothing.
+
+    Args:
+        path: of the folder.
+        model: as it was saved, or wrapped otherwise.
+        optimizer: of its parameters.
+        names: of what ``rest`` must have.
+
+    Returns:
+        What was given as ``rest``, with "model" and "optimizer" for :func:`apply`; this rank's rows
+        of the states; and ``mine`` of a rank of this number, if there was one.
+
+    Raises:
+        CheckpointError: for a folder that is no checkpoint, damaged, of another model or optimizer,
+            or whose rows cannot be shared out to so many ranks.
+    """
+    rank, ranks = world()
+    reader = _Reader(path)
+    index = reader.read_metadata()
+    sizes: dict[str, TensorStorageMetadata] = {}
+    for key, value in index.state_dict_metadata.items():
+        if not isinstance(value, TensorStorageMetadata):
+            raise CheckpointError(f"{path} is no checkpoint of a Trainer: {key} is no tensor")
+        sizes[key] = value
+    if "rest" not in sizes:
+        raise CheckpointError(f"{path} is no checkpoint of a Trainer")
+
+    for key, value in sizes.items():
+        if key.startswith("states/") and value.size[1] % ranks:
+            raise CheckpointError(
+                f"{path} has states of {value.size[1]} rows, which {ranks} ranks cannot share"
+            )
+    rest = check_format(_read_bytes(reader, sizes, "rest", path), names, path)
+    key = f"rank {rank}"
+    mine = _read_bytes(reader, sizes, key, path) if key in sizes else None
+
+    parameters: dict[str, Any] = get_model_state_dict(model)
+    saved = {
+        key.removeprefix("model/"): value
+        for key, value in sizes.items()
+        if key.startswith("model/")
+    }
+    check_model(parameters, {name: _Shape(value.size) for name, value in saved.items()}, path)
+    into: dict[str, Tensor] = {}
+    for key, size in sizes.items():
+        kind, _, name = key.partition("/")
+        if kind == "model":
+            into[key] = torch.empty_like(parameters[name])
+        elif kind == "optimizer":
+            into[key] = _like_parameter(name, size, parameters)
+        elif kind == "states":
+            LD, rows, H = size.size
+            into[key] = _joined(torch.empty(LD, rows // ranks, H, dtype=size.properties.dtype))
+    _read(reader, into, path)
+    rest["model"] = _put_back(rest["model"], into)
+    rest["optimizer"] = _put_back(rest["optimizer"], into)
+    states = {
+        name: (_local(into[f"states/{name}/h"]), _local(into[f"states/{name}/c"]))
+        for name in rest["states"]
+    }
+    return rest, states, mine
+
+
+def apply(model: nn.Module, optimizer: torch.optim.Optimizer, rest: Mapping[str, Any]) -> None:
+    """Gives model and optimizer what :func:`load` has read."""
+    set_model_state_dict(model, rest["model"])
+    if rest["optimizer"]["state"]:
+        set_optimizer_state_dict(model, optimizer, rest["optimizer"])
+    else:
+        optimizer.state.clear()
+
+
+def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """By the parameters' names. Before the first update there is none, and none is made up."""
+    if not optimizer.state:
+        return {"state": {}, "param_groups": []}
+    return dict(get_optimizer_state_dict(model, optimizer))
+
+
+def _lift(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
+    """Moves all tensors into ``tensors``, by their place, and leaves the keys there instead."""
+    if isinstance(value, Tensor):
+        tensors[key] = value
+        return {"tensor": key}
+    if isinstance(value, Mapping):
+        return {"dict": {name: _lift(v, f"{key}/{name}", tensors) for name, v in value.items()}}
+    if isinstance(value, (list, tuple)):
+        return {"list": [_lift(v, f"{key}/{k}", tensors) for k, v in enumerate(value)]}
+    return {"value": value}
+
+
+def _put_back(value: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    """What :func:`_lift` was given."""
+    ((kind, inside),) = value.items()
+    if kind == "tensor":
+        return tensors[inside]
+    if kind == "dict":
+        return {name: _put_back(v, tensors) for name, v in inside.items()}
+    if kind == "list":
+        return [_put_back(v, tensors) for v in inside]
+    return inside
+
+
+def _as_bytes(value: Mapping[str, Any]) -> Tensor:
+    buffer = io.BytesIO()
+    torch.save(dict(value), buffer)
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+def _read_bytes(
+    reader: FileSystemReader, sizes: Mapping[str, TensorStorageMetadata], key: str, path: Path
+) -> dict[str, Any]:
+    into = torch.empty(sizes[key].size, dtype=torch.uint8)
+    _read(reader, {key: into}, path)
+    try:
+        value = torch.load(io.BytesIO(into.numpy().tobytes()), weights_only=True)
+    except Exception as error:  # torch raises what it happens to stumble over
+        raise CheckpointError(f"{path} is damaged: {key}: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is no checkpoint of a Trainer: {key} is no dict")
+    return value
+
+
+def _read(reader: FileSystemReader, into: dict[str, Tensor], path: Path) -> None:
+    alone = world()[1] == 1
+    try:
+        with warnings.catch_warnings():
+            if alone:  # torch says that it takes this to be meant
+                warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+            read_into(into, storage_reader=reader, no_dist=alone)
+    except CheckpointException as error:  # which is no Exception
+        first = next(iter(error.failures.values()))[0]
+        raise CheckpointError(f"{path} is damaged: {type(first).__name__}: {first}") from error
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+class _Shape:
+    """What :func:`check_model` asks a tensor for."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        self.shape = shape
+
+
+def _like_parameter(
+    name: str, size: TensorStorageMetadata, parameters: Mapping[str, Any]
+) -> Tensor:
+    """Room for a tensor of the optimizer's state, sharded as its parameter is.
+
+    ``name`` is "state/", the parameter's name, "/" and the quantity's.
+    """
+    parameter = parameters.get(name.removeprefix("state/").rpartition("/")[0])
+    if parameter is not None and parameter.shape == size.size:
+        return torch.empty_like(parameter, dtype=size.properties.dtype)
+    return torch.empty(size.size, dtype=size.properties.dtype)
+
+
+def _joined(rows: Tensor) -> Tensor:
+    """This rank's rows (LD, S, H) as its part of all ranks' (LD, ranks * S, H)."""
+    ranks = world()[1]
+    if ranks == 1:
+        return rows
+    mesh = init_device_mesh(rows.device.type, (ranks,))
+    return DTensor.from_local(rows, mesh, [Shard(1)], run_check=False)
+
+
+def _local(rows: Tensor) -> Tensor:
+    return rows.to_local() if isinstance(rows, DTensor) else rows
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    """Where a new folder is written, and where the old one goes for the moment of the exchange."""
+    return path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
+
+
+def _barrier() -> None:
+    if world()[1] > 1:
+        dist.barrier()
+
+
+class _Reader(FileSystemReader):
+    """A reader that executes nothing: torch's own unpickles the index without restrictions."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        path = Path(self.path)
+        try:
+            with (path / ".metadata").open("rb") as file:
+                index = _Unpickler(file).load()
+        except Exception as error:
+            raise CheckpointError(f"{path} is no checkpoint, or damaged: {error}") from error
+        if not isinstance(index, Metadata):
+            raise CheckpointError(f"{path} is no checkpoint: its index is a {type(index).__name__}")
+        return index
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the types of the index, and no functions."""
+
+    KNOWN = frozenset(
+        {
+            ("torch", "Size"),
+            ("torch.serialization", "_get_layout"),
+            ("pathlib", "Path"),
+            ("pathlib", "PosixPath"),
+            *(
+                ("torch.distributed.checkpoint.metadata", name)
+                for name in (
+                    "Metadata",
+                    "MetadataIndex",
+                    "TensorStorageMetadata",
+                    "BytesStorageMetadata",
+                    "ChunkStorageMetadata",
+                    "TensorProperties",
+                    "StorageMeta",
+                    "_MEM_FORMAT_ENCODING",
+                )
+            ),
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+            ("torch.distributed.checkpoint.filesystem", "_StoragePrefix"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if (module, name) not in self.KNOWN:
+            raise pickle.UnpicklingError(f"its index names {module}.{name}")
+        return super().find_class(module, name)

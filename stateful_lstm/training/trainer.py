@@ -1,0 +1,402 @@
+"""``Trainer``: truncated back-propagation over windows, window after window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..data import Window
+from ..model import get_state, preserve_state, reset_state, set_state
+from . import checkpoint, rng, sharded
+from .checkpoint import CheckpointError
+from .losses import Losses
+from .objective import Objective
+from .source import Source
+
+Callback: TypeAlias = "Callable[[Trainer], str | None]"
+
+
+class Trainer:
+    """Trains a model on windows that go on row by row, and evaluates, saves and loads it.
+
+    An update runs the model over one window from the state that the last one left, and
+    back-propagates to the window's beginning. On CUDA it only enqueues its work, copies included;
+    what asks for a number waits for it.
+
+    Args:
+        model: anything with StatefulLSTMs inside; a StatefulLSTM by itself; or either wrapped by
+            ``DistributedDataParallel`` or ``fully_shard``, with a state for each rank's rows. It is
+            called with ``window.input`` and, as far as its ``forward`` takes arguments of these
+            names, ``reset_mask`` and ``lengths``. Of a tuple that it returns the first is taken.
+        optimizer: of its parameters.
+        loss_fn: of outputs (N, ...) and targets (N, ...), all steps that have a target, one after
+            the other; returns their mean. ``nn.MSELoss()`` and ``nn.CrossEntropyLoss()`` do.
+        clip_grad_norm: longest gradient; None: as it comes.
+        scheduler: any of ``torch.optim.lr_scheduler``.
+        schedule: when the scheduler steps, at every "update" or "epoch" of :meth:`fit`. One that
+            wants a metric (``ReduceLROnPlateau``) gets the epoch's mean loss.
+        autocast: dtype that forward computes in, torch.bfloat16 or torch.float16 (on CUDA, with its
+            gradients scaled); None: as it is.
+        forward: in place of the model's call: a function of (model, window) that returns outputs
+            (T, B, ...), or (B, T, ...) for windows with the batch first.
+
+    Many ranks: a window's loss counts by its share of the targets, so that the parameters are those
+    of one process with the joined batch; ``current_loss`` is the joined batch's too.
+
+    Raises:
+        ValueError: for arguments that do not fit together.
+
+    Example:
+        >>> trainer = Trainer(model, torch.optim.Adam(model.parameters()), nn.MSELoss())
+        >>> for window in windows:
+        ...     trainer.update(window)
+        >>> trainer.current_loss()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_fn: Callable[[Tensor, Tensor], Tensor],
+        *,
+        clip_grad_norm: float | None = None,
+        scheduler: Any = None,
+        schedule: str = "update",
+        autocast: torch.dtype | None = None,
+        forward: Callable[[nn.Module, Window], Tensor] | None = None,
+    ) -> None:
+        if clip_grad_norm is not None and not clip_grad_norm > 0:
+            raise ValueError(f"clip_grad_norm must be positive, got {clip_grad_norm}")
+        if schedule not in ("update", "epoch"):
+            raise ValueError(f"schedule must be 'update' or 'epoch', got {schedule!r}")
+        plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+        if plateau and schedule == "update":
+            raise ValueError("ReduceLROnPlateau wants an epoch's loss: say schedule='epoch'")
+        self.objective = Objective(model, loss_fn, autocast, forward)
+        self.model, self.optimizer = model, optimizer
+        self.clip_grad_norm, self.scheduler, self.schedule = clip_grad_norm, scheduler, schedule
+        self.updates = 0  # done since the beginning, that of the checkpoint if one was loaded
+        self.epoch = 0  # done in the running fit
+        self.position: Mapping[str, Any] = {}  # of the data, after the last window
+        scaled = autocast == torch.float16
+        self._scaler = torch.amp.GradScaler(self.objective.device.type, enabled=scaled)
+        self._losses = Losses()
+        self._history: list[float] = []  # mean losses of the running fit's epochs
+        self._seen = 0  # windows of the running epoch
+        self._loaded_rng: Mapping[str, Any] | None = None
+
+    # ------------------------------------------------------------ one update
+
+    def update(self, window: Window) -> None:
+        """One update of the parameters from one window.
+
+        On CUDA it returns while the device works, with some updates under way at most; a window in
+        page-locked memory is copied while earlier ones are worked on.
+
+        Raises:
+            FloatingPointError: the loss is not finite. It names the update. On the CPU nothing but
+                the resident state has changed then; on CUDA the loss of an earlier update may be
+                meant, after which the parameters have been updated.
+            ValueError: the window does not fit the model.
+        """
+        staged = self.objective.stage(window)
+        self.model.train()
+        self.optimizer.zero_grad()
+        number = self.updates + 1
+        with self.objective.autocasting():
+            loss = self.objective.loss(staged)
+        weight, reported = self.objective.share(loss, staged.targets)
+        if not loss.is_cuda:
+            self._losses.add(number, reported)  # raises before anything is updated
+        if weight is not None:
+            loss = loss * weight
+        self._scaler.scale(loss).backward()
+        if self.clip_grad_norm is not None:
+            self._scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        if self.scheduler is not None and self.schedule == "update":
+            self.scheduler.step()
+        self.updates = number
+        self.position = window.position
+        if loss.is_cuda:
+            self._losses.add(number, reported)
+
+    def current_loss(self) -> float:
+        """The loss of the last update, as soon as it is done; the mean over the window's targets.
+
+        Raises:
+            RuntimeError: before the first update.
+            FloatingPointError: as in :meth:`update`.
+        """
+        self._losses.wait()
+        if self._losses.last is None:
+            raise RuntimeError("there is no loss yet: call update first")
+        return self._losses.last
+
+    # ------------------------------------------------------------ many updates
+
+    def fit(
+        self,
+        windows: Iterable[Window],
+        epochs: int = 1,
+        progress: bool = True,
+        callback: Callback | None = None,
+    ) -> list[float]:
+        """Updates from every window, epoch after epoch.
+
+        After :meth:`load` of a checkpoint that was saved during a fit, the same call goes on where
+        that one was, in the middle of an epoch and of its sequences, and ends where it would have.
+
+        Args:
+            windows: a :class:`stateful_lstm.data.ContinuousBatches`, a ``DataLoader`` of one, or
+                any iterable of windows that can be run through more than once.
+            epochs: how many.
+            progress: whether to show a bar with loss, steps per second and time left (tqdm).
+            callback: is called with this trainer after every update; "stop" ends training. The next
+                fit then begins at the beginning of an epoch.
+
+        Returns:
+            The mean loss of each epoch, over all its targets; of the last one, if it was stopped,
+            over those that it got to.
+
+        Raises:
+            FloatingPointError: as in :meth:`update`.
+        """
+        source = Source(windows)
+        stopped = False
+        while self.epoch < epochs and not stopped:
+            stopped = self._fit_epoch(source, epochs, progress, callback)
+            self._losses.wait()
+            self._history.append(self._losses.mean)
+            if stopped:
+                self.position = source.rewind(self.position)
+            else:
+                if self.scheduler is not None and self.schedule == "epoch":
+                    self._step_scheduler(self._losses.mean)
+                source.finish()
+                self.position = source.position()
+            self.epoch += 1
+            self._seen = 0
+            self._losses.begin()
+        history, self._history, self.epoch = self._history, [], 0
+        return history
+
+    def _fit_epoch(
+        self, source: Source, epochs: int, progress: bool, callback: Callback | None
+    ) -> bool:
+        """One epoch, or what is left of it; whether the callback ended it."""
+        windows = source.begin(self.position, self._seen)
+        if self._loaded_rng is not None:  # what has just begun may have drawn numbers
+            rng.restore(self._loaded_rng)
+            self._loaded_rng = None
+        with _progress_bar(progress, f"epoch {self.epoch + 1}/{epochs}") as bar:
+            count = len(source) if progress else 0
+            for window in windows:
+                steps = window.reset_mask.numel()
+                self.update(window)
+                self._seen += 1
+                if bar is not None:
+                    bar.total = count * steps or None
+                    bar.initial = self._seen * steps if bar.n == 0 else bar.initial
+                    bar.set_postfix(loss=self._losses.last, refresh=False)
+                    bar.update(self._seen * steps - bar.n)
+                if callback is not None and callback(self) == "stop":
+                    return True
+        return False
+
+    def _step_scheduler(self, loss: float) -> None:
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(loss)
+        else:
+            self.scheduler.step()
+
+    @torch.no_grad()
+    def evaluate(self, windows: Iterable[Window]) -> float:
+        """The mean loss over all targets, in eval mode, from zero states.
+
+        Leaves no trace: parameters, resident states, modes, random generators and the position of
+        the data are afterwards what they were.
+
+        Raises:
+            ValueError: there is no target at all.
+        """
+        source = Source(windows)
+        position = source.position()
+        modes = {module: module.training for module in self.model.modules()}
+        total = torch.zeros(2, dtype=torch.float64, device=self.objective.device)
+        try:
+            with preserve_state(self.model), rng.preserve(), self.objective.autocasting():
+                self.model.eval()
+                reset_state(self.model)
+                for window in source.windows:
+                    staged = self.objective.stage(window)
+                    total[0] += self.objective.loss(staged) * staged.targets
+                    total[1] += staged.targets
+        finally:
+            for module, training in modes.items():
+                module.training = training
+            if source.has_position:
+                source.data.load_state_dict(position)
+        if self.objective.group is not None:
+            dist.all_reduce(total, group=self.objective.group)
+        loss_sum, count = total.tolist()
+        if count == 0:
+            raise ValueError("the windows have no targets")
+        return float(loss_sum / count)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes all that training needs to go on: a file, or with many ranks a folder.
+
+        Parameters, optimizer, scheduler, resident states, the data's position, random generators.
+        It is written aside and renamed: at any moment ``path`` is an old checkpoint or a new one.
+        With many ranks all of them call it, with a path that all of them see.
+
+        Raises:
+            TypeError: for contents that could not be loaded without executing code.
+            OSError: as files do.
+        """
+        self._losses.wait()
+        path = Path(path)
+        progress = self._progress()
+        states = get_state(self.objective.bare)
+        if self.objective.group is None:
+            checkpoint.write(
+                path,
+                {
+                    "model": self.objective.bare.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "states": states,
+                    "progress": progress,
+                    "rng": rng.capture(),
+                },
+            )
+        else:
+            sharded.save(
+                path,
+                self.model,
+                self.optimizer,
+                states,
+                {"progress": progress},
+                {"rng": rng.capture()},
+            )
+
+    def load(self, path: str | PathLike[str]) -> None:
+        """Goes on where :meth:`save` was called, bit for bit.
+
+        :meth:`fit` takes up the data's position by itself; in a loop of your own over ``update``,
+        give ``position`` to the data's ``load_state_dict``. Loading executes no code.
+
+        A folder of many ranks may be loaded by another number of them, by one as well. Parameters
+        and optimizer are the same then. The rows of the states are shared out anew, in their order:
+        with as many rows in all as before, each goes on with its own sequence. The random
+        generators of ranks that there were not are left as they are.
+
+        Raises:
+            CheckpointError: for a file that is no checkpoint, is damaged, or belongs to another
+                model, optimizer or scheduler. Nothing is changed then.
+            FileNotFoundError: there is none.
+        """
+        path = sharded.whole(Path(path))
+        names = ["model", "optimizer", "states", "progress"]
+        random: Mapping[str, Any] | None
+        if path.is_dir():
+            contents, states, mine = sharded.load(path, self.model, self.optimizer, names)
+            random = None if mine is None else mine["rng"]
+        else:
+            contents = checkpoint.read(path, [*names, "rng"])
+            states, random = contents["states"], contents["rng"]
+            checkpoint.check_model(self.objective.bare.state_dict(), contents["model"], path)
+            checkpoint.check_optimizer(self.optimizer.state_dict(), contents["optimizer"], path)
+        self._check_progress(contents["progress"], path)
+        before = self._everything()
+        try:
+            self._take(contents, states, random, path.is_dir())
+        except Exception as error:
+            self._take(*before, False)
+            raise CheckpointError(f"{path} does not fit: {error}") from error
+        self._loaded_rng = random
+
+    def _progress(self) -> dict[str, Any]:
+        """Plain values, the same on all ranks."""
+        return {
+            "updates": self.updates,
+            "epoch": self.epoch,
+            "seen": self._seen,
+            "position": dict(self.position),
+            "history": list(self._history),
+            "loss": [self._losses.last, self._losses.sum, self._losses.count],
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def _check_progress(self, progress: Any, path: Path) -> None:
+        own = self._progress()
+        if not isinstance(progress, Mapping) or set(progress) != set(own):
+            raise CheckpointError(f"{path} does not say how far training was")
+        for what, text in (("scheduler", "a scheduler"), ("scaler", "scaled gradients")):
+            if bool(own[what]) != bool(progress[what]):
+                has, lacks = ("this trainer", path) if own[what] else (path, "this trainer")
+                raise CheckpointError(f"{has} has {text}, {lacks} has none")
+
+    def _everything(self) -> tuple[dict[str, Any], Any, Mapping[str, Any]]:
+        """Copies of all that :meth:`_take` sets."""
+        contents = {
+            "model": self.objective.bare.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": self._progress(),
+        }
+        return deepcopy(contents), get_state(self.objective.bare), rng.capture()
+
+    def _take(
+        self,
+        contents: Mapping[str, Any],
+        states: Any,
+        random: Mapping[str, Any] | None,
+        by_name: bool,
+    ) -> None:
+        """Becomes what a checkpoint says. ``by_name``: as :mod:`.sharded` has read it."""
+        set_state(self.objective.bare, states)
+        if by_name:
+            sharded.apply(self.model, self.optimizer, contents)
+        else:
+            self.objective.bare.load_state_dict(contents["model"])
+            self.optimizer.load_state_dict(contents["optimizer"])
+        progress = contents["progress"]
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(progress["scheduler"])
+        if progress["scaler"]:
+            self._scaler.load_state_dict(progress["scaler"])
+        self.updates, self.epoch, self._seen = (progress[n] for n in ("updates", "epoch", "seen"))
+        self.position, self._history = dict(progress["position"]), list(progress["history"])
+        self._losses = Losses()
+        self._losses.last, total, count = progress["loss"]
+        self._losses.begin(total, count)
+        if random is not None:
+            rng.restore(random)
+
+
+@contextmanager
+def _progress_bar(show: bool, text: str) -> Iterator[Any]:
+    if not show:
+        yield None
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ImportError(
+            "the progress bar needs tqdm: pip install tqdm, or say progress=False"
+        ) from error
+    with tqdm(desc=text, unit="step", unit_scale=True) as bar:
+        yield bar
