@@ -1,0 +1,78 @@
+"""One rank of test_distributed.py: trains, saves on the way, loads and trains on.
+
+torchrun --nproc-per-node 2 ranks.py ddp|fsdp FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from training_support import Net, make_data, make_trainer
+
+from stateful_lstm import get_state
+
+EPOCHS, SAVED_AT = 3, 9
+
+
+def wrapped(kind, dropout, seed):
+    torch.manual_seed(seed)
+    model = Net(dropout=dropout).double()
+    if kind == "ddp":
+        return DistributedDataParallel(model)
+    if kind == "fsdp":
+        fully_shard(model.lstm)
+        return fully_shard(model)
+    return model
+
+
+def rows(rank, ranks, batch_size):
+    return make_data(batch_size=batch_size, rank=rank, world_size=ranks, dtype=torch.float64)
+
+
+def results(trainer, history):
+    model = trainer.model
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    return {
+        "weights": {name: t.clone() for name, t in weights.items()},
+        "states": get_state(trainer.objective.bare),
+        "history": history,
+        "updates": trainer.updates,
+        "rng": torch.get_rng_state(),
+    }
+
+
+def train(kind, dropout, data, save_to=None, load_from=None):
+    trainer = make_trainer(wrapped(kind, dropout, seed=5 if load_from else 0), seed=11)
+    # After make_trainer's seed, which is the same everywhere.
+    torch.manual_seed(100 + data.rank)
+    if load_from:
+        trainer.load(load_from)
+
+    def save(each):
+        if save_to and each.updates == SAVED_AT:
+            each.save(save_to)
+
+    return results(trainer, trainer.fit(data, EPOCHS, progress=False, callback=save))
+
+
+def main():
+    kind, folder = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    data = lambda: rows(rank, ranks, 2)  # noqa: E731
+    found = {
+        "exact": train(kind, 0.0, data(), save_to=folder / "exact"),
+        "whole": train(kind, 0.3, data(), save_to=folder / "dropout"),
+        "resumed": train(kind, 0.3, data(), load_from=folder / "dropout"),
+    }
+    torch.save(found, folder / f"rank{rank}")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
