@@ -1,0 +1,185 @@
+"""What `recompute` saves in memory and costs in time, against keeping every activation.
+
+    python benchmarks/recompute.py [--quick] [--out DIR]
+
+Time: forward and backward of one layer with a head and a loss, the ways turn about, medians.
+Kept: bytes that autograd holds between forward and backward, each memory counted once.
+Long: one window of 100,000 steps, each way in a process of its own; how far its resident memory
+rose above what it was with model, optimizer and input in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from machine import description
+from timing import Candidate, alternating
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from stateful_lstm import StatefulLSTM
+
+WAYS = ("none", "gates", "segments")
+SHAPES = [(128, 64, 256, 256), (512, 8, 256, 256), (100, 32, 128, 128), (2000, 4, 64, 256)]
+LONG = (100_000, 4, 8, 128)
+LIMIT = 800  # MiB, for "segments"
+MiB = 1 << 20
+
+
+class Model(nn.Module):
+    def __init__(self, inputs: int, hidden: int, recompute: str) -> None:
+        super().__init__()
+        self.lstm = StatefulLSTM(inputs, hidden, recompute=recompute)
+        self.head = nn.Linear(hidden, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.lstm(x)
+        out: Tensor = self.head(y)
+        return out
+
+
+def training(shape: tuple[int, ...], recompute: str) -> tuple[Model, Callable[[], Tensor]]:
+    """A model, and a function that makes one update's gradients."""
+    T, B, inputs, hidden = shape
+    torch.manual_seed(0)
+    model = Model(inputs, hidden, recompute)
+    x, target = torch.randn(T, B, inputs), torch.randn(T, B, 1)
+
+    def update() -> Tensor:
+        model.zero_grad()
+        loss = nn.functional.mse_loss(model(x), target)
+        loss.backward()
+        return loss.detach()
+
+    return model, update
+
+
+def kept(shape: tuple[int, ...], recompute: str) -> int:
+    """Bytes that the layer holds for backward, but for its parameters and its input."""
+    T, B, inputs, hidden = shape
+    lstm = StatefulLSTM(inputs, hidden, recompute=recompute)
+    x = torch.randn(T, B, inputs)
+    others = {t.untyped_storage().data_ptr() for t in (x, *lstm.parameters())}
+    found: dict[int, int] = {}
+
+    def look(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in others:
+            found[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(look, lambda t: t):
+        y, _ = lstm(x)
+    assert y.requires_grad
+    return sum(found.values())
+
+
+def peak() -> int:
+    """The most memory that this process has had resident, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def train_long(recompute: str) -> None:
+    """One window of 100,000 steps; prints by how many bytes memory rose, and the loss."""
+    _, warm = training((50, *LONG[1:]), recompute)
+    warm()  # whatever torch sets up at its first update
+    model, update = training(LONG, recompute)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-2)
+    before = resident()
+    loss = update()
+    optimizer.step()
+    print(json.dumps({"bytes": peak() - before, "loss": float(loss)}))
+
+
+def measure(quick: bool) -> dict[str, list[dict[str, object]]]:
+    rows: dict[str, list[dict[str, object]]] = {"shapes": [], "long": []}
+    shapes = [(20, 4, 8, 16)] if quick else SHAPES
+    for shape in tqdm(shapes, desc="time and bytes kept", unit="shape"):
+        candidates = [Candidate(way, training(shape, way)[1]) for way in WAYS]
+        times = [timing.median for timing in alternating(candidates, 0.2 if quick else 8.0)]
+        sizes = [kept(shape, way) for way in WAYS]
+        for way, seconds, size in zip(WAYS, times, sizes, strict=True):
+            rows["shapes"].append(
+                {
+                    "shape": shape,
+                    "recompute": way,
+                    "ms": 1e3 * seconds,
+                    "time": seconds / times[0],
+                    "MiB": size / MiB,
+                    "memory": size / sizes[0],
+                }
+            )
+    for way in tqdm(() if quick else WAYS, desc="100,000 steps", unit="process"):
+        command = [sys.executable, __file__, "--long", way]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        rows["long"].append({"recompute": way, **json.loads(out)})
+    return rows
+
+
+def report(rows: dict[str, list[dict[str, object]]]) -> str:
+    lines = ["T, B, I, H              recompute      time     of none    kept     of none"]
+    for r in rows["shapes"]:
+        shape = ", ".join(map(str, r["shape"]))  # type: ignore[call-overload]
+        lines.append(
+            f"{shape:24}{r['recompute']:10}{r['ms']:8.1f} ms {r['time']:6.2f}x"
+            f" {r['MiB']:8.1f} MiB {r['memory']:6.2f}x"
+        )
+    if rows["long"]:
+        lines += ["", f"one window of {LONG[0]:,} steps, B = 4, I = 8, H = 128, float32:"]
+    for r in rows["long"]:
+        lines.append(f"{r['recompute']:10}{int(r['bytes']) / MiB:8.0f} MiB")  # type: ignore[call-overload]
+    gates = [r for r in rows["shapes"] if r["recompute"] == "gates"]
+    targets: list[tuple[str, float, float]] = [
+        ("gates: kept, of none, worst", 0.5, max(float(r["memory"]) for r in gates)),  # type: ignore[arg-type]
+        ("gates: time, of none, worst", 1.25, max(float(r["time"]) for r in gates)),  # type: ignore[arg-type]
+    ]
+    segments = [r for r in rows["long"] if r["recompute"] == "segments"]
+    targets += [
+        (f"segments: MiB for {LONG[0]:,} steps", LIMIT, int(r["bytes"]) / MiB)  # type: ignore[call-overload]
+        for r in segments
+    ]
+    lines += ["", f"{'target':40}{'at most':>10}{'got':>10}"]
+    lines += [
+        f"{name:40}{goal:10.4g}{got:10.4g}  {'met' if got <= goal else 'MISSED'}"
+        for name, goal, got in targets
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a tiny shape, and no long window")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write recompute.json and .txt there"
+    )
+    parser.add_argument("--long", choices=WAYS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.long:
+        train_long(options.long)
+        return
+    rows = measure(options.quick)
+    text = report(rows)
+    print(text)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        contents = {"machine": description(), **rows}
+        (options.out / "recompute.json").write_text(json.dumps(contents, indent=1) + "\n")
+        (options.out / "recompute.txt").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
