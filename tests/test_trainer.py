@@ -230,6 +230,14 @@ def test_a_dataloader_gives_the_same_training(workers):
     assert same(*results)
 
 
+def test_a_fit_on_other_data_begins_at_its_beginning():
+    trainer, other = make_trainer(), make_data(batch_size=2, window=3)
+    trainer.fit(make_data(), epochs=2, progress=False)
+    done = trainer.updates
+    trainer.fit(other, progress=False)
+    assert trainer.updates - done == len(make_data(batch_size=2, window=3))
+
+
 def test_a_list_of_windows_will_do_and_an_iterator_will_not():
     windows = list(make_data())
     trainer = make_trainer()

@@ -49,7 +49,8 @@ class Trainer:
             (T, B, ...), or (B, T, ...) for windows with the batch first.
 
     Many ranks: a window's loss counts by its share of the targets, so that the parameters are those
-    of one process with the joined batch; ``current_loss`` is the joined batch's too.
+    of one process with the joined batch; ``current_loss`` is the joined batch's too. Let trainer
+    and model go before ``destroy_process_group()``: with gloo, torch may wait for ever otherwise.
 
     Raises:
         ValueError: for arguments that do not fit together.
@@ -91,7 +92,8 @@ class Trainer:
         self._losses = Losses()
         self._history: list[float] = []  # mean losses of the running fit's epochs
         self._seen = 0  # windows of the running epoch
-        self._loaded_rng: Mapping[str, Any] | None = None
+        # Of the checkpoint, until training goes on: the position, and the random generators.
+        self._loaded: tuple[Mapping[str, Any], Mapping[str, Any] | None] | None = None
 
     # ------------------------------------------------------------ one update
 
@@ -128,6 +130,7 @@ class Trainer:
             self.scheduler.step()
         self.updates = number
         self.position = window.position
+        self._loaded = None
         if loss.is_cuda:
             self._losses.add(number, reported)
 
@@ -195,10 +198,11 @@ class Trainer:
         self, source: Source, epochs: int, progress: bool, callback: Callback | None
     ) -> bool:
         """One epoch, or what is left of it; whether the callback ended it."""
-        windows = source.begin(self.position, self._seen)
-        if self._loaded_rng is not None:  # what has just begun may have drawn numbers
-            rng.restore(self._loaded_rng)
-            self._loaded_rng = None
+        position, random = self._loaded or ({}, None)
+        self._loaded = None
+        windows = source.begin(position, self._seen)
+        if random is not None:  # what has just begun may have drawn numbers
+            rng.restore(random)
         with _progress_bar(progress, f"epoch {self.epoch + 1}/{epochs}") as bar:
             count = len(source) if progress else 0
             for window in windows:
@@ -326,7 +330,7 @@ class Trainer:
         except Exception as error:
             self._take(*before, False)
             raise CheckpointError(f"{path} does not fit: {error}") from error
-        self._loaded_rng = random
+        self._loaded = self.position, random
 
     def _progress(self) -> dict[str, Any]:
         """Plain values, the same on all ranks."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 from gpu_support import DEVICE, needs_cuda
 from torch import nn
+from torch.utils.data import DataLoader
 from training_support import Net, everything, make_data, make_trainer, same
 
 from stateful_lstm.training import Trainer
@@ -54,6 +55,16 @@ def test_an_update_waits_for_nothing():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert trainer.current_loss() > 0
+
+
+@needs_cuda
+def test_a_dataloader_pins_windows():
+    loader = DataLoader(make_data(), batch_size=None, num_workers=2, pin_memory=True)
+    windows = list(loader)
+    assert all(window.input.is_pinned() and window.lengths.is_pinned() for window in windows)
+    trainer = on_device()
+    trainer.fit(loader, progress=False)
+    assert trainer.updates == len(windows)
 
 
 @needs_cuda
