@@ -87,9 +87,24 @@ def test_blocks_are_so_many_as_the_floors_are_reckoned_for(
     assert (found["kernel"], found["blocks"], found["cluster"]) == (kernel, blocks, cluster)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "H", "arch", "forward", "backward"),
+    [
+        ("float32", 96, 80, "small", "grid"),
+        ("bfloat16", 384, 90, "cluster", "grid"),
+        ("bfloat16", 1200, 80, "steps", "grid"),
+    ],
+)
+def test_forward_and_backward_need_memory_of_their_own(dtype, H, arch, forward, backward):
+    assert plan(dtype, 16, H, arch)["kernel"] == forward
+    assert plan(dtype, 16, H, arch, backward=True)["kernel"] == backward
+
+
 def test_the_plan_says_why():
     why = plan("float32", 16, 256, 80)["why"]
     assert why.startswith("grid, Simt<float, 1>; before it small")
     assert "bytes of shared memory" in why and "TF32 is not allowed" in why
     assert "cluster, Simt<float, 1>: no clusters of blocks" in why
     assert "there is a projection" in plan("float32", 16, 256, 80, P=8)["why"]
+    few, many = (plan("float16", rows, 2048, 90)["why"] for rows in (16, 17))
+    assert "too few rows for its tile" in few and "too few rows for its tile" not in many
