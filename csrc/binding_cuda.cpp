@@ -11,7 +11,6 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include <array>
-#include <utility>
 
 #include "cuda/entry.h"
 
@@ -348,10 +347,12 @@ void state_scatter_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Ten
   });
 }
 
-// What a kernel has said of slots since this was last asked: cuda::SlotError. Waits for nothing.
+// What a kernel has said of slots since this was last asked: cuda::SlotError. Waits for nothing. A kernel may
+// write while this is asked, and several threads may ask: the word is read and cleared in one.
 int64_t slot_error(int64_t device) {
-  uint32_t* word = cuda::error_word(static_cast<int>(device));
-  return std::exchange(*static_cast<volatile uint32_t*>(word), 0);
+  // The first time this takes memory, which is to start CUDA on this device and on no other.
+  const On on({aoti_torch_device_type_cuda(), static_cast<int32_t>(device)});
+  return __atomic_exchange_n(cuda::error_word(static_cast<int>(device)), 0u, __ATOMIC_RELAXED);
 }
 
 std::string built_for() { return cuda::built_for(); }

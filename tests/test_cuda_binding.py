@@ -6,10 +6,12 @@ all else is what runs on a GPU: the module, autograd, the operators' checks, the
 
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
-from emulator import binding
+from emulator import binding, build
 from emulator.binding import stand_in
 from torch import nn
 
@@ -161,6 +163,28 @@ def test_a_step_changes_the_state_in_place(emulated, config, dtype, what):
     assert lstm.state.h._version > version
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_step_of_many_layers_in_many_blocks(emulated, bidirectional):
+    # What a layer reads, no block may write before all others have read it.
+    lstm, x, _ = layer(torch.float32, 1, H=140, num_layers=4, bidirectional=bidirectional)
+    assert_equal_to_double(emulated, lstm, x, {}, False, TOLERANCE[torch.float32])
+    assert emulated.calls == ["lstm_step_"]
+
+
+@pytest.mark.parametrize("which", ["h", "c"])
+def test_a_step_whose_input_is_the_state(emulated, which):
+    # In both directions: the second reads x when the first has changed the state.
+    lstm, _, _ = layer(torch.float32, 1, I=140, H=140, bidirectional=True)
+    twin, x = in_double(lstm), getattr(lstm.state, which)[:1]
+    before = x.double()
+    with torch.no_grad():
+        y, _ = lstm(x)
+        with emulated.left_out():
+            expected, _ = twin(before)
+    assert emulated.calls == ["lstm_step_"]
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=TOLERANCE[torch.float32])
+
+
 @pytest.mark.parametrize("recompute", ["gates", "segments"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_recompute_gives_the_same_gradients(emulated, recompute, dtype):
@@ -202,11 +226,15 @@ def test_no_steps_and_no_rows(emulated):
         assert torch.equal(found, truth)
     x = torch.zeros(0, B, 4, requires_grad=True)
     weights = list(lstm.parameters())
-    for h in (torch.zeros(1, B, 6).requires_grad_(), None):
-        hx = None if h is None else (h, torch.zeros(1, B, 6))
-        y, (h_n, _) = stateful_lstm.lstm(x, hx, weights, backend="cuda")
-        (y.sum() + h_n.sum()).backward()
-        assert h is None or torch.equal(h.grad, torch.ones_like(h))
+    y, (h_n, _) = stateful_lstm.lstm(x, None, weights, backend="cuda")
+    (y.sum() + h_n.sum()).backward()
+    # 0: of no steps; each of h and c has a gradient of its own, or none.
+    for of_h, of_c in ((2, 3), (2, 0), (0, 3)):
+        hx = [torch.zeros(1, B, 6, requires_grad=True) for _ in range(2)]
+        y, (h_n, c_n) = stateful_lstm.lstm(x, tuple(hx), weights, backend="cuda")
+        (y.sum() + (of_h * h_n.sum() if of_h else 0) + (of_c * c_n.sum() if of_c else 0)).backward()
+        for t, each in zip(hx, (of_h, of_c), strict=True):
+            assert torch.equal(t.grad, torch.full_like(t, each))
     empty = StatefulLSTM(4, 6, stateful=False)(torch.zeros(3, 0, 4))[0]
     assert empty.shape == (3, 0, 6)
 
@@ -281,8 +309,9 @@ def test_the_operators_say_what_does_not_fit():
         own.lstm_step_(x[:1, :2], *step[1:])
 
 
-def test_tf32_only_where_it_is_allowed(emulated, monkeypatch):
-    lstm, x, _ = layer(torch.float32, 3)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_tf32_only_where_it_is_allowed(emulated, monkeypatch, steps):
+    lstm, x, _ = layer(torch.float32, steps)
     lstm.eval().requires_grad_(False)
     results = []
     for allowed in (False, True, False):
@@ -291,6 +320,50 @@ def test_tf32_only_where_it_is_allowed(emulated, monkeypatch):
             results.append(lstm(x)[0])
     assert torch.equal(results[0], results[2])
     assert 1e-6 < (results[0] - results[1]).abs().max() < 1e-2
+
+
+def test_tf32_backward_too(emulated):
+    # From the same gates and cells, or forward's difference would be seen here.
+    own = binding.operators()
+    w_hh, c, grad = (noise(*n, dtype=torch.float32) for n in ((24, 6), (B, 6), (3, B, 6)))
+    gates, cells = torch.rand(3, B, 24), torch.rand(3, B, 6)
+
+    def gradient(tf32):
+        args = (grad, None, None, gates, cells, w_hh, None, c, None, None, None, False)
+        return own.lstm_backward(*args, tf32)[0]
+
+    exact, rough = gradient(False), gradient(True)
+    assert torch.equal(exact, gradient(False))
+    assert 1e-6 < (exact - rough).norm() / exact.norm() < 1e-2
+
+
+@pytest.mark.parametrize(("dtype", "big"), [(torch.float16, 2048.0), (torch.bfloat16, 256.0)])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_sums_of_16_bit_numbers_are_not_rounded_to_16_bits(emulated, dtype, big, steps):
+    # big + 1, less a bias of big: of big + 1 the type keeps big.
+    lstm = StatefulLSTM(2, 3, dtype=dtype)
+    with torch.no_grad():
+        lstm.weight_ih_l0.copy_(torch.tensor([big, 1.0]).expand(12, 2))
+        lstm.weight_hh_l0.zero_()
+        lstm.bias_ih_l0.fill_(-big)
+        lstm.bias_hh_l0.zero_()
+        lstm.allocate_state(B)
+        y, _ = lstm(torch.ones(steps, B, 2, dtype=dtype))
+    one = torch.ones(())
+    c = one.sigmoid() * one.tanh()
+    truth = (one.sigmoid() * c.tanh()).expand(B, 3)
+    torch.testing.assert_close(y[0].float(), truth, rtol=2**-7, atol=0)
+
+
+def test_no_kernel_leaves_the_memory_that_the_binding_gives_it():
+    if reason := build.lacking("asan"):
+        pytest.skip(reason)
+    command = [sys.executable, str(build.HERE / "few_layers.py")]
+    environment = build.environment("asan")
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0 and done.stdout == "done\n", done.stderr[-4000:]
 
 
 # ---- what is there -------------------------------------------------------------------------------

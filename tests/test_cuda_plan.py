@@ -18,7 +18,7 @@ DTYPES = ["float32", "float64", "float16", "bfloat16"]
 
 def plan(dtype, B, H, arch, *, T=64, P=None, tf32=False, backward=False):
     call = (T, B, H, P or H, tf32, backward)
-    names = ("kernel", "way", "blocks", "threads", "shared_bytes", "cluster", "why")
+    names = ("kernel", "way", "blocks", "threads", "shared_bytes", "cluster", "together", "why")
     found = sequence.kernels().plan(dtype, call, DEVICES[arch])
     return dict(zip(names, found, strict=True))
 
@@ -35,7 +35,9 @@ def test_every_call_gets_a_kernel_that_fits_the_device(arch, dtype, backward):
                 assert 0 < found["shared_bytes"] <= shared_bytes
                 assert 1 <= found["cluster"] <= cluster
                 assert found["threads"] in (64, 128, 256) and found["blocks"] > 0
-                if found["kernel"] == "grid":  # or its blocks would wait for ever
+                # Or its blocks, which wait for each other, would wait for ever.
+                assert found["together"] == (found["kernel"] == "grid")
+                if found["together"]:
                     assert found["blocks"] <= processors
                 if found["kernel"] == "cluster":  # compile.py leaves the others out
                     assert arch >= 90
@@ -62,9 +64,47 @@ def test_each_regime_has_its_kernel():
     assert plan("float64", 16, 1024, 90)["kernel"] == "steps"
 
 
+@pytest.mark.parametrize(
+    ("arch", "B", "H", "kernel", "blocks", "cluster"),
+    [
+        (90, 16, 128, "small", 1, 1),
+        (90, 100, 128, "small", 7, 1),
+        (90, 16, 256, "cluster", 4, 4),
+        (90, 64, 256, "cluster", 16, 4),
+        (80, 16, 256, "grid", 4, 1),
+        (80, 16, 512, "grid", 32, 1),
+        (90, 64, 512, "grid", 128, 1),
+        (80, 64, 512, "grid", 32, 1),  # 128 blocks would be too many: tiles of 64 rows
+        (90, 16, 1024, "grid", 64, 1),
+        (90, 16, 2048, "steps", 32, 1),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_blocks_are_so_many_as_the_floors_are_reckoned_for(
+    dtype, arch, B, H, kernel, blocks, cluster
+):
+    found = plan(dtype, B, H, arch)
+    assert (found["kernel"], found["blocks"], found["cluster"]) == (kernel, blocks, cluster)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "H", "arch", "forward", "backward"),
+    [
+        ("float32", 96, 80, "small", "grid"),
+        ("bfloat16", 384, 90, "cluster", "grid"),
+        ("bfloat16", 1200, 80, "steps", "grid"),
+    ],
+)
+def test_forward_and_backward_need_memory_of_their_own(dtype, H, arch, forward, backward):
+    assert plan(dtype, 16, H, arch)["kernel"] == forward
+    assert plan(dtype, 16, H, arch, backward=True)["kernel"] == backward
+
+
 def test_the_plan_says_why():
     why = plan("float32", 16, 256, 80)["why"]
     assert why.startswith("grid, Simt<float, 1>; before it small")
     assert "bytes of shared memory" in why and "TF32 is not allowed" in why
     assert "cluster, Simt<float, 1>: no clusters of blocks" in why
     assert "there is a projection" in plan("float32", 16, 256, 80, P=8)["why"]
+    few, many = (plan("float16", rows, 2048, 90)["why"] for rows in (16, 17))
+    assert "too few rows for its tile" in few and "too few rows for its tile" not in many

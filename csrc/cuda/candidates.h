@@ -11,7 +11,6 @@ Candidate<S> small_candidate(const char* way, bool tensor) {
       "small",
       way,
       Product::kRows,
-      Product::kUnits,
       tensor,
       [](const Call& c) -> Grid {
         const int64_t bytes = c.backward ? small_backward_bytes<S, Product>(c.H)
@@ -30,7 +29,6 @@ Candidate<S> cluster_candidate(const char* way, bool tensor) {
   return {"cluster",
           way,
           Product::kRows,
-          Product::kUnits,
           tensor,
           [](const Call& c) {
             return cluster_grid<Product>(c.B, c.H,
@@ -51,7 +49,6 @@ Candidate<S> grid_candidate(const char* way, bool tensor) {
   return {"grid",
           way,
           Product::kRows,
-          Product::kUnits,
           tensor,
           [](const Call& c) -> Grid {
             const int64_t bytes =
@@ -69,7 +66,6 @@ Candidate<S> steps_candidate(const char* way, bool tensor) {
       "steps",
       way,
       Product::kRows,
-      Product::kUnits,
       tensor,
       [](const Call& c) {
         return c.backward ? grid_of<Product, 1>(c.B, c.P) : grid_of<Product, 4>(c.B, c.H);

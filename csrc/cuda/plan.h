@@ -18,7 +18,7 @@ template <class S>
 struct Candidate {
   const char* kernel;
   const char* way;
-  int rows, units;  // of a block's tile
+  int rows;  // of a block's tile
   bool tensor;
   Grid (*grid)(const Call&);
   void (*forward)(const Forward<S>&, uint32_t* counts, const Stream&);

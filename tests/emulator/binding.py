@@ -23,14 +23,19 @@ CSRC = build.ROOT / "csrc"
 H100 = cuda.Device(90, 8, 232448, 8)  # but with few SMs: each block's threads are fibers here
 
 
+# "few_entry.cpp" has two ways to multiply float32, and is compiled in a moment.
+source = CSRC / "cuda" / "entry.cu"
+
+
 @functools.cache
-def operators() -> Any:
+def operators(kind: str = "plain") -> Any:
     flags = [f"-isystem{path}" for path in cpp_extension.include_paths()]
     places = [f"-L{path}" for path in cpp_extension.library_paths()]
     library = build.build(
         "binding",
-        [CSRC / "cuda" / "entry.cu"],
+        [source],
         [CSRC / "binding_cuda.cpp"],
+        kind,
         flags=[*flags, "-DTORCH_TARGET_VERSION=0x020b000000000000"],
         libraries=[*places, "-ltorch", "-ltorch_cpu", "-lc10"],
     )
@@ -55,9 +60,11 @@ class Emulated:
             self.paused = False
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch, device: cuda.Device = H100) -> Emulated:
+def stand_in(
+    monkeypatch: pytest.MonkeyPatch, device: cuda.Device = H100, kind: str = "plain"
+) -> Emulated:
     """Until the test ends, CPU tensors go the way of CUDA tensors, to the emulated operators."""
-    emulated, own = Emulated(), operators()
+    emulated, own = Emulated(), operators(kind)
     own.emulate(*device)
 
     def instead(name: str) -> None:

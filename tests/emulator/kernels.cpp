@@ -110,13 +110,14 @@ ResidentStep<S> step_params(const py::dict& sizes, const py::dict& arrays) {
   return p;
 }
 
-// What the plan says of a call: kernel, way, blocks, threads, shared bytes, cluster, why.
+// What the plan says of a call: kernel, way, blocks, threads, shared bytes, cluster,
+// whether all blocks must be on the device at once, why.
 template <class S>
 py::tuple plan(const Call& call, const Device& device) {
   const Plan<S> chosen = choose<S>(call, device);
   const Grid& grid = chosen.grid;
   return py::make_tuple(chosen.candidate->kernel, chosen.candidate->way, grid.blocks, grid.threads,
-                        grid.shared_bytes, grid.cluster, chosen.why);
+                        grid.shared_bytes, grid.cluster, grid.together, chosen.why);
 }
 
 using Run = std::function<void(const py::dict&, const py::dict&, const Stream&)>;
