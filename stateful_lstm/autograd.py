@@ -266,10 +266,17 @@ def _gates_anew(x: Tensor, weights: LayerWeights, h_prev: Tensor) -> Tensor:
     """The activated gates of all steps at once, from what went into them."""
     T, B, _ = x.shape
     acc, factor = accumulation_dtype(x.dtype), h_prev.dtype
-    gates = _product(_cast(x, factor).flatten(0, 1), _cast(weights.w_ih, factor).T)
-    gates += _product(h_prev.flatten(0, 1), _cast(weights.w_hh, factor).T)
+    inputs, w_ih = _cast(x, factor).flatten(0, 1), _cast(weights.w_ih, factor).T
+    hidden, w_hh = h_prev.flatten(0, 1), _cast(weights.w_hh, factor).T
+    bias = None
     if weights.b_ih is not None and weights.b_hh is not None:
-        gates += _cast(weights.b_ih, acc) + _cast(weights.b_hh, acc)
+        bias = _cast(weights.b_ih, acc) + _cast(weights.b_hh, acc)
+    if factor == acc:  # each sum goes on from the last one: no passes over the gates between them
+        gates = inputs @ w_ih if bias is None else torch.addmm(bias, inputs, w_ih)
+        gates.addmm_(hidden, w_hh)
+    else:
+        gates = _product(inputs, w_ih) + _product(hidden, w_hh)
+        gates = gates if bias is None else gates + bias
     gates = gates.view(T, B, -1)
     i_f, g, o = gates.split([gates.size(2) // 2, gates.size(2) // 4, gates.size(2) // 4], 2)
     i_f.sigmoid_()
