@@ -120,7 +120,7 @@ def description() -> dict[str, Any]:
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "commit": commit(),
-        "command": " ".join(["python benchmarks/bench.py", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "packages": {name: package(name) for name in ("torch", "onnxruntime", "openvino")},
         "info": stateful_lstm.info(),
     }

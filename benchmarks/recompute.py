@@ -119,7 +119,8 @@ def measure(quick: bool) -> dict[str, list[dict[str, object]]]:
         candidates = [Candidate(way, training(shape, way)[1]) for way in WAYS]
         times = [timing.median for timing in alternating(candidates, 0.2 if quick else 8.0)]
         sizes = [kept(shape, way) for way in WAYS]
-        again = Shape(*shape, 1).operations(train=False) / rate
+        T, B, inputs, hidden = shape
+        again = Shape(T, B, inputs, hidden, 1).operations(train=False) / rate
         for way, seconds, size in zip(WAYS, times, sizes, strict=True):
             rows["shapes"].append(
                 {
