@@ -53,9 +53,14 @@ Device device(int index) {
 }
 uint32_t* error_word(int device) {
   return once<uint32_t*>(device, [](int) {
+    // The first call may be one that a CUDA graph records; what is taken here is no part of it.
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    check(cudaThreadExchangeStreamCaptureMode(&mode), "allowing memory to be taken");
     void* word = nullptr;  // for as long as the process lives; the same address on host and device
-    check(cudaHostAlloc(&word, sizeof(uint32_t), cudaHostAllocMapped | cudaHostAllocPortable),
-          "taking memory for a word of errors");
+    const cudaError_t taken =
+        cudaHostAlloc(&word, sizeof(uint32_t), cudaHostAllocMapped | cudaHostAllocPortable);
+    check(cudaThreadExchangeStreamCaptureMode(&mode), "going on with a recording");
+    check(taken, "taking memory for a word of errors");
     *static_cast<uint32_t*>(word) = 0;
     return static_cast<uint32_t*>(word);
   });
