@@ -208,6 +208,20 @@ def test_a_callback_stops_training():
     assert trainer.updates == 4 + len(make_data())
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_after_an_exception_a_fit_begins_anew(listed):
+    def fail(trainer):
+        if trainer.updates == 20:  # in the second epoch
+            raise KeyboardInterrupt
+
+    data = make_data(shuffle=False)
+    trainer, windows = make_trainer(), list(data) if listed else data
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(windows, epochs=3, progress=False, callback=fail)
+    assert len(trainer.fit(windows, epochs=2, progress=False)) == 2
+    assert trainer.updates == 20 + 2 * len(make_data(shuffle=False))
+
+
 def test_progress_shows_loss_rate_and_time_left(capsys):
     make_trainer().fit(make_data(), epochs=2)
     shown = capsys.readouterr().err

@@ -165,8 +165,8 @@ class Trainer:
                 any iterable of windows that can be run through more than once.
             epochs: how many.
             progress: whether to show a bar with loss, steps per second and time left (tqdm).
-            callback: is called with this trainer after every update; "stop" ends training. The next
-                fit then begins at the beginning of an epoch.
+            callback: is called with this trainer after every update; "stop" ends training. After
+                that, or an exception, the next fit begins at the beginning of an epoch.
 
         Returns:
             The mean loss of each epoch, over all its targets; of the last one, if it was stopped,
@@ -176,23 +176,32 @@ class Trainer:
             FloatingPointError: as in :meth:`update`.
         """
         source = Source(windows)
-        stopped = False
-        while self.epoch < epochs and not stopped:
-            stopped = self._fit_epoch(source, epochs, progress, callback)
-            self._losses.wait()
-            self._history.append(self._losses.mean)
-            if stopped:
-                self.position = source.rewind(self.position)
-            else:
+        whole = False
+        try:
+            while self.epoch < epochs:
+                stopped = self._fit_epoch(source, epochs, progress, callback)
+                self._losses.wait()
+                self._history.append(self._losses.mean)
+                if stopped:
+                    break
                 if self.scheduler is not None and self.schedule == "epoch":
                     self._step_scheduler(self._losses.mean)
                 source.finish()
                 self.position = source.position()
-            self.epoch += 1
-            self._seen = 0
-            self._losses.begin()
-        history, self._history, self.epoch = self._history, [], 0
+                self.epoch += 1
+                self._begin_epoch()
+            else:
+                whole = True
+        finally:  # by whatever way it ended, this fit is over
+            history, self._history, self.epoch = self._history, [], 0
+            if not whole:
+                self.position = source.rewind(self.position)
+                self._begin_epoch()
         return history
+
+    def _begin_epoch(self) -> None:
+        self._seen = 0
+        self._losses.begin()
 
     def _fit_epoch(
         self, source: Source, epochs: int, progress: bool, callback: Callback | None
@@ -209,7 +218,7 @@ class Trainer:
                 steps = window.reset_mask.numel()
                 self.update(window)
                 self._seen += 1
-                if bar is not None:
+                if bar is not None:  # in steps, of which only a window tells how many it has
                     bar.total = count * steps or None
                     bar.initial = self._seen * steps if bar.n == 0 else bar.initial
                     bar.set_postfix(loss=self._losses.last, refresh=False)
