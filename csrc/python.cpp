@@ -22,7 +22,31 @@ namespace {
 
 const DLPackExchangeAPI* exchange = nullptr;
 PyTypeObject *tensor_type = nullptr, *parameter_type = nullptr;
-PyObject* is_neg = nullptr;  // torch.Tensor.is_neg
+PyObject* is_neg = nullptr;        // torch.Tensor.is_neg
+PyObject* mark_changed = nullptr;  // bumps the versions of a tuple's tensors
+
+// What Python is asked before the short way is taken, each with the answer on which it may be.
+struct Guard {
+  PyObject *ask, *argument, *answer;  // argument null: none
+};
+std::vector<Guard> guards;
+
+bool nobody_watches() {
+  for (const Guard& guard : guards) {
+    PyObject* answer = guard.argument == nullptr
+                           ? PyObject_CallNoArgs(guard.ask)
+                           : PyObject_CallFunctionObjArgs(guard.ask, guard.argument, nullptr);
+    if (answer == nullptr) {
+      PyErr_Clear();
+      return false;
+    }
+    const bool same =
+        answer == guard.answer || PyObject_RichCompareBool(answer, guard.answer, Py_EQ) == 1;
+    Py_DECREF(answer);
+    if (!same) return false;
+  }
+  return true;
+}
 
 template <class T>
 constexpr DLDataType kType = {};
@@ -283,6 +307,17 @@ PyObject* step(const Call& call, const View& h, const View& c) {
   return results(outputs);
 }
 
+// The state has been written to: a graph that saved it must be told.
+PyObject* with_versions(PyObject* out, const Call& call) {
+  PyObject* state = PyTuple_Pack(2, call.h, call.c);
+  PyObject* done =
+      state == nullptr ? nullptr : PyObject_CallFunctionObjArgs(mark_changed, state, nullptr);
+  Py_XDECREF(state);
+  if (done == nullptr) Py_CLEAR(out);
+  Py_XDECREF(done);
+  return out;
+}
+
 // step(x, parameters, names, h, c, state_indices, reset_mask, lengths, bias,
 //      bidirectional, batch_first)
 PyObject* step_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
@@ -290,7 +325,7 @@ PyObject* step_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
     PyErr_SetString(PyExc_TypeError, "step() takes 11 arguments, of which a dict and a list");
     return nullptr;
   }
-  if (exchange == nullptr) return nothing();
+  if (exchange == nullptr || !nobody_watches()) return nothing();
   const Call call = {args[0],
                      args[1],
                      args[2],
@@ -304,20 +339,23 @@ PyObject* step_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
                      args[10] == Py_True};
   try {
     const View h(call.h), c(call.c);
-    if (h.is<float>(3)) return step<float>(call, h, c);
-    if (h.is<double>(3)) return step<double>(call, h, c);
-    if (h.is<bfloat16>(3)) return step<bfloat16>(call, h, c);
-    return nothing();
+    PyObject* out = h.is<float>(3)      ? step<float>(call, h, c)
+                    : h.is<double>(3)   ? step<double>(call, h, c)
+                    : h.is<bfloat16>(3) ? step<bfloat16>(call, h, c)
+                                        : nothing();
+    return out == nullptr || out == Py_None ? out : with_versions(out, call);
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
     return nullptr;
   }
 }
 
-// setup(torch.Tensor, torch.nn.Parameter) -> whether step() can be used with this torch.
+// setup(torch.Tensor, torch.nn.Parameter, guards, mark_changed) -> whether step() can be used with this
+// torch. guards: a tuple of (function, its argument or None, answer).
 PyObject* setup(PyObject*, PyObject* args) {
-  PyObject *tensor, *parameter;
-  if (!PyArg_ParseTuple(args, "OO", &tensor, &parameter)) return nullptr;
+  PyObject *tensor, *parameter, *asked, *mark;
+  if (!PyArg_ParseTuple(args, "OOO!O", &tensor, &parameter, &PyTuple_Type, &asked, &mark))
+    return nullptr;
   PyObject* capsule = PyObject_GetAttrString(tensor, "__dlpack_c_exchange_api__");
   const void* table =
       capsule == nullptr ? nullptr : PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
@@ -333,6 +371,18 @@ PyObject* setup(PyObject*, PyObject* args) {
   parameter_type = reinterpret_cast<PyTypeObject*>(parameter);
   is_neg = PyObject_GetAttrString(tensor, "is_neg");
   if (is_neg == nullptr) return nullptr;
+  Py_INCREF(mark);
+  mark_changed = mark;
+  guards.clear();
+  for (Py_ssize_t k = 0; k < PyTuple_Size(asked); ++k) {
+    Guard guard;
+    if (!PyArg_ParseTuple(PyTuple_GetItem(asked, k), "OOO", &guard.ask, &guard.argument,
+                          &guard.answer))
+      return nullptr;
+    if (guard.argument == Py_None) guard.argument = nullptr;
+    guards.push_back(guard);
+  }
+  Py_INCREF(asked);  // which holds them all
   exchange = api;
   Py_RETURN_TRUE;
 }

@@ -193,9 +193,10 @@ class StatefulLSTM(nn.RNNBase):
             and (self.stateful or state is not None)
             and not is_compiling()
             and not (self.training and self._drops())
+            and ops.quick_step is not None
         ):
             done = ops.quick_step(
-                input,  # type: ignore[arg-type]  # a packed sequence is answered with None
+                input,  # a packed sequence is answered with None
                 self._parameters,
                 self._flat_weights_names,
                 own.h,

@@ -8,19 +8,12 @@ why and the rest of the package works on the reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, is_autocast_enabled, is_grad_enabled
-
-# By their names, since looking them up in torch at every step costs a tenth of a small one.
-from torch._C import _are_functorch_transforms_active as are_transforms_active
-from torch._C import _current_graph_task_id as backward_id
-from torch._C import _get_tracing_state as tracing_state
+from torch import Tensor
 from torch._C import _increment_version as mark_changed
-from torch._C import _len_torch_dispatch_stack as count_of_dispatch_modes
-from torch._C._autograd import _profiler_enabled as is_profiled
 
 from .stack import accumulation_dtype
 
@@ -29,7 +22,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16)  # of the CPU kernels
 
 def _load() -> str | None:
     """Loads the library. Returns None, or why there is none."""
-    global _quick_step
+    global quick_step
     path = Path(__file__).with_name("_C.abi3.so")
     if not path.exists():
         return (
@@ -40,12 +33,23 @@ def _load() -> str | None:
         from . import _C
     except ImportError as error:
         return f"the compiled library does not load with torch {torch.__version__}: {error}"
-    if _C.setup(Tensor, torch.nn.Parameter):
-        _quick_step = _C.step
+    # The modes in which torch wants to see the operator, and the answer that says it does not.
+    watchers = (
+        (torch.is_grad_enabled, None, False),
+        (torch.is_autocast_enabled, "cpu", False),
+        (torch._C._autograd._profiler_enabled, None, False),
+        (torch._C._len_torch_dispatch_stack, None, 0),
+        (torch._C._are_functorch_transforms_active, None, False),
+        (torch._C._get_tracing_state, None, None),
+        (torch._C._current_graph_task_id, None, -1),
+    )
+    if _C.setup(Tensor, torch.nn.Parameter, watchers, mark_changed):
+        quick_step = _C.step
     return None
 
 
-_quick_step: Callable[..., tuple[Tensor, tuple[Tensor, Tensor]] | None] | None = None
+# `lstm_step_` past the dispatcher, which costs more than a step: see _C.pyi. None: not to be had.
+quick_step: Callable[..., tuple[Tensor, tuple[Tensor, Tensor]] | None] | None = None
 missing: str | None = _load()
 
 
@@ -194,60 +198,6 @@ def lstm_step_(
         x, weights, h, c, state_indices, reset_mask, lengths, bias, bidirectional, tf32
     )
     _mark_changed(h, c)
-    return out
-
-
-def quick_step(
-    x: Tensor,
-    parameters: Mapping[str, Tensor | None],
-    names: list[str],
-    h: Tensor,
-    c: Tensor,
-    state_indices: Tensor | None,
-    reset_mask: Tensor | None,
-    lengths: Tensor | None,
-    bias: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
-    """:func:`lstm_step_` past the dispatcher, which costs more than a step; or None, no effect.
-
-    None means: go the long way, which works or says what is wrong. It is the answer to whatever is
-    no plain dense CPU tensor of the right dtype and shape, and to a mode in which torch wants to
-    see the operator (autograd, autocast, profiler, tracing, dispatch modes, torch.func).
-
-    Args: as of ``lstm_step_``; the weights are found by their names in ``parameters``; x,
-    reset_mask and y are (B, T, ...) with ``batch_first``.
-
-    Returns:
-        (y, (h_n, c_n)), or None.
-    """
-    if (
-        is_grad_enabled()
-        or is_autocast_enabled("cpu")
-        or is_profiled()
-        or count_of_dispatch_modes()
-        or are_transforms_active()
-        or tracing_state() is not None
-        or backward_id() != -1
-        or _quick_step is None
-    ):
-        return None
-    out = _quick_step(
-        x,
-        parameters,
-        names,
-        h,
-        c,
-        state_indices,
-        reset_mask,
-        lengths,
-        bias,
-        bidirectional,
-        batch_first,
-    )
-    if out is not None:
-        mark_changed((h, c))
     return out
 
 

@@ -21,8 +21,8 @@ class Spy:
     """Stands in for the C function, and remembers whether it did the work."""
 
     def __init__(self, monkeypatch):
-        self.step, self.taken, self.monkeypatch = ops._quick_step, False, monkeypatch
-        monkeypatch.setattr(ops, "_quick_step", self)
+        self.step, self.taken, self.monkeypatch = ops.quick_step, False, monkeypatch
+        monkeypatch.setattr(ops, "quick_step", self)
 
     def __call__(self, *args):
         out = self.step(*args)
@@ -32,7 +32,7 @@ class Spy:
     def long_way(self, lstm, x, **options):
         """The same call without the short way."""
         with self.monkeypatch.context() as patch:
-            patch.setattr(ops, "_quick_step", None)
+            patch.setattr(ops, "quick_step", None)
             return lstm(x, **options)
 
 

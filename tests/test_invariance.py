@@ -88,7 +88,7 @@ class Steps:
 
 
 def through_the_dispatcher(monkeypatch):
-    monkeypatch.setattr(ops, "_quick_step", None)
+    monkeypatch.setattr(ops, "quick_step", None)
 
 
 @dtypes

@@ -26,7 +26,7 @@ from torch import nn
 from stateful_lstm import StatefulLSTM, ops
 
 pytestmark = pytest.mark.skipif(
-    ops._quick_step is None, reason="no library, or a torch without DLPack's exchange table"
+    ops.quick_step is None, reason="no library, or a torch without DLPack's exchange table"
 )
 
 # ---- what comes out ------------------------------------------------------------------------------

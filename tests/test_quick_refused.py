@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stateful_lstm import ops
 
 pytestmark = pytest.mark.skipif(
-    ops._quick_step is None, reason="no library, or a torch without DLPack's exchange table"
+    ops.quick_step is None, reason="no library, or a torch without DLPack's exchange table"
 )
 
 # ---- where it is not -----------------------------------------------------------------------------
@@ -104,6 +104,15 @@ def test_not_under_a_function_transform(spy):
         found = torch.func.vmap(lambda each: lstm(each)[0])(x)
     assert not spy.taken
     close(found, torch.stack([call(lstm, each)[0] for each in x]))
+
+
+def test_not_under_a_function_transform_of_something_else(spy):
+    lstm, x = filled(), noise(2, 4, 3)
+    before = lstm.state.read()
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"torch\.func transforms"):
+        torch.func.vmap(lambda each: each + lstm(x)[0].sum())(noise(5))
+    assert not spy.taken
+    assert all(map(same_bits, lstm.state.read(), before))
 
 
 def test_a_function_transform_refuses_the_resident_state_as_ever(spy):
@@ -386,6 +395,6 @@ def test_a_state_of_another_layer_is_refused_as_ever(spy):
 
 def test_the_c_function_refuses_other_arguments():
     with pytest.raises(TypeError, match="11 arguments"):
-        ops._quick_step(1, 2)
+        ops.quick_step(1, 2)
     with pytest.raises(TypeError, match="11 arguments"):
-        ops._quick_step(*[None] * 11)
+        ops.quick_step(*[None] * 11)

@@ -26,7 +26,7 @@ import stateful_lstm
 from stateful_lstm import ops
 
 pytestmark = pytest.mark.skipif(
-    ops._quick_step is None, reason="no library, or a torch without DLPack's exchange table"
+    ops.quick_step is None, reason="no library, or a torch without DLPack's exchange table"
 )
 
 # ---- where it is taken ---------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def test_lengths(spy, monkeypatch, config, lengths, times, way):
     steps = torch.arange(2 * times).view(-1, 1) >= counts
     dirty = x.masked_fill(steps.unsqueeze(2), float("nan"))
     if way == "operator":
-        monkeypatch.setattr(ops, "_quick_step", None)
+        monkeypatch.setattr(ops, "quick_step", None)
     y, hc = call(lstm, dirty, lengths=counts)
     assert spy.taken == (way == "quick")
     close(y, expected)
