@@ -139,7 +139,7 @@ test-sanitized: $(SANITIZED)/stateful_lstm/_C.abi3.so  ## tests of the kernels w
 	    $(SANITIZED_TESTS) $(ARGS) -k "sizes or projections or read_and_write" || exit 1; done
 
 test-emulator: build  ## the CUDA kernels' source on the CPU, without a GPU
-	EMULATOR_ALL_MUTANTS=1 "$(PY)" -m pytest -q \
+	EMULATOR_ALL=1 "$(PY)" -m pytest -q \
 	    tests/test_emulator.py $(filter-out %_compile.py,$(wildcard tests/test_cuda_*.py)) $(ARGS)
 
 examples: build  ## every example, in its quick form; pictures go to build/examples
