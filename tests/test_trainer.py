@@ -259,6 +259,8 @@ def test_a_list_of_windows_will_do_and_an_iterator_will_not():
     assert trainer.updates == 2 * len(windows)
     with pytest.raises(TypeError, match="more than once"):
         trainer.fit(iter(windows))
+    with pytest.raises(TypeError, match=r"expected a stateful_lstm.data.Window, got Tensor"):
+        trainer.fit([torch.randn(5, 2, 3)], progress=False)
 
 
 # ---- evaluate ------------------------------------------------------------------------------------

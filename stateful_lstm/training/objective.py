@@ -60,6 +60,8 @@ class Objective:
 
     def stage(self, window: Window) -> Staged:
         """Looks at the window where it is, on the host, and takes it to the device."""
+        if not isinstance(window, Window):
+            raise TypeError(f"expected a stateful_lstm.data.Window, got {type(window).__name__}")
         T_B = window.input.shape[:2]
         for name in ("target", "reset_mask", "target_mask"):
             shape = getattr(window, name).shape[:2]
