@@ -215,10 +215,10 @@ class Trainer:
         with _progress_bar(progress, f"epoch {self.epoch + 1}/{epochs}") as bar:
             count = len(source) if progress else 0
             for window in windows:
-                steps = window.reset_mask.numel()
                 self.update(window)
                 self._seen += 1
                 if bar is not None:  # in steps, of which only a window tells how many it has
+                    steps = window.reset_mask.numel()
                     bar.total = count * steps or None
                     bar.initial = self._seen * steps if bar.n == 0 else bar.initial
                     bar.set_postfix(loss=self._losses.last, refresh=False)
