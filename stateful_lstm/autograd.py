@@ -109,6 +109,29 @@ class _LayerFunction(torch.autograd.Function):
         return (*inputs, *(None,) * 5)
 
 
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, reverse, save = inputs[:13]
+    y, _, _, gates, cells = output
+    inside = [cells, gates][:save]
+    ctx.save_for_backward(*tensors, y, *tensors[6:8], *inside)
+    ctx.reverse, ctx.ranges, ctx.keep = reverse, [(0, y.size(0))], ("state", "cells", "all")[save]
+    ctx.tf32 = cuda.tf32_allowed(y)
+    ctx.mark_non_differentiable(gates, cells)
+    ctx.set_materialize_grads(False)
+
+
+def _operator_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    return (*_LayerFunction.backward(ctx, *grads[:3]), None, None)
+
+
+# A program that torch.export made holds the operator without the Function around it. Such a program
+# can be trained, too.
+if ops.missing is None:
+    torch.library.register_autograd(
+        "stateful_lstm::lstm_forward", _operator_backward, setup_context=_keep_for_backward
+    )
+
+
 # A range's gates take about so many bytes, and so many rows at least, or else packing the weights
 # for each range would take a noticeable part of the time.
 _RANGE_BYTES, _RANGE_ROWS = 8 << 20, 1024
@@ -119,7 +142,9 @@ Range = tuple[int, int]  # steps [begin, end)
 def _ranges(x: Tensor, weights: LayerWeights, reverse: bool, keep: str) -> list[Range]:
     """Cuts the steps into about equal ranges, in the order of processing."""
     T, B = x.size(0), max(1, x.size(1))
-    if keep == "state":
+    if torch.compiler.is_exporting():  # for any T, so that their number cannot be known
+        count = 1
+    elif keep == "state":
         count = math.isqrt(T)
     elif cuda.on_gpu(x):
         count = 1
@@ -130,7 +155,9 @@ def _ranges(x: Tensor, weights: LayerWeights, reverse: bool, keep: str) -> list[
     if count <= 1:
         return [(0, T)]
     size = -(-T // count)
-    ranges = [(begin, min(begin + size, T)) for begin in range(0, T, size)]
+    count = -(-T // size)
+    # Counted, not stepped through: torch.compile then knows their number, and T may still vary.
+    ranges = [(k * size, min((k + 1) * size, T)) for k in range(count)]
     return ranges[::-1] if reverse else ranges
 
 

@@ -184,7 +184,9 @@ def autocast_enabled(device: torch.device) -> bool:
 
 def check_features(input: Tensor, weight_ih: Tensor) -> None:
     """Dtype, device and last size of an input."""
-    if input.dtype != weight_ih.dtype and not autocast_enabled(input.device):
+    # Autocast leaves float64 alone, so that it mixes with nothing else.
+    castable = torch.float64 not in (input.dtype, weight_ih.dtype)
+    if input.dtype != weight_ih.dtype and not (castable and autocast_enabled(input.device)):
         raise ValueError(
             f"LSTM input dtype ({input.dtype}) does not match weight dtype ({weight_ih.dtype}). "
             f"Convert input: input.to({weight_ih.dtype}), or convert model: "

@@ -94,8 +94,8 @@ def why_not(x: Tensor) -> str | None:
         reason = unsupported(10 * major + minor)
     if reason is None and x.dtype not in DTYPES:
         reason = f"it has no kernels for {x.dtype}"
-    if reason is None and torch._C._are_functorch_transforms_active():
-        reason = "it does not run under torch.func transforms"
+    if reason is None and ops.transform():
+        reason = f"it does not run under {ops.transform()}"
     return reason
 
 

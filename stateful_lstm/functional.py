@@ -160,9 +160,8 @@ def why_not_cpu(x: Tensor) -> str | None:
         return f"the input is on {x.device}"
     if x.dtype not in ops.DTYPES:
         return f"it has no kernels for {x.dtype}"
-    if torch._C._are_functorch_transforms_active():
-        return "it does not run under torch.func transforms"
-    return None
+    around = ops.transform()
+    return f"it does not run under {around}" if around else None
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
 
@@ -194,6 +195,7 @@ class StatefulLSTM(nn.RNNBase):
             and not is_compiling()
             and not (self.training and self._drops())
             and ops.quick_step is not None
+            and forward_ad._current_level < 0
         ):
             done = ops.quick_step(
                 input,  # a packed sequence is answered with None
@@ -373,9 +375,7 @@ class StatefulLSTM(nn.RNNBase):
             return False
         if torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in weights)):
             return False
-        return not (
-            checks.autocast_enabled(x.device) or torch._C._are_functorch_transforms_active()
-        )
+        return not checks.autocast_enabled(x.device)
 
     # ------------------------------------------------------------ being a module
 
@@ -467,10 +467,15 @@ def _without_idle_rows(state_indices: Tensor | None, call: checks.Call) -> Tenso
 
 
 def _refuse_where_state_cannot_go() -> None:
-    if torch._C._are_functorch_transforms_active():
+    around = ops.transform()
+    if torch.compiler.is_exporting():
+        around = "torch.export"
+    elif torch.jit.is_tracing():
+        around = "torch.jit.trace"
+    if around:
         raise RuntimeError(
-            "torch.func transforms cannot carry a resident state: use stateful=False, or the pure "
-            "function stateful_lstm.lstm"
+            f"{around} cannot carry a resident state: use stateful=False, with hx for the state, "
+            f"or the pure function stateful_lstm.lstm"
         )
     # The id of the running backward pass, or -1. torch.utils.checkpoint runs forward again there,
     # and this layer would start from a state that has moved on: wrong gradients, without a word.

@@ -9,11 +9,13 @@ why and the rest of the package works on the reference.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch._C import _increment_version as mark_changed
+from torch.autograd import forward_ad
 
 from .stack import accumulation_dtype
 
@@ -51,6 +53,15 @@ def _load() -> str | None:
 # `lstm_step_` past the dispatcher, which costs more than a step: see _C.pyi. None: not to be had.
 quick_step: Callable[..., tuple[Tensor, tuple[Tensor, Tensor]] | None] | None = None
 missing: str | None = _load()
+
+
+def transform() -> str | None:
+    """What is being done around the call that the kernels know nothing of, or None."""
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func transforms"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation"
+    return None
 
 
 def cpu_capability() -> str | None:
@@ -105,23 +116,27 @@ def lstm_forward(
         y (T, B, P), h_n (B, P), c_n (B, H), gates (T, B, 4H), cells (T, B, H); what is not saved
         has T = 0.
     """
-    out: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = torch.ops.stateful_lstm.lstm_forward(
-        x,
-        weight_ih,
-        weight_hh,
-        bias_ih,
-        bias_hh,
-        weight_hr,
-        h0,
-        c0,
-        reset_mask,
-        lengths,
-        recurrent_mask,
-        reverse,
-        save,
-        in_place,
-        tf32,
-    )
+    # The operator's own gradients (autograd.py) are for programs that hold it alone. Their Python,
+    # which has nothing to do here, would cost 20 us.
+    past = nullcontext() if torch.compiler.is_compiling() else torch._C._AutoDispatchBelowAutograd()
+    with past:
+        out: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = torch.ops.stateful_lstm.lstm_forward(
+            x,
+            weight_ih,
+            weight_hh,
+            bias_ih,
+            bias_hh,
+            weight_hr,
+            h0,
+            c0,
+            reset_mask,
+            lengths,
+            recurrent_mask,
+            reverse,
+            save,
+            in_place,
+            tf32,
+        )
     return out
 
 

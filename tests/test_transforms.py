@@ -1,72 +1,170 @@
-"""torch.compile, torch.func and autocast around the layer."""
+"""torch.func, forward-mode differentiation and gradients of gradients around the layer."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from state_support import assert_unmoved, close, make, noise, plain, snapshot
+from torch.autograd import forward_ad
+from torch.func import functional_call, grad, hessian, jvp, stack_module_state, vjp, vmap
 
 import stateful_lstm
 from stateful_lstm import StatefulLSTM
 
+T, B, INPUT, H = 4, 2, 3, 5
 
-def pair(**kwargs: object) -> tuple[StatefulLSTM, StatefulLSTM]:
-    first, second = StatefulLSTM(4, 8, **kwargs), StatefulLSTM(4, 8, **kwargs)
-    second.load_state_dict(first.state_dict())
-    return first, second
+LAYERS = {
+    "plain": {},
+    "two layers, both directions": {"num_layers": 2, "bidirectional": True},
+    "projection": {"proj_size": 4},
+}
+layers = pytest.mark.parametrize("options", LAYERS.values(), ids=LAYERS)
+CONTROL = {
+    "reset_mask": torch.tensor([[False, True], [False] * 2, [True, False], [False] * 2]),
+    "lengths": torch.tensor([4, 2]),
+}
 
 
-# torch's own tracing instantiates an autograd Function, and warns of that.
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def stateless(**options):
+    return make(stateful=False, **options)
+
+
+def as_function(lstm, **control):
+    """Of the input and the parameters by name; also under a transform."""
+    return lambda x, weights: functional_call(lstm, weights, (x,), control)[0]
+
+
+@layers
+@pytest.mark.parametrize("control", [{}, CONTROL], ids=["whole", "resets and lengths"])
+def test_vmap_over_inputs_is_a_loop(options, control):
+    lstm = stateless(**options)
+    xs = noise(3, T, B, INPUT)
+    found = vmap(lambda x: lstm(x, **control))(xs)
+    each = [lstm(x, **control) for x in xs]
+    close(found[0], torch.stack([y for y, _ in each]))
+    close(found[1], tuple(torch.stack([hc[k] for _, hc in each]) for k in (0, 1)))
+
+
+def test_vmap_over_weights_is_an_ensemble():
+    members = [make(seed, stateful=False) for seed in range(3)]
+    weights, _ = stack_module_state(members)
+    x = noise(T, B, INPUT)
+    found = vmap(as_function(members[0]), in_dims=(None, 0))(x, weights)
+    close(found, torch.stack([member(x)[0] for member in members]))
+
+
+def test_gradients_of_each_sample():
+    lstm, xs = stateless(), noise(B, T, 1, INPUT)
+    weights = dict(lstm.named_parameters())
+
+    def loss(weights, x):
+        return as_function(lstm)(x, weights).square().sum()
+
+    found = vmap(grad(loss), in_dims=(None, 0))(weights, xs)
+    for k, x in enumerate(xs):
+        each = torch.autograd.grad(lstm(x)[0].square().sum(), weights.values())
+        close([found[name][k] for name in weights], list(each))
+
+
+@layers
+def test_jvp_and_vjp_agree(options):
+    lstm, x, along = stateless(**options), noise(T, B, INPUT), noise(T, B, INPUT, seed=2)
+
+    def run(x):
+        return lstm(x, **CONTROL)[0]
+
+    y, moved = jvp(run, (x,), (along,))
+    same, pull = vjp(run, x)
+    close((y, same), (run(x),) * 2)
+    back = noise(*y.shape, seed=3)
+    close((moved * back).sum(), (along * pull(back)[0]).sum())
+    step = 1e-5
+    close(moved, (run(x + step * along) - run(x - step * along)) / (2 * step), rtol=1e-6, atol=1e-8)
+
+
+def test_hessian_is_the_one_of_plain_autograd():
+    lstm, x = stateless(), noise(2, 1, INPUT)
+
+    def loss(x):
+        return lstm(x)[0].square().sum()
+
+    close(hessian(loss)(x), torch.autograd.functional.hessian(loss, x))
+
+
+@pytest.mark.parametrize("recording", [False, True])
+@pytest.mark.parametrize("where", ["x", "h", "weight"])
+def test_forward_mode_differentiation_outside_torch_func(recording, where):
+    lstm = stateless(num_layers=2)
+    weights = [p.detach().clone().requires_grad_(recording) for p in lstm.parameters()]
+    point = {"x": noise(T, B, INPUT), "h": noise(2, B, H, seed=4), "weight": weights[1]}
+    along = noise(*point[where].shape, seed=2)
+
+    def run(values):
+        own = [values["weight"] if k == 1 else w for k, w in enumerate(weights)]
+        hx = (values["h"], torch.zeros(2, B, H, dtype=torch.float64))
+        return stateful_lstm.lstm(values["x"], hx, own, num_layers=2)
+
+    with torch.set_grad_enabled(recording), forward_ad.dual_level():
+        dual = point | {where: forward_ad.make_dual(point[where], along)}
+        y, (h, c) = run(dual)
+        found = [forward_ad.unpack_dual(t).tangent for t in (y, h, c)]
+    step = 1e-5
+    above, below = (run(point | {where: point[where] + s * along}) for s in (step, -step))
+    for tangent, a, b in zip(found, (above[0], *above[1]), (below[0], *below[1]), strict=True):
+        close(tangent, (a - b) / (2 * step), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("recording", [False, True])
 @pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("train", [False, True])
-def test_a_compiled_stateful_layer_goes_on_from_call_to_call(steps: int, train: bool) -> None:
-    eager, other = pair(num_layers=2)
-    compiled = torch.compile(other, fullgraph=True, backend="aot_eager")
-    for _ in range(3):
-        x = torch.randn(steps, 2, 4)
-        with torch.set_grad_enabled(train):
-            expected, found = eager(x)[0], compiled(x)[0]
-        torch.testing.assert_close(found, expected)
-        if train:
-            grads = [
-                torch.autograd.grad(y.sum(), m.parameters())
-                for y, m in ((expected, eager), (found, other))
-            ]
-            torch.testing.assert_close(grads[1], grads[0])
-    torch.testing.assert_close(other.state.read(), eager.state.read())
+@pytest.mark.parametrize("way", ["vmap", "grad", "dual"])
+def test_a_resident_state_is_kept_out_of_transforms(way, steps, recording):
+    lstm = make()
+    lstm.allocate_state(B)
+    lstm(noise(steps, B, INPUT))
+    before, x = snapshot(lstm.state), noise(steps, B, INPUT)
+    ways = {
+        "vmap": lambda: vmap(lambda x: lstm(x)[0])(x.expand(5, *x.shape)),
+        "grad": lambda: grad(lambda x: lstm(x)[0].sum())(x),
+        "dual": lambda: lstm(forward_ad.make_dual(x, x)),
+    }
+    with (
+        torch.set_grad_enabled(recording),
+        forward_ad.dual_level(),
+        pytest.raises(RuntimeError, match="cannot carry a resident state: use stateful=False"),
+    ):
+        ways[way]()
+    assert_unmoved(before, lstm.state)
 
 
-def test_func_transforms() -> None:
-    weights = [p.detach() for p in nn.LSTM(4, 8).parameters()]
-
-    def run(x: torch.Tensor) -> torch.Tensor:
-        return stateful_lstm.lstm(x, None, weights)[0]
-
-    xs = torch.randn(5, 3, 2, 4)
-    each = torch.stack([run(x) for x in xs])
-    torch.testing.assert_close(torch.func.vmap(run)(xs), each)
-    x = xs[0].clone().requires_grad_()
-    expected = torch.autograd.grad(run(x).sum(), x)[0]
-    torch.testing.assert_close(torch.func.grad(lambda x: run(x).sum())(xs[0]), expected)
-    step = 1e-3 * torch.randn_like(xs[0])
-    _, along = torch.func.jvp(run, (xs[0],), (step,))
-    torch.testing.assert_close(along, run(xs[0] + step) - run(xs[0]), rtol=1e-2, atol=1e-6)
-
-
-@pytest.mark.parametrize("steps", [1, 3])
-def test_func_transforms_of_a_stateful_layer_are_refused(steps: int) -> None:
-    lstm, xs = StatefulLSTM(4, 8), torch.randn(5, steps, 2, 4)
-    with torch.no_grad(), pytest.raises(RuntimeError, match="stateful=False"):
-        torch.func.vmap(lambda x: lstm(x)[0])(xs)
-    assert lstm.state is None
+@layers
+def test_a_gradient_penalty_on_a_stateful_layer(options):
+    """Through the layer with its state, as a critic on windows is trained: nn.LSTM from hx."""
+    lstm = make(**options)
+    oracle = plain(lstm)
+    with torch.no_grad():
+        lstm(noise(T, B, INPUT, seed=7))
+    h, c = lstm.state.read()
+    if lstm.bidirectional:  # the reverse direction starts from zero
+        h[1::2], c[1::2] = 0, 0
+    found = []
+    for module, start in ((lstm, None), (oracle, (h, c))):
+        x = noise(T, B, INPUT).requires_grad_()
+        y = module(x, start)[0]
+        (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        penalty = (slope.norm(2, dim=2) - 1).square().mean()
+        found.append(torch.autograd.grad(penalty, module.parameters()))
+    close(found[0], found[1])
 
 
-def test_autocast_computes_in_its_dtype_and_keeps_the_state_wide() -> None:
-    lstm = StatefulLSTM(4, 8)
-    with torch.autocast("cpu", torch.bfloat16):
-        y, (h, c) = lstm(torch.randn(3, 2, 4))
-    assert y.dtype == h.dtype == c.dtype == torch.bfloat16
-    assert lstm.state.h.dtype == lstm.state.c.dtype == torch.float32
-    y.float().sum().backward()
-    assert all(p.grad.dtype == torch.float32 and p.grad.any() for p in lstm.parameters())
+def test_gradgradcheck_through_the_function_on_every_backend_there_is():
+    built = stateful_lstm.info()["backends"]
+    names = [name for name in ("reference", "cpu") if built[name] is True]
+    assert "reference" in names  # CUDA: tests/gpu, and in the emulator tests/test_cuda_binding.py
+    weights = [p.detach().requires_grad_() for p in StatefulLSTM(2, 3).double().parameters()]
+    x = noise(3, 2, 2).requires_grad_()
+    for name in names:
+        assert torch.autograd.gradgradcheck(
+            lambda x, *w, name=name: stateful_lstm.lstm(x, None, w, backend=name)[0],
+            (x, *weights),
+            fast_mode=True,
+        )

@@ -1,0 +1,230 @@
+"""torch.compile around the layer: one graph, compiled once, on the state where it lies."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from state_support import addresses, close, make, noise
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor.utils import run_and_get_code
+
+from stateful_lstm import StatefulLSTM, preserve_state
+
+# torch's own tracing instantiates an autograd Function, and warns of that.
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
+B, INPUT, H = 2, 3, 5
+
+
+@pytest.fixture(autouse=True)
+def _forget_what_was_compiled():
+    torch._dynamo.reset()
+
+
+def pair(dtype=torch.float64, **options):
+    """The same layer twice, and the second one's compiled form with its counter of graphs."""
+    eager, other = make(dtype=dtype, **options), make(dtype=dtype, **options)
+    return eager, other
+
+
+def compiled(module, backend="aot_eager"):
+    counter = CompileCounterWithBackend(backend)
+    return torch.compile(module, fullgraph=True, backend=counter), counter
+
+
+def gradients(module, y):
+    return torch.autograd.grad(y.square().sum(), module.parameters())
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_windows_of_a_stateful_layer_share_one_graph(steps, train):
+    eager, other = pair(num_layers=2)
+    eager.allocate_state(B)
+    where = other.allocate_state(B) and addresses(other)
+    call, counter = compiled(other, "inductor")
+    for k in range(5):
+        x = noise(steps, B, INPUT, seed=k)
+        with torch.set_grad_enabled(train):
+            expected, (h, c) = eager(x)
+            y, hc = call(x)
+        close((y, *hc), (expected, h, c))
+        if train:
+            close(gradients(other, y), gradients(eager, expected))
+        close(other.state.read(), eager.state.read())
+        for layer in (eager, other):  # what people do between two windows
+            if k == 1:
+                layer.reset_state(torch.tensor([1]))
+            elif k == 2:
+                layer.reset_state()
+    with preserve_state(other), torch.set_grad_enabled(train):
+        call(noise(steps, B, INPUT))
+    close(other.state.read(), eager.state.read())
+    assert counter.frame_count == 1
+    assert addresses(other) == where
+
+
+def calls(code):
+    """The operators that generated code calls, ours without their namespace."""
+    return re.findall(r"torch\.ops\.(?:stateful_lstm\.)?([\w.]+?)\.default\(", code)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_compiled_inference_is_the_operator_on_the_state_and_nothing_else(steps):
+    lstm = make(num_layers=2, dtype=torch.float32)
+    lstm.allocate_state(B)
+
+    def run():
+        with torch.no_grad():
+            torch.compile(lstm, fullgraph=True)(noise(steps, B, INPUT, dtype=torch.float32))
+
+    _, (code,) = run_and_get_code(run)
+    assert calls(code) == ["lstm_step_"]
+    assert "empty_strided" not in code.split("def call")[1].split("runner =")[0]
+
+
+def test_compiled_training_reads_the_state_once_and_writes_it_once():
+    lstm = make(num_layers=2, dtype=torch.float32)
+    lstm.allocate_state(B)
+
+    def run():
+        torch.compile(lstm, fullgraph=True)(noise(4, B, INPUT, dtype=torch.float32))[
+            0
+        ].sum().backward()
+
+    _, (forward, backward) = run_and_get_code(run)
+    operators = ["state_gather", "lstm_forward", "lstm_forward", "state_scatter_"]
+    assert calls(forward) == operators
+    assert calls(backward) == ["lstm_backward"] * 2
+
+
+CALLS = {
+    "batch_first": ({"batch_first": True}, {}),
+    "no bias": ({"bias": False}, {}),
+    "projection": ({"proj_size": 3, "num_layers": 2}, {}),
+    "both directions": ({"bidirectional": True, "num_layers": 2}, {}),
+    "resets": ({}, {"reset_mask": torch.tensor([[True, False], [False, True]] * 2)}),
+    "lengths": ({}, {"lengths": torch.tensor([4, 2])}),
+    "slots": ({}, {"state_indices": torch.tensor([3, 0])}),
+    "hx": ({}, {"hx": (noise(1, B, H, seed=5), noise(1, B, H, seed=6))}),
+    "stateless": ({"stateful": False}, {}),
+    "gates": ({"recompute": "gates"}, {}),
+    "segments": ({"recompute": "segments"}, {}),
+}
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", CALLS)
+def test_a_compiled_call_is_the_eager_one(name, train):
+    options, keywords = CALLS[name]
+    eager, other = pair(**options)
+    if eager.stateful:
+        slots = 4 if "state_indices" in keywords else B
+        eager.allocate_state(slots)
+        other.allocate_state(slots)
+    call, counter = compiled(other)
+    for k in range(3):
+        x = noise(4, B, INPUT, seed=k)
+        x = x.transpose(0, 1).contiguous() if options.get("batch_first") else x
+        with torch.set_grad_enabled(train):
+            expected, y = eager(x, **keywords), call(x, **keywords)
+        close(y, expected)
+        if train:
+            close(gradients(other, y[0]), gradients(eager, expected[0]))
+        if eager.stateful:
+            close(other.state.read(), eager.state.read())
+    assert counter.frame_count == 1
+
+
+def test_the_first_call_makes_the_state_and_the_second_compiles_for_it():
+    eager, other = pair()
+    call, counter = compiled(other)
+    for k in range(4):
+        x = noise(4, B, INPUT, seed=k)
+        close(call(x)[0], eager(x)[0])
+    assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_a_third_length_is_no_reason_to_compile_again(train):
+    eager, other = pair(num_layers=2)
+    eager.allocate_state(B)
+    other.allocate_state(B)
+    call, counter = compiled(other)
+    for steps in (4, 6, 9, 5, 30):
+        x = noise(steps, B, INPUT, seed=steps)
+        with torch.set_grad_enabled(train):
+            expected, y = eager(x)[0], call(x)[0]
+        close(y, expected)
+        if train:
+            close(gradients(other, y), gradients(eager, expected))
+    assert counter.frame_count == 2
+
+
+def test_long_sequences_compile_once_for_each_number_of_ranges():
+    # A range holds 10,922 rows of so many gates: each of these lengths makes two ranges.
+    eager, other = pair(stateful=False, hidden_size=24)
+    call, counter = compiled(other)
+    torch._dynamo.mark_dynamic(first := noise(11_000, 1, INPUT), 0)
+    for x in (first, noise(12_345, 1, INPUT), noise(20_001, 1, INPUT)):
+        expected, y = eager(x)[0], call(x)[0]
+        close(y, expected)
+        close(gradients(other, y), gradients(eager, expected))
+    assert counter.frame_count == 1
+
+
+def test_a_compiled_call_bumps_the_versions_of_the_state():
+    lstm = make()
+    lstm.allocate_state(B)
+    call, _ = compiled(lstm)
+    factor = noise(1, B, H).requires_grad_()
+    loss = (factor * lstm.state.h).sum()
+    with torch.no_grad():
+        call(noise(4, B, INPUT))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_model_around_the_layer_compiles_whole():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.lstm = (
+                nn.Embedding(7, INPUT),
+                StatefulLSTM(INPUT, H, 2, batch_first=True),
+            )
+            self.head = nn.Linear(H, 7)
+
+        def forward(self, tokens, starts):
+            return self.head(self.lstm(self.embed(tokens), reset_mask=starts)[0])
+
+    torch.manual_seed(0)
+    eager = Model()
+    other = Model()
+    other.load_state_dict(eager.state_dict())
+    call, counter = compiled(other)
+    optimizers = [torch.optim.Adam(model.parameters(), lr=0.05) for model in (eager, other)]
+    for model in (eager, other):
+        model.lstm.allocate_state(B)
+    for k in range(3):
+        tokens = torch.randint(7, (B, 6), generator=torch.Generator().manual_seed(k))
+        losses = []
+        for run, optimizer in zip((eager, call), optimizers, strict=True):
+            loss = nn.functional.cross_entropy(
+                run(tokens, tokens == 3).flatten(0, 1), tokens.flatten()
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        close(losses[1], losses[0])
+    assert counter.frame_count == 1
+
+
+def test_packed_sequences_run_with_graph_breaks():
+    eager, other = pair(stateful=False)
+    x = nn.utils.rnn.pack_padded_sequence(noise(4, B, INPUT), torch.tensor([4, 2]))
+    close(torch.compile(other, backend="aot_eager")(x)[0].data, eager(x)[0].data)
