@@ -88,14 +88,20 @@ def why_not(x: Tensor) -> str | None:
     """None if the CUDA kernels can run on this input, else why not."""
     if x.device.type != "cuda":
         return f"the input is on {x.device}"
+    reason, around = _why_not(x.device.index, x.dtype), ops.transform()
+    if reason is None and around:
+        reason = f"it does not run under {around}"
+    return reason
+
+
+def _why_not(device: int, dtype: torch.dtype) -> str | None:
+    """The part of the answer that stays."""
     reason = missing()
     if reason is None:
-        major, minor = torch.cuda.get_device_capability(x.device)
+        major, minor = torch.cuda.get_device_capability(device)
         reason = unsupported(10 * major + minor)
-    if reason is None and x.dtype not in DTYPES:
-        reason = f"it has no kernels for {x.dtype}"
-    if reason is None and ops.transform():
-        reason = f"it does not run under {ops.transform()}"
+    if reason is None and dtype not in DTYPES:
+        reason = f"it has no kernels for {dtype}"
     return reason
 
 
@@ -111,6 +117,12 @@ def tf32_allowed(x: Tensor) -> bool:
 
 def _matmul_allows_tf32() -> bool:
     return str(torch.backends.cuda.matmul.fp32_precision) == "tf32"
+
+
+# torch.compile cannot look into these; it is to take their answers. (When TF32 is switched it
+# compiles anew by itself.) torch.compiler.assume_constant_result would take two seconds to import.
+for _answer in (_why_not, _matmul_allows_tf32):
+    _answer._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def raise_slot_error(x: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor.utils import run_and_get_code
 
-from stateful_lstm import StatefulLSTM, preserve_state
+from stateful_lstm import StatefulLSTM, cuda, preserve_state
 
 # torch's own tracing instantiates an autograd Function, and warns of that.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
@@ -228,3 +229,37 @@ def test_packed_sequences_run_with_graph_breaks():
     eager, other = pair(stateful=False)
     x = nn.utils.rnn.pack_padded_sequence(noise(4, B, INPUT), torch.tensor([4, 2]))
     close(torch.compile(other, backend="aot_eager")(x)[0].data, eager(x)[0].data)
+
+
+# ---- for CUDA, without it ------------------------------------------------------------------------
+
+
+def test_the_state_counts_as_static_so_that_cuda_graphs_may_write_it():
+    from torch._dynamo import mark_static_address
+    from torch._dynamo.utils import get_static_address_type
+
+    marked = torch.zeros(1)
+    mark_static_address(marked)
+    lstm = make()
+    lstm.allocate_state(B)
+    for state in (lstm.state, copy.deepcopy(lstm).state, lstm.float().state):
+        for t in (state.h, state.c):
+            assert get_static_address_type(t) == get_static_address_type(marked) == "unguarded"
+
+
+def test_what_is_asked_of_the_library_and_of_torch_does_not_break_the_graph(monkeypatch):
+    monkeypatch.setattr(cuda, "missing", lambda: str(torch.ops.stateful_lstm.cpu_capability()))
+    x = torch.zeros(2)
+
+    def call(x):
+        assert cuda._why_not(0, x.dtype)
+        return x + cuda._matmul_allows_tf32()
+
+    compiled = torch.compile(call, fullgraph=True, backend="eager")
+    was = torch.backends.cuda.matmul.allow_tf32
+    try:
+        for allowed in (False, True, False):
+            torch.backends.cuda.matmul.allow_tf32 = allowed
+            assert compiled(x).tolist() == [allowed] * 2
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = was
