@@ -48,7 +48,8 @@ def slope(critic: Critic, x: Tensor) -> Tensor:
     """For each row the norm of its score's gradient by its inputs, itself differentiable: (B,)."""
     x = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(x).mean(0).sum(), x, create_graph=True)
-    return gradient.mul(WINDOW**0.5).norm(2, dim=(0, 2))
+    steepness: Tensor = torch.linalg.vector_norm(gradient * WINDOW**0.5, dim=(0, 2))
+    return steepness
 
 
 def train(penalty: float, updates: int) -> tuple[list[float], list[float]]:

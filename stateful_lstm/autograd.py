@@ -142,7 +142,7 @@ Range = tuple[int, int]  # steps [begin, end)
 def _ranges(x: Tensor, weights: LayerWeights, reverse: bool, keep: str) -> list[Range]:
     """Cuts the steps into about equal ranges, in the order of processing."""
     T, B = x.size(0), max(1, x.size(1))
-    if torch.compiler.is_exporting():  # for any T, so that their number cannot be known
+    if ops.exporting():  # for any T, so that their number cannot be known
         count = 1
     elif keep == "state":
         count = math.isqrt(T)

@@ -122,7 +122,7 @@ def _matmul_allows_tf32() -> bool:
 # torch.compile cannot look into these; it is to take their answers. (When TF32 is switched it
 # compiles anew by itself.) torch.compiler.assume_constant_result would take two seconds to import.
 for _answer in (_why_not, _matmul_allows_tf32):
-    _answer._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    vars(_answer)["_dynamo_marked_constant"] = True
 
 
 def raise_slot_error(x: Tensor) -> None:

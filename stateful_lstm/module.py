@@ -468,9 +468,9 @@ def _without_idle_rows(state_indices: Tensor | None, call: checks.Call) -> Tenso
 
 def _refuse_where_state_cannot_go() -> None:
     around = ops.transform()
-    if torch.compiler.is_exporting():
+    if ops.exporting():
         around = "torch.export"
-    elif torch.jit.is_tracing():
+    elif not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
         around = "torch.jit.trace"
     if around:
         raise RuntimeError(

@@ -64,6 +64,11 @@ def transform() -> str | None:
     return None
 
 
+def exporting() -> bool:
+    """``torch.compiler.is_exporting()``, which torch.compile of torch 2.11 believes to be True."""
+    return bool(torch.compiler._is_exporting_flag)
+
+
 def cpu_capability() -> str | None:
     """The instruction set that the CPU kernels use here ("avx2", for one), or None."""
     return None if missing else str(torch.ops.stateful_lstm.cpu_capability())
