@@ -207,7 +207,9 @@ def join_options(layers: list[Layer], stateful: bool | None) -> Options:
     if stateful is None:
         kept = {options.stateful for options in live} or {True}
         if len(kept) > 1:
-            raise ValueError("some layers are stateful and some are not: pass stateful=True or False")
+            raise ValueError(
+                "some layers are stateful and some are not: pass stateful=True or False"
+            )
         stateful = kept.pop()
         if stateful and live and len(layers[0].directions) == 2:
             raise ValueError(

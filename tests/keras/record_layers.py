@@ -2,7 +2,7 @@
 
     pip install keras && KERAS_BACKEND=torch python tests/keras/record_layers.py
 
-Keras is not needed by anything else here. Every kind of layer that from_keras takes is stateful, and
+Keras is not needed by anything else here. Every kind of layer that from_keras takes is stateful and
 run over two windows, reset, and run over a third; its weights, outputs and states are written down.
 """
 
@@ -40,7 +40,7 @@ CASES: dict[str, Callable[[], list[keras.layers.Layer]]] = {
 
 
 def variables(states: object) -> list[keras.Variable]:
-    """h and c of every cell; stacked cells have a list of lists, which their reset stumbles over."""
+    """h and c of every cell. Stacked cells have a list of lists, which reset_state takes ill."""
     if isinstance(states, (list, tuple)):
         return [each for state in states for each in variables(state)]
     return [states]
