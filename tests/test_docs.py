@@ -74,6 +74,6 @@ def test_importing_needs_no_optional_package():
         "import sys\n"
         "for absent in ('onnx', 'onnxruntime', 'keras', 'matplotlib', 'tqdm'):\n"
         "    sys.modules[absent] = None\n"
-        "import stateful_lstm\n"
+        "import stateful_lstm, stateful_lstm.interop\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)

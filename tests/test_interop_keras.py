@@ -116,6 +116,13 @@ def test_layout_statefulness_and_dtype_are_arguments():
     assert from_keras(arrays, device="meta").weight_hh_l0.is_meta
 
 
+def test_arrays_may_be_read_only_and_of_any_layout():
+    (arrays,) = recorded("single")
+    for array in (given := [np.asfortranarray(array) for array in arrays]):
+        array.setflags(write=False)
+    check_windows(from_keras(given), "single")
+
+
 def test_bfloat16_arrays():
     """numpy has no bfloat16 of its own: Keras's come from ml_dtypes."""
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
@@ -262,7 +269,7 @@ hard = {"recurrent_activation": stand_ins.hard_sigmoid}
         ([[K, R, b], [K, R, b]], ValueError, r"layer 1: the kernel must have shape \(5, 20\)"),
         ([[K, R, b], UPPER[:2]], ValueError, "all have a bias, or none"),
         ([[K, R, b], UPPER * 2], ValueError, "number of directions: layer 0 has 1, layer 1 has 2"),
-        ([K.astype(int), R, b], ValueError, "one dtype among.*int64"),
+        ([a.astype(np.int64) for a in (K, R, b)], ValueError, "one dtype among.*float32.*int64"),
         ([K.astype(np.float64), R, b], ValueError, "one dtype.*float32.*float64"),
         ([[K, R, "bias"]], TypeError, "list of .*ndarray.*str"),
         ("weights.h5", TypeError, "got str"),
