@@ -13,6 +13,7 @@ It needs onnx and onnxruntime: pip install -r requirements/interop.txt.
 import argparse
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,15 +37,12 @@ def keras_weights(random: np.random.Generator) -> list[list[Array]]:
     return [layer(FEATURES), layer(UNITS)]
 
 
-def sigmoid(x: Array) -> Array:
-    return np.float32(1) / (1 + np.exp(-x))
-
-
-def keras_step(layer: list[Array], x: Array, h: Array, c: Array) -> tuple[Array, Array]:
+def keras_step(layer: list[Array], x: Array, h: Any, c: Any) -> tuple[Any, Any]:
     """One step of keras.layers.LSTM."""
     kernel, recurrent, bias = layer
-    i, f, g, o = np.split(x @ kernel + h @ recurrent + bias, 4, axis=1)
-    i, f, o = sigmoid(i), sigmoid(f), sigmoid(o)
+    gates: list[Any] = np.split(x @ kernel + h @ recurrent + bias, 4, axis=1)
+    i, f, g, o = gates
+    i, f, o = (1 / (1 + np.exp(-gate)) for gate in (i, f, o))
     c = f * c + i * np.tanh(g)
     return o * np.tanh(c), c
 

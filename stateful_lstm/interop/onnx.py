@@ -47,8 +47,7 @@ def export_onnx(
 
     The model computes what the layer does in eval mode: no dropout, in whatever mode the layer is.
 
-    For a whole model use ``torch.onnx.export``, with an ``nn.LSTM`` in the place of this layer
-    (their ``state_dict`` is the same).
+    For a whole model see :func:`onnx_translations`.
 
     Args:
         lstm: a ``StatefulLSTM`` or an ``nn.LSTM``, on any device. float32 and float16 run in ONNX

@@ -1,0 +1,118 @@
+"""``onnx_translations``: what ``torch.onnx.export`` needs to know of a model with our layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .. import ops
+
+INT32 = 6  # in ONNX's list of types
+
+
+def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """For ``torch.onnx.export(..., custom_translation_table=onnx_translations())``.
+
+    A model with ``StatefulLSTM(..., stateful=False)`` inside then becomes ONNX, with a standard
+    ``LSTM`` node for each layer and direction, and with as many rows and steps as its
+    ``dynamic_shapes`` leave open. Its states are inputs and outputs of the model if the model takes
+    ``hx`` and returns ``(h_n, c_n)``. ``lengths`` go along; ``reset_mask``, ``proj_size`` and
+    dropout in training do not, for ONNX's LSTM has none, and 16-bit models do not. A resident state
+    cannot go along either: set ``stateful = False`` in the layers first.
+
+    Returns:
+        A translation for each operator that such a model may hold.
+
+    Raises:
+        ImportError: without the package ``onnxscript``, which ``torch.onnx.export`` needs too.
+        RuntimeError: without the compiled library.
+
+    Example:
+        >>> torch.onnx.export(  # doctest: +SKIP
+        ...     model, (x, h_0, c_0), "model.onnx", dynamo=True,
+        ...     dynamic_shapes=({0: "time", 1: "batch"}, {1: "batch"}, {1: "batch"}),
+        ...     custom_translation_table=onnx_translations(),
+        ... )
+    """
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError("onnx_translations needs onnxscript: pip install onnxscript") from error
+    if ops.missing:
+        raise RuntimeError(f"onnx_translations is about the compiled operators: {ops.missing}")
+    own = torch.ops.stateful_lstm
+    table: dict[Callable[..., Any], Callable[..., Any]] = {own.lstm_forward.default: _lstm}
+    for operator in (own.state_gather, own.state_scatter_, own.lstm_step_):
+        table[operator.default] = _resident_state
+    return table
+
+
+def _lstm(
+    x: Any,
+    weight_ih: Any,
+    weight_hh: Any,
+    bias_ih: Any,
+    bias_hh: Any,
+    weight_hr: Any,
+    h0: Any,
+    c0: Any,
+    reset_mask: Any,
+    lengths: Any,
+    recurrent_mask: Any,
+    reverse: bool,
+    save: int,
+    in_place: bool = False,
+    tf32: bool = False,
+) -> tuple[Any, ...]:
+    """One direction of one layer: see ``ops.lstm_forward``."""
+    from onnxscript import opset18 as op
+
+    for what, given in (
+        ("reset_mask", reset_mask),
+        ("projection (proj_size)", weight_hr),
+        ("dropout: call eval() on the model first", recurrent_mask),
+    ):
+        if given is not None:
+            raise ValueError(f"ONNX's LSTM has no {what}")
+    if x.dtype != c0.dtype:  # ours has c in float32 beside 16-bit numbers, theirs has one type
+        raise ValueError(f"a model in {x.dtype} does not go: export it in float32")
+
+    def gates(weight: Any, *sizes: int) -> Any:
+        """(4H, ...) to (1, 4H, ...), from i, f, g, o to i, o, f, g."""
+        apart = op.Reshape(weight, op.Constant(value_ints=[4, -1, *sizes]))
+        turned = op.Gather(apart, op.Constant(value_ints=[0, 3, 1, 2]), axis=0)
+        return op.Reshape(turned, op.Constant(value_ints=[1, 4 * H, *sizes]))
+
+    H, I = weight_hh.shape[1], weight_ih.shape[1]  # noqa: E741
+    biases = None
+    if bias_ih is not None:
+        biases = op.Concat(gates(bias_ih), gates(bias_hh), axis=1)
+    directions, steps = op.Constant(value_ints=[0]), op.Constant(value_ints=[1])
+    y, h_n, c_n = op.LSTM(
+        x,
+        gates(weight_ih, I),
+        gates(weight_hh, H),
+        biases,
+        None if lengths is None else op.Cast(lengths, to=INT32),
+        op.Unsqueeze(h0, directions),
+        op.Unsqueeze(c0, directions),
+        hidden_size=H,
+        direction="reverse" if reverse else "forward",
+    )
+    h_n, c_n = op.Squeeze(h_n, directions), op.Squeeze(c_n, directions)
+    if lengths is not None:  # a row without a step keeps its state: see onnx.py
+        idle = op.Unsqueeze(
+            op.Equal(lengths, op.Constant(value_int=0)), op.Constant(value_ints=[1])
+        )
+        h_n, c_n = op.Where(idle, h0, h_n), op.Where(idle, c0, c_n)
+    kept = op.Identity(c0)  # what backward would need, which nobody asks for
+    return op.Squeeze(y, steps), h_n, c_n, kept, kept
+
+
+def _resident_state(*arguments: Any, **options: Any) -> Any:
+    raise ValueError(
+        "a resident state cannot go into an ONNX model: set stateful = False in the layer, and let "
+        "the model take hx and return (h_n, c_n)"
+    )
