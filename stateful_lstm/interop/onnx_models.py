@@ -20,10 +20,11 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     ``dynamic_shapes`` leave open. Its states are inputs and outputs of the model if the model takes
     ``hx`` and returns ``(h_n, c_n)``. ``lengths`` go along; ``reset_mask``, ``proj_size`` and
     dropout in training do not, for ONNX's LSTM has none, and 16-bit models do not. A resident state
-    cannot go along either: set ``stateful = False`` in the layers first.
+    cannot go along either: set ``stateful = False`` in the layers first (torch's error does not say
+    so).
 
     Returns:
-        A translation for each operator that such a model may hold.
+        The translation of the operator that such a model holds for each layer and direction.
 
     Raises:
         ImportError: without the package ``onnxscript``, which ``torch.onnx.export`` needs too.
@@ -42,11 +43,7 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         raise ImportError("onnx_translations needs onnxscript: pip install onnxscript") from error
     if ops.missing:
         raise RuntimeError(f"onnx_translations is about the compiled operators: {ops.missing}")
-    own = torch.ops.stateful_lstm
-    table: dict[Callable[..., Any], Callable[..., Any]] = {own.lstm_forward.default: _lstm}
-    for operator in (own.state_gather, own.state_scatter_, own.lstm_step_):
-        table[operator.default] = _resident_state
-    return table
+    return {torch.ops.stateful_lstm.lstm_forward.default: _lstm}
 
 
 def _lstm(
@@ -109,10 +106,3 @@ def _lstm(
         h_n, c_n = op.Where(idle, h0, h_n), op.Where(idle, c0, c_n)
     kept = op.Identity(c0)  # what backward would need, which nobody asks for
     return op.Squeeze(y, steps), h_n, c_n, kept, kept
-
-
-def _resident_state(*arguments: Any, **options: Any) -> Any:
-    raise ValueError(
-        "a resident state cannot go into an ONNX model: set stateful = False in the layer, and let "
-        "the model take hx and return (h_n, c_n)"
-    )
