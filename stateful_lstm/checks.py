@@ -188,7 +188,7 @@ def check_features(input: Tensor, weight_ih: Tensor) -> None:
     castable = torch.float64 not in (input.dtype, weight_ih.dtype)
     if input.dtype != weight_ih.dtype and not (castable and autocast_enabled(input.device)):
         raise ValueError(
-            f"LSTM input dtype ({input.dtype}) does not match weight dtype ({weight_ih.dtype}). "
+            f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight_ih.dtype}). "
             f"Convert input: input.to({weight_ih.dtype}), or convert model: "
             f"model.to({input.dtype})"
         )
