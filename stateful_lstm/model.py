@@ -84,21 +84,29 @@ def convert(model: nn.Module, stateful: bool = True) -> nn.Module:
     """Turns every ``nn.LSTM`` inside the model, or the model itself, into a StatefulLSTM.
 
     In place: parameters, hooks, mode and all references to the module stay what they are. Only
-    plain ``nn.LSTM`` modules are turned, and parametrized ones; a subclass with a forward of its
-    own is left alone.
+    plain ``nn.LSTM`` modules are turned, and parametrized ones; a subclass, a scripted or quantised
+    module, and one with a ``forward`` set on it are left alone.
+
+    Args:
+        model: any module.
+        stateful: whether a call without ``hx`` starts from where the last one ended. For a model
+            that hands states over by itself, or whose sequences have nothing to do with each
+            other: False.
 
     Returns:
         The model.
     """
     for module in model.modules():
-        if not isinstance(module, nn.LSTM):
+        if not isinstance(module, nn.LSTM) or "forward" in vars(module):
             continue
         kind: type[StatefulLSTM]
         if type(module) is nn.LSTM:
             kind = StatefulLSTM
         elif nn.utils.parametrize.is_parametrized(module) and type(module).__bases__ == (nn.LSTM,):
-            # torch gave this one module a class of its own, with a property per weight.
-            own = {k: v for k, v in vars(type(module)).items() if isinstance(v, property)}
+            # torch gave this one module a class of its own, with a property per weight, and one
+            # that refuses to be pickled. Copying is our own class's.
+            given = vars(type(module)).items()
+            own = {k: v for k, v in given if isinstance(v, property) or k == "__getstate__"}
             kind = type(f"Parametrized{StatefulLSTM.__name__}", (StatefulLSTM,), own)
         else:
             continue
