@@ -1,0 +1,155 @@
+"""Truncated back-propagation with Lightning, which took its own support for it out in 2.0.
+
+`ContinuousBatches` cuts long sequences into windows, each row going on where it was, and the layer
+keeps its state from one training step to the next: nothing is split, carried or detached by hand.
+What Lightning does besides, a callback makes known to the state: a validation run leaves no trace,
+and a checkpoint holds the state, so that a run goes on from it exactly.
+
+    python examples/ecosystem/lightning_tbptt.py [--quick] [--out DIR]
+
+It needs Lightning: pip install lightning.
+"""
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+import stateful_lstm
+from stateful_lstm import StatefulLSTM
+from stateful_lstm.data import ContinuousBatches, Window
+
+ROWS, WINDOW = 8, 10
+
+
+class ResidentState(lightning.Callback):
+    """Keeps the state of all layers over validation, and in checkpoints."""
+
+    def __init__(self) -> None:
+        self.kept = ExitStack()
+        self.loaded: dict[str, Any] | None = None
+
+    def on_validation_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self.kept.enter_context(stateful_lstm.preserve_state(pl_module))
+        stateful_lstm.reset_state(pl_module)
+
+    def on_validation_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self.kept.close()
+
+    def on_save_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        checkpoint["resident_state"] = stateful_lstm.get_state(pl_module)
+
+    def on_load_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        self.loaded = checkpoint["resident_state"]
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        if self.loaded is not None:  # the layers are on their device by now
+            stateful_lstm.set_state(pl_module, self.loaded)
+            self.loaded = None
+
+
+class Answers(lightning.LightningModule):
+    """Answers at every step. Nothing in it knows that the sequences come in windows."""
+
+    def __init__(self, stateful: bool = True) -> None:
+        super().__init__()
+        self.lstm = StatefulLSTM(2, 16, stateful=stateful)
+        self.head = nn.Linear(16, 1)
+
+    def loss(self, window: Window) -> Tensor:
+        y, _ = self.lstm(window.input, reset_mask=window.reset_mask, lengths=window.lengths)
+        error: Tensor = self.head(y) - window.target
+        return error[window.target_mask].square().mean()
+
+    def training_step(self, window: Window, batch_idx: int) -> Tensor:
+        loss = self.loss(window)
+        self.log("train_loss", loss, batch_size=ROWS)
+        return loss
+
+    def validation_step(self, window: Window, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(window), batch_size=ROWS, prog_bar=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+def keys(count: int, seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Sequences whose first step holds a key, +1 or -1, that is asked for at every step."""
+    random = torch.Generator().manual_seed(seed)
+    sequences, targets = [], []
+    for length in torch.randint(30, 120, (count,), generator=random).tolist():
+        key = 2.0 * torch.randint(2, (1,), generator=random) - 1.0
+        x = torch.randn(length, 2, generator=random)
+        x[:, 0] = 0
+        x[0, 0] = key
+        sequences.append(x)
+        targets.append(key.expand(length, 1).clone())
+    return sequences, targets
+
+
+def windows(count: int, seed: int, shuffle: bool = False) -> ContinuousBatches:
+    sequences, targets = keys(count, seed)
+    return ContinuousBatches(sequences, ROWS, WINDOW, targets, shuffle=shuffle)
+
+
+def make_trainer(epochs: int, **options: Any) -> lightning.Trainer:
+    """A quiet one on the CPU: nets as small as this one gain nothing elsewhere."""
+    return lightning.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=[ResidentState()],
+        gradient_clip_val=1.0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        **{"enable_checkpointing": False, **options},
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Truncated back-propagation with Lightning")
+    parser.add_argument("--quick", action="store_true", help="fewer epochs")
+    parser.add_argument("--out", type=Path, default=Path("build/examples"), metavar="DIR")
+    options = parser.parse_args()
+    epochs = 10 if options.quick else 20
+    torch.set_num_threads(1)
+
+    losses = {}
+    for stateful in (True, False):
+        lightning.seed_everything(0, verbose=False)
+        model = Answers(stateful)
+        trainer = make_trainer(epochs)
+        # Any iterable is a loader to Lightning, and one with a position is resumed at it.
+        trainer.fit(model, windows(32, seed=1, shuffle=True), windows(16, seed=2))
+        losses[stateful] = float(trainer.callback_metrics["val_loss"])
+        if stateful:
+            options.out.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(options.out / "lightning_tbptt.ckpt")
+            print(options.out / "lightning_tbptt.ckpt")
+    print(f"sequences of 30 to 120 steps in windows of {WINDOW}")
+    print(f"loss of validation, with the state: {losses[True]:.3f}, without: {losses[False]:.3f}")
+    assert losses[True] < losses[False] / 2
+
+
+if __name__ == "__main__":
+    main()
