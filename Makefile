@@ -19,7 +19,7 @@ REQUIREMENTS := $(addprefix requirements/,demo.txt interop.txt test.txt dev.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help environment demo test test-sets test-sanitized test-emulator lint format build cuda examples bench clean
+.PHONY: help environment demo test test-sets test-sanitized test-emulator test-ecosystem lint format build cuda examples bench clean
 .PHONY: gpu-check gpu-build gpu-test gpu-sanitize gpu-bench
 
 help:         ## this list
@@ -34,6 +34,7 @@ ifeq ($(strip $(VENV)),)
 PY := $(PYTHON)
 ENVIRONMENT := packages-present
 PEERS :=
+ECOSYSTEM :=
 .PHONY: packages-present
 packages-present:
 	@$(PYTHON) tools/check_environment.py packages requirements/demo.txt requirements/test.txt \
@@ -45,6 +46,7 @@ VENV_PATH := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)
 PY := $(VENV_PATH)/bin/python
 ENVIRONMENT := $(VENV)/.ready
 PEERS := $(VENV)/.peers
+ECOSYSTEM := $(VENV)/.ecosystem
 export PATH := $(VENV_PATH)/bin:$(PATH)
 
 # The last line of the recipe below leaves this text in .ready. If it differs, or the Python is
@@ -72,6 +74,12 @@ $(PEERS): requirements/peers.txt $(ENVIRONMENT)
 	@grep -v '^#' $< | { lacking=; while read -r peer; do \
 	    "$(PY)" -m pip install -q "$$peer" || lacking="$$lacking $$peer"; done; \
 	    [ -z "$$lacking" ] && touch "$@" || echo "make: without$$lacking"; }
+
+# They ask for some torch or other: the one that is there stays.
+$(ECOSYSTEM): requirements/ecosystem.txt $(ENVIRONMENT)
+	@"$(PY)" -c 'import torch; print("torch==" + torch.__version__)' > "$@.torch"
+	"$(PY)" -m pip install -q -c "$@.torch" -r $<
+	@mv "$@.torch" "$@"
 
 endif
 
@@ -141,6 +149,10 @@ test-sanitized: $(SANITIZED)/stateful_lstm/_C.abi3.so  ## tests of the kernels w
 test-emulator: build  ## the CUDA kernels' source on the CPU, without a GPU
 	EMULATOR_ALL=1 "$(PY)" -m pytest -q \
 	    tests/test_emulator.py $(filter-out %_compile.py,$(wildcard tests/test_cuda_*.py)) $(ARGS)
+
+# Without a package its tests are skipped; pytest says which.
+test-ecosystem: build $(ECOSYSTEM)  ## tests with Lightning, transformers, SB3-contrib, TensorBoard
+	"$(PY)" -m pytest -q -rs tests/ecosystem $(ARGS)
 
 examples: build  ## every example, in its quick form; pictures go to build/examples
 	@mkdir -p build/examples

@@ -73,7 +73,7 @@ class Answers(lightning.LightningModule):
 
     def __init__(self, stateful: bool = True) -> None:
         super().__init__()
-        self.lstm = StatefulLSTM(2, 16, stateful=stateful)
+        self.lstm = StatefulLSTM(2, 16, stateful=stateful, unit_forget_bias=True)
         self.head = nn.Linear(16, 1)
 
     def loss(self, window: Window) -> Tensor:
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer epochs")
     parser.add_argument("--out", type=Path, default=Path("build/examples"), metavar="DIR")
     options = parser.parse_args()
-    epochs = 10 if options.quick else 20
+    epochs = 15 if options.quick else 30
     torch.set_num_threads(1)
 
     losses = {}

@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="short rollouts, a small layer")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the figures there")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     steps, hidden, repetitions = (32, 32, 3) if options.quick else (128, 128, 5)
 
     models = {
@@ -104,8 +105,7 @@ def main() -> None:
                 seconds[name].append(time.perf_counter() - began)
     medians = {name: 1000 * statistics.median(each) for name, each in seconds.items()}
     ratio = medians["loop"] / medians["one call"]
-    threads = torch.get_num_threads()
-    print(f"updates on {8 * steps} steps, H={hidden}, {threads} threads, medians:")
+    print(f"updates on {8 * steps} steps, H={hidden}, one thread, medians:")
     print(f"  the policy's loop over time  {medians['loop']:8.1f} ms")
     print(f"  one call with reset_mask     {medians['one call']:8.1f} ms   ratio {ratio:.1f}")
     if options.out is not None:

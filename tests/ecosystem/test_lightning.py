@@ -1,0 +1,144 @@
+"""Lightning: truncated back-propagation over windows, validation, exact resume, conversion."""
+
+import copy
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import stateful_lstm
+from stateful_lstm import StatefulLSTM
+
+lightning = pytest.importorskip("lightning")
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # Lightning's own: of its tools, and advice that is not about this.
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec:"),
+    pytest.mark.filterwarnings("ignore:You defined a .validation_step. but have no"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
+    pytest.mark.filterwarnings("ignore:.weights_only. was not set"),
+    pytest.mark.filterwarnings("ignore:.*You're resuming from a checkpoint that ended"),
+    pytest.mark.filterwarnings("ignore:.*already configured with model summary"),
+]
+
+
+@pytest.fixture(scope="module")
+def example():
+    """The example as a module."""
+    file = Path(__file__).parents[2] / "examples/ecosystem/lightning_tbptt.py"
+    spec = importlib.util.spec_from_file_location("lightning_tbptt", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def new_model(example):
+    torch.manual_seed(0)
+    return example.Answers()
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def same(a, b):
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def plain_loop(model, windows, epochs):
+    """What Lightning does, as a loop."""
+    optimizer = model.configure_optimizers()
+    for _ in range(epochs):
+        for window in windows:
+            optimizer.zero_grad()
+            model.loss(window).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+    return weights(model)
+
+
+@pytest.mark.parametrize("loader", ["windows", "DataLoader"])
+@pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined")
+def test_fit_is_a_plain_loop_over_the_windows(example, loader):
+    ours = new_model(example)
+    expected = plain_loop(copy.deepcopy(ours), example.windows(12, 1), 2)
+    windows = example.windows(12, 1)
+    if loader == "DataLoader":
+        windows = DataLoader(windows, batch_size=None)
+    example.make_trainer(2).fit(ours, windows)
+    same(weights(ours), expected)
+
+
+def test_a_validation_run_leaves_no_trace(example):
+    """Lightning's sanity check before training is one too."""
+    ours, other = new_model(example), new_model(example)
+    losses = []
+    ours.on_validation_end = lambda: losses.append(ours.trainer.callback_metrics["val_loss"])
+    example.make_trainer(2, val_check_interval=2).fit(
+        ours, example.windows(12, 1), example.windows(9, 2)
+    )
+    example.make_trainer(2).fit(other, example.windows(12, 1))
+    assert len(losses) > 4
+    same(weights(ours), weights(other))
+    same(stateful_lstm.get_state(ours), stateful_lstm.get_state(other))
+
+
+@pytest.mark.parametrize("at", [3, 25], ids=["in_the_first_epoch", "later"])
+def test_a_run_goes_on_from_a_checkpoint_exactly(example, at, tmp_path):
+    whole = new_model(example)
+    steps = 2 * at + 3
+
+    def data():
+        return example.windows(12, 1, shuffle=True)
+
+    example.make_trainer(-1, max_steps=steps).fit(whole, data())
+    first = new_model(example)
+    trainer = example.make_trainer(-1, max_steps=at)
+    trainer.fit(first, data())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    resumed = example.Answers()
+    trainer = example.make_trainer(-1, max_steps=steps)
+    trainer.fit(resumed, data(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert trainer.global_step == steps
+    same(weights(resumed), weights(whole))
+    same(stateful_lstm.get_state(resumed), stateful_lstm.get_state(whole))
+
+
+def test_lightnings_own_lstm_model_is_converted():
+    """It hands the state over by itself, so a stateless layer is all it needs."""
+    from lightning.pytorch.demos.lstm import LightningLSTM, SimpleLSTM
+
+    torch.manual_seed(0)
+    theirs = LightningLSTM(vocab_size=11)
+    theirs.model = SimpleLSTM(vocab_size=11, ninp=6, nhid=5, nlayers=2)
+    ours = stateful_lstm.convert(copy.deepcopy(theirs), stateful=False)
+    assert isinstance(ours.model.rnn, StatefulLSTM)
+    batches = [tuple(torch.randint(11, (2, 3, 7))) for _ in range(4)]
+    fitted = []
+    for model in (ours, theirs):
+        torch.manual_seed(1)  # of the dropout
+        trainer = lightning.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        model.prepare_data = lambda: None  # it would download a corpus
+        model.configure_optimizers = lambda m=model: torch.optim.SGD(m.parameters(), 0.1)
+        trainer.fit(model, DataLoader(batches, batch_size=None))
+        fitted.append(weights(model))
+    torch.testing.assert_close(*fitted)
+
+
+def test_the_example_runs(example, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "argv", ["lightning_tbptt.py", "--quick", "--out", str(tmp_path)])
+    example.main()
+    assert "with the state" in capsys.readouterr().out
+    assert (tmp_path / "lightning_tbptt.ckpt").exists()
