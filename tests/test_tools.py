@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def profiled(call):
     """How often each of our operators ran, by the name that the profiler shows."""
     call()
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as seen:
         call()
     ours = [row for row in seen.key_averages() if row.key.startswith("stateful_lstm::")]
     return {row.key.removeprefix("stateful_lstm::"): row.count for row in ours}
