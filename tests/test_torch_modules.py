@@ -224,11 +224,12 @@ def test_whether_train_and_eval_differ(info, stateful):
     assert info.train_and_eval_differ
     for settings, args, _ in samples(info, torch.float64):
         for dropout in (0.0, 0.5):
-            ours, _ = pair({**settings, "dropout": dropout}, torch.float64, stateful)
+            ours, theirs = pair({**settings, "dropout": dropout}, torch.float64, stateful)
             trained = ours.train()(*args)
             ours.reset_state()
             evaluated = ours.eval()(*args)
             assert torch.allclose(trained[0], evaluated[0]) == (dropout == 0)
+            close(evaluated, theirs.eval()(*args))
 
 
 @both
