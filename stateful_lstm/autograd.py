@@ -43,9 +43,10 @@ def compiled_layer(
     """One layer in one direction. Arguments and results: :class:`stateful_lstm.stack.Layer`."""
     h0, c0 = _cast(h0, x.dtype), _cast(c0, accumulation_dtype(x.dtype))
     control = Control(reset, lengths, recurrent_mask, reverse)
-    if torch.is_grad_enabled() and any(
+    wanted = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, *weights, h0, c0)
-    ):
+    )
+    if wanted and not ops.recording():  # a program gets the operator, which has gradients, too
         out: tuple[Tensor, Tensor, Tensor] = _LayerFunction.apply(  # type: ignore[no-untyped-call]
             x, *weights, h0, c0, *control, keep
         )
@@ -124,8 +125,8 @@ def _operator_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, 
     return (*_LayerFunction.backward(ctx, *grads[:3]), None, None)
 
 
-# A program that torch.export made holds the operator without the Function around it. Such a program
-# can be trained, too.
+# A program that torch.export or torch.jit.trace made holds the operator alone. It keeps nothing, since
+# mostly it is made to run; where it is trained, backward runs forward again.
 if ops.missing is None:
     torch.library.register_autograd(
         "stateful_lstm::lstm_forward", _operator_backward, setup_context=_keep_for_backward
@@ -142,9 +143,7 @@ Range = tuple[int, int]  # steps [begin, end)
 def _ranges(x: Tensor, weights: LayerWeights, reverse: bool, keep: str) -> list[Range]:
     """Cuts the steps into about equal ranges, in the order of processing."""
     T, B = x.size(0), max(1, x.size(1))
-    if ops.exporting():  # for any T, so that their number cannot be known
-        count = 1
-    elif keep == "state":
+    if keep == "state":
         count = math.isqrt(T)
     elif cuda.on_gpu(x):
         count = 1

@@ -467,11 +467,7 @@ def _without_idle_rows(state_indices: Tensor | None, call: checks.Call) -> Tenso
 
 
 def _refuse_where_state_cannot_go() -> None:
-    around = ops.transform()
-    if ops.exporting():
-        around = "torch.export"
-    elif not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
-        around = "torch.jit.trace"
+    around = ops.transform() or ops.recording()
     if around:
         raise RuntimeError(
             f"{around} cannot carry a resident state: use stateful=False, with hx for the state, "

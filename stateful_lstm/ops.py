@@ -64,9 +64,13 @@ def transform() -> str | None:
     return None
 
 
-def exporting() -> bool:
-    """``torch.compiler.is_exporting()``, which torch.compile of torch 2.11 believes to be True."""
-    return bool(torch.compiler._is_exporting_flag)
+def recording() -> str | None:
+    """What is making a program of the call, to be run without this package's Python, or None."""
+    if torch.compiler._is_exporting_flag:  # torch 2.11's compiler takes is_exporting() for True
+        return "torch.export"
+    if not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace"
+    return None
 
 
 def cpu_capability() -> str | None:
@@ -123,8 +127,8 @@ def lstm_forward(
     """
     # The operator's own gradients (autograd.py) are for programs that hold it alone. Their Python,
     # which has nothing to do here, would cost 20 us.
-    past = nullcontext() if torch.compiler.is_compiling() else torch._C._AutoDispatchBelowAutograd()
-    with past:
+    to_be_seen = torch.compiler.is_compiling() or recording()
+    with nullcontext() if to_be_seen else torch._C._AutoDispatchBelowAutograd():
         out: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = torch.ops.stateful_lstm.lstm_forward(
             x,
             weight_ih,

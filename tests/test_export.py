@@ -171,9 +171,17 @@ def test_a_resident_state_is_not_exported(given):
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # each size that is looked at
-def test_jit_trace_of_a_stateless_layer():
-    lstm = make(stateful=False, num_layers=2).eval()
-    with torch.no_grad():
+@pytest.mark.parametrize("train", [False, True])
+def test_jit_trace_of_a_stateless_layer(train):
+    lstm = make(stateful=False, num_layers=2)
+    with torch.set_grad_enabled(train):
         traced = torch.jit.trace(lstm, arguments(lstm, 4, 2))
         example = arguments(lstm, 4, 2, seed=5)
-        close(traced(*example), lstm(*example))
+        y, expected = traced(*example), lstm(*example)
+    close(y, expected)
+    if train:
+        found, grads = (
+            torch.autograd.grad(out[0].square().sum(), module.parameters())
+            for module, out in ((traced, y), (lstm, expected))
+        )
+        close(found, grads)
