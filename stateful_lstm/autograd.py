@@ -125,8 +125,8 @@ def _operator_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, 
     return (*_LayerFunction.backward(ctx, *grads[:3]), None, None)
 
 
-# A program that torch.export or torch.jit.trace made holds the operator alone. It keeps nothing, since
-# mostly it is made to run; where it is trained, backward runs forward again.
+# A program that torch.export or torch.jit.trace made holds the operator alone. It keeps nothing,
+# since mostly it is made to run; where it is trained, backward runs forward again.
 if ops.missing is None:
     torch.library.register_autograd(
         "stateful_lstm::lstm_forward", _operator_backward, setup_context=_keep_for_backward

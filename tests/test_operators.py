@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from stateful_lstm import ops
+from stateful_lstm.autograd import compiled_layer
+from stateful_lstm.stack import LayerWeights
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 T, B, INPUTS, H, P, SLOTS = 4, 3, 9, 6, 5, 7
@@ -209,6 +211,8 @@ def test_step_refuses_no_steps() -> None:
 INSTRUCTION_SETS = """
 import torch
 from stateful_lstm import ops
+from stateful_lstm.autograd import compiled_layer
+from stateful_lstm.stack import LayerWeights
 torch.manual_seed(3)
 print(ops.cpu_capability())
 for dtype in (torch.float32, torch.float64, torch.bfloat16):
@@ -243,3 +247,19 @@ def test_every_instruction_set_can_be_forced_and_agrees() -> None:
             assert a == pytest.approx(b, rel=rel), name
     refused = run("abacus")
     assert refused.returncode != 0 and "STATEFUL_LSTM_CPU=abacus" in refused.stderr
+
+
+@pytest.mark.parametrize("save", [0, 1, 2])
+@pytest.mark.parametrize("projection", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_operator_alone_has_the_layer_s_gradients(
+    save: int, projection: bool, reverse: bool
+) -> None:
+    args = forward_args(torch.float64, projection, True, reverse)
+    leaves = [t.requires_grad_() for t in args[:8] if t is not None]
+    found = torch.ops.stateful_lstm.lstm_forward(*args[:12], save)[:3]
+    weights = LayerWeights(*args[1:6])
+    expected = compiled_layer(args[0], weights, *args[6:12], keep="all")
+    seeds = [torch.randn_like(t) for t in expected]
+    grads = [torch.autograd.grad(outputs, leaves, seeds) for outputs in (found, expected)]
+    torch.testing.assert_close(grads[0], grads[1])

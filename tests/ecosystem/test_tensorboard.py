@@ -57,28 +57,28 @@ def test_a_training_loop_is_logged_with_weights_and_state(tmp_path):
     assert logged == pytest.approx(sums) and len(set(sums)) == 3
 
 
-@pytest.mark.parametrize("stateful", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_the_graph_is_drawn_without_gradients(tmp_path, stateful):
-    """It calls the model some times, so a state has to be preserved."""
-    model = Net(stateful)
-    x = torch.randn(4, 2, 3)
+def test_the_graph_is_drawn(tmp_path, grad):
+    with torch.set_grad_enabled(grad), SummaryWriter(tmp_path) as writer:
+        writer.add_graph(Net(stateful=False), torch.randn(4, 2, 3))
+    graph = str(events(tmp_path).Graph())
+    assert "StatefulLSTM[lstm]" in graph and "stateful_lstm::lstm_forward" in graph
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_the_graph_of_a_stateful_model_is_drawn_while_it_is_not(tmp_path):
+    """torch.jit.trace is behind it, which would make a constant of the state."""
+    model, x = Net(stateful=True), torch.randn(4, 2, 3)
     model(x)
     before = stateful_lstm.get_state(model)
-    with torch.no_grad(), stateful_lstm.preserve_state(model), SummaryWriter(tmp_path) as writer:
+    with SummaryWriter(tmp_path) as writer:
+        with pytest.raises(RuntimeError, match=r"torch.jit.trace cannot carry a resident state"):
+            writer.add_graph(model, x)
+        model.lstm.stateful = False
         writer.add_graph(model, x)
-    graph = str(events(tmp_path).Graph())
-    assert "StatefulLSTM[lstm]" in graph and "stateful_lstm::lstm_" in graph
+        model.lstm.stateful = True
+    assert "StatefulLSTM[lstm]" in str(events(tmp_path).Graph())
     torch.testing.assert_close(stateful_lstm.get_state(model), before, rtol=0, atol=0)
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_the_graph_is_refused_with_gradients(tmp_path):
-    """torch.jit.trace draws an autograd function once and its inside when it looks again."""
-    with (
-        SummaryWriter(tmp_path) as writer,
-        pytest.raises(torch.jit.TracingCheckError, match="Graphs differed"),
-    ):
-        writer.add_graph(Net(stateful=False), torch.randn(4, 2, 3))
