@@ -35,6 +35,16 @@ def rounded(ax, place, fill, edge):
     ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, fc=fill, ec=edge, lw=1))
 
 
+def box(ax, place, colour, name, *lines):
+    """A box at (x, y, width, height): a name over what it stands for."""
+    rounded(ax, place, colour, INK)
+    x, y, width, height = place
+    middle = x + width / 2
+    ax.text(middle, y + height - 1.1, name, ha="center", va="top", weight="bold", color=INK)
+    text = "\n".join(lines)
+    ax.text(middle, y + height / 2 - 1.3, text, size=8.5, color=INK, linespacing=1.35, **CENTRED)
+
+
 def arrow(ax, start, end, style="->", line="-", color=INK):
     look = {"arrowstyle": style, "ls": line, "lw": 1.4, "color": color}
     ax.annotate("", xy=end, xytext=start, arrowprops=look)

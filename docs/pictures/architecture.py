@@ -13,6 +13,7 @@ from _drawing import (
     ORANGE,
     QUIET,
     arrow,
+    box,
     canvas,
     label,
     main,
@@ -28,16 +29,6 @@ def region(ax, place, name):
     rounded(ax, place, "white", QUIET)
     x, y, _, height = place
     ax.text(x + 1.2, y + height - 1, name, va="top", size=9, color=QUIET)
-
-
-def box(ax, place, colour, name, *lines):
-    """A box at (x, y, width, height): a file's name over what the file does."""
-    rounded(ax, place, colour, INK)
-    x, y, width, height = place
-    middle = x + width / 2
-    ax.text(middle, y + height - 1.1, name, ha="center", va="top", weight="bold", color=INK)
-    text = "\n".join(lines)
-    ax.text(middle, y + height / 2 - 1.3, text, size=8.5, color=INK, linespacing=1.35, **CENTRED)
 
 
 def draw(path):
