@@ -19,7 +19,7 @@ REQUIREMENTS := $(addprefix requirements/,demo.txt test.txt dev.txt docs.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help environment demo test test-sets test-sanitized test-emulator lint format build cuda examples bench docs clean
+.PHONY: help environment demo test test-sets test-sanitized test-emulator lint format build cuda examples bench clean
 .PHONY: gpu-check gpu-build gpu-test gpu-sanitize gpu-bench
 
 help:         ## this list
@@ -152,6 +152,7 @@ examples: build  ## every example, in its quick form; pictures go to build/examp
 bench: build $(PEERS)  ## the benchmarks, beside nn.LSTM, ONNX Runtime and OpenVINO
 	$(RUN) benchmarks/bench.py $(ARGS)
 
+.PHONY: docs
 docs: $(ENVIRONMENT)  ## the pages, in build/docs; a warning is an error
 	"$(PY)" -m sphinx -W --keep-going -q docs build/docs
 	@echo "build/docs/index.html"
