@@ -30,7 +30,7 @@ napoleon_use_rtype = False
 # would take the network; the page says what the names of types stand for.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|numpy|collections|os)\..*"),
+    ("py:.*", r"(torch|nn|numpy|onnx|collections|os)\..*"),
     ("py:class", r"(.*\.)?(Input|Callback|Sequences|Steps)"),
 ]
 
