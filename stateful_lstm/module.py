@@ -216,7 +216,7 @@ class StatefulLSTM(nn.RNNBase):
             ValueError: for wrong ranks and sizes, among them a batch that is not as large as the
                 state, and for a slot that ``state_indices`` names twice.
             RuntimeError: for sizes, devices and dtypes of ``hx``, as ``nn.LSTM`` does; and where a
-                state cannot go: inside a backward pass or a ``torch.func`` transform.
+                state cannot go: inside a backward pass, a ``torch.func`` transform or an export.
             TypeError: for what is no tensor, and for masks, lengths and indices of another dtype.
             IndexError: for a slot that is not there.
 
