@@ -15,11 +15,11 @@ GPU_PYTHON := $(shell command -v $(PYTHON))
 LIBRARY := stateful_lstm/_C.abi3.so
 CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl)
 FORMATTED := $(CPP) $(wildcard csrc/cuda/*.cu tests/emulator/*.cpp tests/emulator/*.h)
-REQUIREMENTS := $(addprefix requirements/,demo.txt interop.txt test.txt dev.txt)
+REQUIREMENTS := $(addprefix requirements/,demo.txt interop.txt test.txt dev.txt docs.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help environment demo test test-sets test-sanitized test-emulator test-ecosystem lint format build cuda examples bench clean
+.PHONY: help environment demo test test-sets test-sanitized test-emulator test-ecosystem lint format build cuda examples bench docs clean
 .PHONY: gpu-check gpu-build gpu-test gpu-sanitize gpu-bench
 
 help:         ## this list
@@ -163,6 +163,11 @@ examples: build  ## every example, in its quick form; pictures go to build/examp
 
 bench: build $(PEERS)  ## the benchmarks, beside nn.LSTM, ONNX Runtime and OpenVINO
 	$(RUN) benchmarks/bench.py $(ARGS)
+
+.PHONY: docs
+docs: $(ENVIRONMENT)  ## the pages, in build/docs; a warning is an error
+	"$(PY)" -m sphinx -W --keep-going -q docs build/docs
+	@echo "build/docs/index.html"
 
 # ---------------------------------------------------------------- GPU
 

@@ -20,7 +20,10 @@ _memory_budget = 1 << 30
 
 
 def set_memory_budget(bytes: int) -> None:
-    """Sets the bytes of activations that ``recompute="auto"`` may keep in one call (1 GiB).
+    """Sets the bytes of activations that ``recompute="auto"`` may keep in one call.
+
+    Args:
+        bytes: a positive number; 1 GiB until this is called.
 
     Raises:
         ValueError: if it is not a positive number.
@@ -59,12 +62,12 @@ def lstm(
         hx: (h_0 (L*D, B, P), c_0 (L*D, B, H)), without B when unbatched; None: zeros. c_0 may also
             be in the dtype of sums (float32 for float16 and bfloat16).
         weights: the flat list in ``nn.LSTM``'s parameter order, all of the input's dtype.
-        num_layers: L.
+        num_layers: L, layers one upon the other.
         bias: whether the list has biases.
         batch_first: whether B comes before T in input, output and ``reset_mask``.
         dropout: probability of an element of a lower layer's output being zeroed, in training.
         training: whether the dropouts are on.
-        bidirectional: D = 2.
+        bidirectional: whether D = 2: forward and reverse, side by side in the output.
         proj_size: size of the projected h, 0 for none.
         reset_mask: bool, (T, B), or (B, T) with ``batch_first``, or (T,) unbatched: True where the
             state of the row is zero before the step. In the reverse direction a True at t cuts
@@ -82,8 +85,9 @@ def lstm(
         output (T, B, D*P), laid out as the input; (h_n (L*D, B, P), c_n (L*D, B, H)).
 
     Raises:
-        ValueError, RuntimeError, TypeError: of the kind ``nn.LSTM`` raises, saying what was
-            expected and what came. RuntimeError when the backend is not to be had, and why.
+        ValueError: of the kind ``nn.LSTM`` raises, saying what was expected and what came.
+        RuntimeError: likewise; and when the backend is not to be had, saying why.
+        TypeError: likewise.
     """
     check_recompute(recompute)
     config = checks.Config(

@@ -14,14 +14,16 @@ def info() -> dict[str, Any]:
     """What is built and what the machine offers.
 
     Returns:
-        version, torch: version strings.
-        backends: name -> True, or the reason why it cannot be had.
-        cpu_capability: instruction set of the CPU kernels ("avx512bf16", "avx512", "avx2",
-            "portable"), None if not built.
-        cuda_built: architectures that CUDA kernels were built for.
-        cuda_present: architectures of the GPUs present, one each.
-        cuda_plan: for each GPU present, which kernel some calls get there, and why. For other
-            calls and chips: ``python -m stateful_lstm plan --help``.
+        A dict of
+
+        * version, torch: version strings.
+        * backends: name -> True, or the reason why it cannot be had.
+        * cpu_capability: instruction set of the CPU kernels ("avx512bf16", "avx512", "avx2",
+          "portable"), None if not built.
+        * cuda_built: architectures that CUDA kernels were built for.
+        * cuda_present: architectures of the GPUs present, one each.
+        * cuda_plan: for each GPU present, which kernel some calls get there, and why. For other
+          calls and chips: ``python -m stateful_lstm plan --help``.
     """
     return {
         "version": __version__,

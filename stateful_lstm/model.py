@@ -23,6 +23,11 @@ def reset_state(model: nn.Module, which: Any = None) -> None:
         model: any module.
         which: None: all rows; a bool mask (S,); or int64 indices. Checked against every layer
             before any is touched.
+
+    Raises:
+        TypeError: for another dtype, as :meth:`LSTMState.reset`.
+        ValueError: for a wrong shape.
+        IndexError: for a slot that is not there.
     """
     layers = _layers(model).values()
     if which is not None:
@@ -35,7 +40,11 @@ def reset_state(model: nn.Module, which: Any = None) -> None:
 
 @contextmanager
 def preserve_state(model: nn.Module) -> Iterator[None]:
-    """On leaving, puts back exactly the state that every layer had on entry."""
+    """A context manager: on leaving, every layer has exactly the state that it had on entry.
+
+    Args:
+        model: any module.
+    """
     with ExitStack() as stack:
         for layer in _layers(model).values():
             stack.enter_context(layer.preserve_state())
@@ -43,10 +52,14 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
 
 
 def get_state(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Copies of the resident states, (h (L*D, S, P), c (L*D, S, H)) by the layers' names.
+    """Copies of the resident states, to be saved beside ``state_dict()``.
 
-    Layers that have none yet are left out. Save the result beside ``state_dict()``;
-    :func:`set_state` resumes exactly there.
+    Args:
+        model: any module.
+
+    Returns:
+        (h (L*D, S, P), c (L*D, S, H)) by the layers' names, without the layers that have none yet.
+        :func:`set_state` resumes exactly there.
     """
     return {
         name: layer.state.read()
@@ -56,11 +69,16 @@ def get_state(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def set_state(model: nn.Module, states: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """Puts back what :func:`get_state` returned; layers it does not name have no state then.
+    """Puts back what :func:`get_state` returned; nothing is changed when something does not fit.
+
+    Args:
+        model: any module.
+        states: (h, c) by the layers' names; layers that it does not name have no state then.
 
     Raises:
         KeyError: for a name that is no layer of the model.
-        TypeError, ValueError: for tensors that do not fit a layer. Nothing is changed then.
+        TypeError: for tensors that are not floating-point ones.
+        ValueError: for what is not a pair of tensors of three dimensions, or does not fit a layer.
     """
     layers = _layers(model)
     unknown = [name for name in states if name not in layers]
@@ -92,6 +110,10 @@ def convert(model: nn.Module, stateful: bool = True) -> nn.Module:
         stateful: whether a call without ``hx`` starts from where the last one ended. For a model
             that hands states over by itself, or whose sequences have nothing to do with each
             other: False.
+
+    Args:
+        model: any module.
+        stateful: what the turned layers are given.
 
     Returns:
         The model.

@@ -27,9 +27,9 @@ class StatefulLSTM(nn.RNNBase):
     ``torch.nn.LSTM``, and so are the gates (i, f, g, o).
 
     Args:
-        input_size: I.
-        hidden_size: H.
-        num_layers: L.
+        input_size: I, numbers that a time step brings.
+        hidden_size: H, size of the cell.
+        num_layers: L, layers one upon the other.
         bias: whether there are biases.
         batch_first: whether B comes before T in input, output and ``reset_mask``.
         dropout: probability of an element of a lower layer's output being zeroed, in training.
@@ -113,12 +113,32 @@ class StatefulLSTM(nn.RNNBase):
         return self._state
 
     def new_state(self, slots: int) -> LSTMState:
-        """A second, independent state for this layer, all zeros, for the argument ``state``."""
+        """A second, independent state for this layer, all zeros, for the argument ``state``.
+
+        Args:
+            slots: S, 0 or more.
+
+        Returns:
+            It belongs to the caller; the resident state is not touched.
+
+        Raises:
+            ValueError: if ``slots`` is no such number.
+        """
         weight = self._weights()[0]
         return LSTMState(self._sizes(), slots, weight.dtype, weight.device)
 
     def allocate_state(self, slots: int) -> LSTMState:
-        """Makes the resident state anew for so many slots, all zeros; discards what was there."""
+        """Makes the resident state anew for so many slots, all zeros; discards what was there.
+
+        Args:
+            slots: S, 0 or more.
+
+        Returns:
+            The new resident state.
+
+        Raises:
+            ValueError: if ``slots`` is no such number. The old state is still there then.
+        """
         self._state = self.new_state(slots)
         return self._state
 
@@ -130,6 +150,11 @@ class StatefulLSTM(nn.RNNBase):
 
         Args:
             which: None: all rows; a bool mask (S,); or int64 indices.
+
+        Raises:
+            TypeError: for another dtype (an integer 0/1 mask would name slots 0 and 1).
+            ValueError: for a wrong shape.
+            IndexError: for a slot that is not there.
         """
         if self._state is not None:
             self._state.reset(which)
@@ -140,7 +165,11 @@ class StatefulLSTM(nn.RNNBase):
 
     @contextmanager
     def preserve_state(self) -> Iterator[None]:
-        """On leaving, also by an exception, puts back exactly the state that was there on entry."""
+        """A context manager that leaves the state as it was.
+
+        On leaving, also by an exception, exactly the state that was there on entry is put back; if
+        there was none, there is none again.
+        """
         state = self._state
         kept = None if state is None else state.read()
         resizable = state is not None and state.resizable
@@ -184,8 +213,14 @@ class StatefulLSTM(nn.RNNBase):
             output, laid out as the input; (h_n, c_n) as ``nn.LSTM`` returns them.
 
         Raises:
-            ValueError, RuntimeError, TypeError, IndexError: saying what was expected and what came,
-                before anything is computed or any state touched.
+            ValueError: for wrong ranks and sizes, among them a batch that is not as large as the
+                state, and for a slot that ``state_indices`` names twice.
+            RuntimeError: for sizes, devices and dtypes of ``hx``, as ``nn.LSTM`` does; and where a
+                state cannot go: inside a backward pass, a ``torch.func`` transform or an export.
+            TypeError: for what is no tensor, and for masks, lengths and indices of another dtype.
+            IndexError: for a slot that is not there.
+
+        Each says what was expected and what came, before anything is computed or any state touched.
         """
         own = self._state if state is None else state
         if (  # the short way: inference on a state that is there

@@ -76,7 +76,8 @@ class LSTMState:
 
         Raises:
             TypeError: for another dtype (an integer 0/1 mask would name slots 0 and 1).
-            ValueError: for a wrong shape. IndexError: for a slot that is not there.
+            ValueError: for a wrong shape.
+            IndexError: for a slot that is not there.
         """
         with torch.no_grad():
             if which is None:
@@ -93,7 +94,19 @@ class LSTMState:
                 self.c.index_fill_(1, slots, 0)
 
     def read(self, which: Any = None) -> tuple[Tensor, Tensor]:
-        """Copies of h (L*D, n, P) and c (L*D, n, H) of the slots that ``which`` selects."""
+        """Copies of h and c.
+
+        Args:
+            which: None: all slots; a bool mask (S,); or int64 indices of n slots.
+
+        Returns:
+            h (L*D, n, P), c (L*D, n, H), of the slots selected, in that order.
+
+        Raises:
+            TypeError: as in :meth:`reset`.
+            ValueError: as in :meth:`reset`.
+            IndexError: as in :meth:`reset`.
+        """
         cuda.raise_slot_error(self.h)
         with torch.no_grad():
             if which is None:
@@ -102,11 +115,16 @@ class LSTMState:
             return self.h[:, slots], self.c[:, slots]
 
     def write(self, hc: tuple[Tensor, Tensor], which: Any = None) -> None:
-        """Copies h (L*D, n, P) and c (L*D, n, H) into the slots that ``which`` selects.
+        """Copies h and c into slots; nothing is written when something does not fit.
+
+        Args:
+            hc: h (L*D, n, P), c (L*D, n, H), of any floating dtype and device.
+            which: None: all slots; a bool mask (S,); or int64 indices of n slots, each once.
 
         Raises:
-            TypeError: if it is not a pair of floating-point tensors.
-            ValueError: if the shapes do not fit; nothing is written then.
+            TypeError: if it is not a pair of floating-point tensors, and as in :meth:`reset`.
+            ValueError: if the shapes do not fit, or a slot comes twice.
+            IndexError: for a slot that is not there.
         """
         if (
             not isinstance(hc, (tuple, list))

@@ -1,5 +1,7 @@
-"""Every Python block of the documents runs, and every relative link leads somewhere."""
+"""Every Python block of the documents runs, links lead somewhere, pictures are as drawn."""
 
+import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 FENCE = re.compile(r"^([ \t]*)```([^\n]*)\n(.*?)^\1```[ \t]*$", re.MULTILINE | re.DOTALL)
+NOT_RUN = {"", "{toctree}", "{eval-rst}"}  # shells, drawings, and what is for Sphinx
+PICTURES = ROOT / "docs" / "pictures"
+SCRIPTS = sorted(PICTURES.glob("[!_]*.py"))
 LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 
 
@@ -53,6 +58,12 @@ def test_the_example_runs(path, line, source, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_no_block_gets_past_the_test_above(path):
+    languages = {match[2].strip() for match in FENCE.finditer(path.read_text(encoding="utf-8"))}
+    assert languages <= {"python", *NOT_RUN}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_links_lead_somewhere(path):
     broken = []
     for target in LINK.findall(prose(path)):
@@ -68,6 +79,17 @@ def test_links_lead_somewhere(path):
     assert not broken
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_commands_exist(path):
+    """``make`` with a target of the Makefile, ``python`` with a file that is there."""
+    text = path.read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)) <= targets
+    files = re.findall(r"(?:`|^)python3? ([\w/]+\.py)", text, re.MULTILINE)
+    assert not [file for file in files if not (ROOT / file).exists()]
+
+
 def test_importing_needs_no_optional_package():
     """What the README promises to work after a bare install."""
     code = (
@@ -77,3 +99,51 @@ def test_importing_needs_no_optional_package():
         "import stateful_lstm, stateful_lstm.interop\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """All pictures, drawn anew by one process."""
+    if not importlib.util.find_spec("matplotlib"):
+        pytest.skip("matplotlib is not installed")
+    folder = tmp_path_factory.mktemp("pictures")
+    code = (
+        "import runpy, sys\n"
+        "from pathlib import Path\n"
+        "for script in map(Path, sys.argv[2:]):\n"
+        "    draw = runpy.run_path(str(script))['draw']\n"
+        "    draw(Path(sys.argv[1]) / script.with_suffix('.svg').name)\n"
+    )
+    paths = os.pathsep.join([str(ROOT), str(PICTURES)])
+    subprocess.run(
+        [sys.executable, "-c", code, str(folder), *map(str, SCRIPTS)],
+        check=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    return folder
+
+
+def test_every_picture_has_a_script_and_a_page():
+    pictures = {path.stem for path in PICTURES.glob("*.svg")}
+    assert pictures == {path.stem for path in SCRIPTS}
+    text = "".join(prose(path) for path in DOCUMENTS)
+    assert pictures == set(re.findall(r"\]\(pictures/(\w+)\.svg\)", text))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=name)
+def test_the_picture_is_what_its_script_draws(script, drawn):
+    old, new = (
+        (folder / script.with_suffix(".svg").name).read_text(encoding="utf-8")
+        for folder in (PICTURES, drawn)
+    )
+
+    def words(svg):
+        return re.findall("<!-- (.*?) -->", svg)
+
+    def version(svg):
+        return re.findall("Matplotlib v[^,]*", svg)
+
+    assert words(new)
+    assert words(new) == words(old)
+    if version(new) == version(old):  # another one may draw the same words in other curves
+        assert new == old

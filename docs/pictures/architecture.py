@@ -3,29 +3,26 @@
 python docs/pictures/architecture.py [FILE]    (any format that matplotlib knows)
 """
 
-import sys
-from pathlib import Path
+from _drawing import (
+    BLUE,
+    CENTRED,
+    GREEN,
+    GREY,
+    INK,
+    MONO,
+    ORANGE,
+    QUIET,
+    arrow,
+    box,
+    canvas,
+    label,
+    main,
+    rounded,
+    save,
+)
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-# The same bytes at every run, so that git shows a change only where there is one.
-mpl.rcParams["svg.hashsalt"] = "stateful_lstm"
-mpl.rcParams["font.family"] = "DejaVu Sans"  # comes with matplotlib
-
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.patches import FancyBboxPatch  # noqa: E402
-
-PYTHON, CPP, STATE, LIBRARY = "#dbe9f6", "#fbe3cf", "#dff0d8", "#eeeeee"
-INK, QUIET = "#222222", "#666666"
-CENTRED = {"ha": "center", "va": "center"}
+PYTHON, CPP, STATE, LIBRARY = BLUE, ORANGE, GREEN, GREY
 BOTH, BACK = "<->", "<-"
-
-
-def rounded(ax, place, fill, edge):
-    x, y, width, height = place
-    style = "round,pad=0,rounding_size=0.8"
-    ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, fc=fill, ec=edge, lw=1))
 
 
 def region(ax, place, name):
@@ -34,34 +31,11 @@ def region(ax, place, name):
     ax.text(x + 1.2, y + height - 1, name, va="top", size=9, color=QUIET)
 
 
-def box(ax, place, colour, name, *lines):
-    """A box at (x, y, width, height): a file's name over what the file does."""
-    rounded(ax, place, colour, INK)
-    x, y, width, height = place
-    middle = x + width / 2
-    ax.text(middle, y + height - 1.1, name, ha="center", va="top", weight="bold", color=INK)
-    text = "\n".join(lines)
-    ax.text(middle, y + height / 2 - 1.3, text, size=8.5, color=INK, linespacing=1.35, **CENTRED)
-
-
-def arrow(ax, start, end, style="->", line="-"):
-    look = {"arrowstyle": style, "ls": line, "lw": 1.4, "color": INK}
-    ax.annotate("", xy=end, xytext=start, arrowprops=look)
-
-
-def label(ax, x, y, text, **where):
-    where = {"va": "center", **where}
-    ax.text(x, y, text, size=8, color=QUIET, style="italic", linespacing=1.3, **where)
-
-
 def draw(path):
-    fig, ax = plt.subplots(figsize=(11, 9))
-    ax.set(xlim=(0, 110), ylim=(0, 90))
-    ax.set_axis_off()
-    fig.subplots_adjust(0, 0, 1, 1)
+    fig, ax = canvas(110, 90)
 
     call = "output, (h_n, c_n) = lstm(input, reset_mask=…, lengths=…, state_indices=…)"
-    ax.text(35, 87, call, family="DejaVu Sans Mono", size=9.5, color=INK, **CENTRED)
+    ax.text(35, 87, call, family=MONO, size=9.5, color=INK, **CENTRED)
     arrow(ax, (35, 85.5), (35, 79.3), BOTH)
 
     # Python, from the top down.
@@ -122,9 +96,8 @@ def draw(path):
     label(ax, 16.5, 30, "inference on a state: the whole")
     label(ax, 16.5, 28.6, "stack, h and c written in place")
 
-    # A date would change the file at every run.
-    fig.savefig(path, dpi=110, metadata={"Date": None} if str(path).endswith(".svg") else None)
+    save(fig, path)
 
 
 if __name__ == "__main__":
-    draw(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_suffix(".svg"))
+    main(draw, __file__)

@@ -233,7 +233,14 @@ class ContinuousBatches(IterableDataset[Window]):
         return int(self._begin[0])
 
     def set_epoch(self, epoch: int) -> None:
-        """The next ``iter()``, in workers too, begins this epoch; one that is loaded goes on."""
+        """The next ``iter()``, in workers too, begins this epoch; one that is loaded goes on.
+
+        Args:
+            epoch: 0 or more.
+
+        Raises:
+            ValueError: for a number below 0.
+        """
         if epoch < 0:
             raise ValueError(f"epoch must be 0 or more, got {epoch}")
         if epoch != self.epoch:
@@ -241,13 +248,19 @@ class ContinuousBatches(IterableDataset[Window]):
             self._position = (epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the window that ``iter()`` gave last, and what it is a position in."""
+        """The position after the window that ``iter()`` gave last.
+
+        Returns:
+            Plain values: the epoch, the window in it, and what it is a position in.
+        """
         return self._describe(*self._position)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The next ``iter()`` goes on at this position: a window's, or :meth:`state_dict`'s.
+        """The next ``iter()`` goes on at this position.
 
-        Another ``world_size`` will do if all ranks together have as many rows as before.
+        Args:
+            state: a window's ``position``, or what :meth:`state_dict` returned. Another
+                ``world_size`` will do if all ranks together have as many rows as before.
 
         Raises:
             ValueError: for a position in other data, or in windows of another size.

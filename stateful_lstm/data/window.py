@@ -52,6 +52,9 @@ class Window:
                 sequence's last step has none.
             batch_first: whether B comes before T in the window.
 
+        Returns:
+            A window as long as the longest, whose ``lengths`` say where the others end.
+
         Raises:
             ValueError: no sequences, an empty one, or shapes or dtypes that do not fit together.
         """
@@ -72,11 +75,23 @@ class Window:
         return blank.window({})
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Window:
-        """The same window on another device."""
+        """The same window on another device.
+
+        Args:
+            device: as ``torch.Tensor.to`` takes it.
+            non_blocking: whether to return while the copy is under way, as there.
+
+        Returns:
+            A new window; its position is the same.
+        """
         return self._each(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Window:
-        """The same window in page-locked memory; a ``DataLoader`` with ``pin_memory`` calls it."""
+        """The same window in page-locked memory; a ``DataLoader`` with ``pin_memory`` calls it.
+
+        Returns:
+            A new window; its position is the same.
+        """
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Window:

@@ -103,6 +103,9 @@ class Trainer:
         On CUDA it returns while the device works, with some updates under way at most; a window in
         page-locked memory is copied while earlier ones are worked on.
 
+        Args:
+            window: the one that follows the last update's, row by row.
+
         Raises:
             FloatingPointError: the loss is not finite. It names the update. On the CPU nothing but
                 the resident state has changed then; on CUDA the loss of an earlier update may be
@@ -135,7 +138,10 @@ class Trainer:
             self._losses.add(number, reported)
 
     def current_loss(self) -> float:
-        """The loss of the last update, as soon as it is done; the mean over the window's targets.
+        """The loss of the last update, as soon as it is done.
+
+        Returns:
+            The mean over the window's targets.
 
         Raises:
             RuntimeError: before the first update.
@@ -235,10 +241,16 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, windows: Iterable[Window]) -> float:
-        """The mean loss over all targets, in eval mode, from zero states.
+        """The mean loss, in eval mode, from zero states.
 
         Leaves no trace: parameters, resident states, modes, random generators and the position of
         the data are afterwards what they were.
+
+        Args:
+            windows: as in :meth:`fit`.
+
+        Returns:
+            The mean over all targets of all windows, and of all ranks.
 
         Raises:
             ValueError: there is no target at all.
@@ -274,7 +286,10 @@ class Trainer:
 
         Parameters, optimizer, scheduler, resident states, the data's position, random generators.
         It is written aside and renamed: at any moment ``path`` is an old checkpoint or a new one.
-        With many ranks all of them call it, with a path that all of them see.
+        With many ranks all of them call it.
+
+        Args:
+            path: of the file or folder; one that all ranks see.
 
         Raises:
             TypeError: for contents that could not be loaded without executing code.
@@ -315,6 +330,9 @@ class Trainer:
         and optimizer are the same then. The rows of the states are shared out anew, in their order:
         with as many rows in all as before, each goes on with its own sequence. The random
         generators of ranks that there were not are left as they are.
+
+        Args:
+            path: what :meth:`save` was given.
 
         Raises:
             CheckpointError: for a file that is no checkpoint, is damaged, or belongs to another
