@@ -1,4 +1,4 @@
-"""The source archive and a wheel's Python files; `make test-packages` compiles and installs them."""
+"""The source archive and a wheel's Python files; `make test-packages` builds and installs them."""
 
 import ast
 import os
