@@ -19,7 +19,7 @@ REQUIREMENTS := $(addprefix requirements/,demo.txt interop.txt test.txt dev.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help environment demo test test-sets test-sanitized test-emulator test-ecosystem lint format build cuda examples bench clean
+.PHONY: help environment demo test test-sets test-sanitized test-emulator test-ecosystem test-packages lint format build cuda examples bench clean
 .PHONY: gpu-check gpu-build gpu-test gpu-sanitize gpu-bench
 
 help:         ## this list
@@ -35,6 +35,7 @@ PY := $(PYTHON)
 ENVIRONMENT := packages-present
 PEERS :=
 ECOSYSTEM :=
+PACKERS :=
 .PHONY: packages-present
 packages-present:
 	@$(PYTHON) tools/check_environment.py packages requirements/demo.txt requirements/test.txt \
@@ -47,6 +48,7 @@ PY := $(VENV_PATH)/bin/python
 ENVIRONMENT := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 ECOSYSTEM := $(VENV)/.ecosystem
+PACKERS := $(VENV)/.packers
 export PATH := $(VENV_PATH)/bin:$(PATH)
 
 # The last line of the recipe below leaves this text in .ready. If it differs, or the Python is
@@ -80,6 +82,10 @@ $(ECOSYSTEM): requirements/ecosystem.txt $(ENVIRONMENT)
 	@"$(PY)" -c 'import torch; print("torch==" + torch.__version__)' > "$@.torch"
 	"$(PY)" -m pip install -q -c "$@.torch" -r $<
 	@mv "$@.torch" "$@"
+
+$(PACKERS): requirements/packages.txt $(ENVIRONMENT)
+	"$(PY)" -m pip install -q -r $<
+	@touch "$@"
 
 endif
 
@@ -153,6 +159,12 @@ test-emulator: build  ## the CUDA kernels' source on the CPU, without a GPU
 # Without a package its tests are skipped; pytest says which.
 test-ecosystem: build $(ECOSYSTEM)  ## tests with Lightning, transformers, SB3-contrib, TensorBoard
 	"$(PY)" -m pytest -q -rs tests/ecosystem $(ARGS)
+
+# OTHER_TORCH  another than the one that builds the wheel. It is downloaded for each Python that is
+#              here, with CUDA's libraries (5 GB unpacked) unless pip finds one without them
+OTHER_TORCH ?= torch==2.11.0
+test-packages: $(ENVIRONMENT) $(PACKERS)  ## sdist and wheel, in clean environments of each Python
+	"$(PY)" tests/packages/check.py --torch "$(OTHER_TORCH)" $(ARGS)
 
 examples: build  ## every example, in its quick form; pictures go to build/examples
 	@mkdir -p build/examples
