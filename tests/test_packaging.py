@@ -48,6 +48,7 @@ def made(tmp_path_factory):
         (source / name).write_text("litter")
     done = setup_py(source, "sdist", "--dist-dir", out, "build_py", "--build-lib", out / "lib")
     assert done.returncode == 0, done.stderr
+    assert not (source / "build" / "cuda" / "build.ninja").exists()  # no kernel was compiled
     return out
 
 
