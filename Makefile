@@ -19,7 +19,8 @@ REQUIREMENTS := $(addprefix requirements/,demo.txt interop.txt test.txt dev.txt 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help environment demo test test-sets test-sanitized test-emulator test-ecosystem lint format build cuda examples bench docs clean
+.PHONY: help environment demo test test-sets test-sanitized test-emulator test-ecosystem test-packages
+.PHONY: lint format build cuda examples bench docs clean
 .PHONY: gpu-check gpu-build gpu-test gpu-sanitize gpu-bench
 
 help:         ## this list
@@ -35,6 +36,7 @@ PY := $(PYTHON)
 ENVIRONMENT := packages-present
 PEERS :=
 ECOSYSTEM :=
+PACKERS :=
 .PHONY: packages-present
 packages-present:
 	@$(PYTHON) tools/check_environment.py packages requirements/demo.txt requirements/test.txt \
@@ -47,6 +49,7 @@ PY := $(VENV_PATH)/bin/python
 ENVIRONMENT := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 ECOSYSTEM := $(VENV)/.ecosystem
+PACKERS := $(VENV)/.packers
 export PATH := $(VENV_PATH)/bin:$(PATH)
 
 # The last line of the recipe below leaves this text in .ready. If it differs, or the Python is
@@ -80,6 +83,10 @@ $(ECOSYSTEM): requirements/ecosystem.txt $(ENVIRONMENT)
 	@"$(PY)" -c 'import torch; print("torch==" + torch.__version__)' > "$@.torch"
 	"$(PY)" -m pip install -q -c "$@.torch" -r $<
 	@mv "$@.torch" "$@"
+
+$(PACKERS): requirements/packages.txt $(ENVIRONMENT)
+	"$(PY)" -m pip install -q -r $<
+	@touch "$@"
 
 endif
 
@@ -154,6 +161,12 @@ test-emulator: build  ## the CUDA kernels' source on the CPU, without a GPU
 test-ecosystem: build $(ECOSYSTEM)  ## tests with Lightning, transformers, SB3-contrib, TensorBoard
 	"$(PY)" -m pytest -q -rs tests/ecosystem $(ARGS)
 
+# OTHER_TORCH  another than the one that builds the wheel. It is downloaded for each Python that is
+#              here, with CUDA's libraries (5 GB unpacked) unless pip finds one without them
+OTHER_TORCH ?= torch==2.11.0
+test-packages: $(ENVIRONMENT) $(PACKERS)  ## sdist and wheel, in clean environments of each Python
+	"$(PY)" tests/packages/check.py --torch "$(OTHER_TORCH)" $(ARGS)
+
 examples: build  ## every example, in its quick form; pictures go to build/examples
 	@mkdir -p build/examples
 	@for file in examples/[!_]*.py; do \
@@ -164,7 +177,6 @@ examples: build  ## every example, in its quick form; pictures go to build/examp
 bench: build $(PEERS)  ## the benchmarks, beside nn.LSTM, ONNX Runtime and OpenVINO
 	$(RUN) benchmarks/bench.py $(ARGS)
 
-.PHONY: docs
 docs: $(ENVIRONMENT)  ## the pages, in build/docs; a warning is an error
 	"$(PY)" -m sphinx -W --keep-going -q docs build/docs
 	@echo "build/docs/index.html"

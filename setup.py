@@ -58,14 +58,18 @@ sys.path.insert(0, str(root / "csrc" / "cuda"))
 import compile as kernels  # noqa: E402
 
 
-def cuda_objects() -> list[str]:
-    """The CUDA kernels and what they run on, for the linker; nothing for a build without them."""
+def wants_cuda() -> bool:
+    """Whether the CUDA kernels are built along."""
     if os.environ.get("FORCE_CPU") == "1":
-        return []
+        return False
+    if os.environ.get("STATEFUL_LSTM_CUDA_OBJECTS") or os.environ.get("FORCE_CUDA") == "1":
+        return True
+    return torch.version.cuda is not None and kernels.nvcc() is not None
+
+
+def cuda_objects() -> list[str]:
+    """The CUDA kernels and what they run on, for the linker."""
     given = os.environ.get("STATEFUL_LSTM_CUDA_OBJECTS")
-    wanted = given or os.environ.get("FORCE_CUDA") == "1"
-    if not wanted and (torch.version.cuda is None or kernels.nvcc() is None):
-        return []
     if given:
         objects = sorted(Path(given).glob("*.o"))
         if {path.stem for path in objects} != {path.stem for path in kernels.sources()}:
@@ -82,7 +86,16 @@ def cuda_objects() -> list[str]:
     return [*map(str, objects), str(runtime), "-lrt", "-ldl", "-lpthread"]
 
 
-cuda = cuda_objects()
+class Build(BuildExtension):
+    """Compiles the CUDA kernels first: here, since metadata and a source archive need none."""
+
+    def build_extensions(self) -> None:
+        if cuda:
+            self.extensions[0].extra_link_args += cuda_objects()
+        super().build_extensions()
+
+
+cuda = wants_cuda()
 sources = sorted(
     source
     for source in glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp")
@@ -123,10 +136,10 @@ setuptools.setup(
             include_dirs=[str(root / "csrc")],
             depends=["setup.py", *headers],
             extra_compile_args=flags,
-            extra_link_args=[*sanitizers, *cuda],
+            extra_link_args=sanitizers,
             py_limited_api=True,
         )
     ],
-    cmdclass={"build_ext": BuildExtension.with_options(use_ninja=True)},
+    cmdclass={"build_ext": Build},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

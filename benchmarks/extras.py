@@ -6,6 +6,7 @@ All are calls of this library, so they take turns call by call: a neighbour's no
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from grid import Shape
@@ -35,7 +36,7 @@ def inference(lstm: nn.LSTM, x: Tensor, shape: Shape, dtype: str, seconds: float
     T, B = x.shape[:2]
     ours = our_twin(lstm.eval(), stateful=True)
     ours.allocate_state(B)
-    arguments: dict[str, dict[str, Tensor]] = {
+    arguments: dict[str, dict[str, Any]] = {
         "plain": {},
         "state_indices": {"state_indices": torch.randperm(B)},
         "lengths, all T": {"lengths": torch.full((B,), T)},

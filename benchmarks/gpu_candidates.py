@@ -155,7 +155,7 @@ def with_resets(problem: Problem) -> Makers:
     lstm, x, mask = problem.lstm, problem.x, problem.mask
     assert mask is not None
 
-    def ours(name: str, **keywords: Tensor) -> Candidate:
+    def ours(name: str, **keywords: Any) -> Candidate:
         layer = problem.ours(stateful=False)
         return problem.candidate(name, layer, lambda: layer(x, **keywords)[0], True)
 

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ from _character_text import Text, Windows, load_text
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from stateful_lstm import LSTMState, StatefulLSTM, preserve_state, reset_state
+from stateful_lstm import StatefulLSTM, preserve_state, reset_state
 
 WINDOW, BATCH = 16, 32
 EMBEDDING, HIDDEN = 64, 192
@@ -48,7 +49,7 @@ class CharacterModel(nn.Module):
         self.scores = nn.Linear(HIDDEN, characters)
 
     def forward(
-        self, text: Tensor, hx: Hidden | None = None, **extras: LSTMState
+        self, text: Tensor, hx: Hidden | None = None, **extras: Any
     ) -> tuple[Tensor, Hidden]:
         output, hx = self.lstm(self.embedding(text), hx, **extras)
         return self.scores(output), hx

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -258,6 +258,9 @@ class StatefulLSTM(nn.RNNBase):
         call = checks.Call(x, x, x, reset, lengths, batched, self.batch_first)
         y, h_n, c_n = self._run(call, hidden, weights, config, state, state_indices, None)
         return call.results(y, h_n, c_n)
+
+    if TYPE_CHECKING:
+        __call__ = forward  # for type checkers: nn.Module says no more than Callable[..., Any]
 
     def _forward_packed(
         self,
