@@ -20,12 +20,12 @@ def info() -> dict[str, Any]:
         * version, torch, python: version strings, of what runs now.
         * torch_cuda: the CUDA version that torch itself was built with, or None.
         * backends: name -> True, or the reason why it cannot be had.
-        * quick_step: True if short inference goes past torch's dispatcher here, or the reason why it
-          takes the longer way, to the same results.
+        * quick_step: True if short inference goes past torch's dispatcher here, or the reason why
+          it takes the longer way, to the same results.
         * cpu_capability: instruction set of the CPU kernels ("avx512bf16", "avx512", "avx2",
           "portable"), None if not built.
-        * cpu_capabilities: all of them to be had here, the best first: what the environment variable
-          STATEFUL_LSTM_CPU may name.
+        * cpu_capabilities: all of them to be had here, the best first: what the environment
+          variable STATEFUL_LSTM_CPU may name.
         * cpu_threads: how many threads the CPU kernels may use, ``torch.get_num_threads()``.
         * cuda_built: architectures that CUDA kernels were built for.
         * cuda_present: architectures of the GPUs present, one each.
