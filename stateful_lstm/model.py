@@ -111,10 +111,6 @@ def convert(model: nn.Module, stateful: bool = True) -> nn.Module:
             that hands states over by itself, or whose sequences have nothing to do with each
             other: False.
 
-    Args:
-        model: any module.
-        stateful: what the turned layers are given.
-
     Returns:
         The model.
     """
