@@ -10,6 +10,8 @@ import torch
 from state_support import addresses, close, make, noise
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import get_static_address_type
+from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.utils import run_and_get_code
 
 from stateful_lstm import StatefulLSTM, cuda, preserve_state
@@ -234,17 +236,34 @@ def test_packed_sequences_run_with_graph_breaks():
 # ---- for CUDA, without it ------------------------------------------------------------------------
 
 
-def test_the_state_counts_as_static_so_that_cuda_graphs_may_write_it():
-    from torch._dynamo import mark_static_address
-    from torch._dynamo.utils import get_static_address_type
-
-    marked = torch.zeros(1)
-    mark_static_address(marked)
-    lstm = make()
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("train", [False, True])
+def test_the_state_counts_as_static_so_that_cuda_graphs_may_write_it(train, own):
+    """What inductor is told of its inputs: all but x stay where they are."""
+    lstm = make(dtype=torch.float32)
     lstm.allocate_state(B)
-    for state in (lstm.state, copy.deepcopy(lstm).state, lstm.float().state):
-        for t in (state.h, state.c):
-            assert get_static_address_type(t) == get_static_address_type(marked) == "unguarded"
+    states = [None] if own else [lstm.new_state(B), lstm.new_state(B)]
+    static = []
+
+    def spy(graph, inputs, **given):
+        static.append((len(inputs), list(given["static_input_idxs"])))
+        return compile_fx_inner(graph, inputs, **given)
+
+    def backend(graph, inputs):
+        return compile_fx(graph, inputs, inner_compile=spy)
+
+    call = torch.compile(lstm, fullgraph=True, backend=backend)
+    with (
+        torch._inductor.config.patch(fx_graph_cache=False),
+        torch._functorch.config.patch(enable_autograd_cache=False),
+        torch.set_grad_enabled(train),
+    ):
+        for k in range(4):
+            call(noise(4, B, INPUT, seed=k, dtype=torch.float32), state=states[k % len(states)])
+    weights = len(list(lstm.parameters()))
+    assert static == [(weights + 3, list(range(1, weights + 3)))]
+    for state in (lstm.state, copy.deepcopy(lstm).state, lstm.double().state):
+        assert {get_static_address_type(t) for t in (state.h, state.c)} == {"unguarded"}
 
 
 def test_what_is_asked_of_the_library_and_of_torch_does_not_break_the_graph(monkeypatch):
