@@ -127,3 +127,10 @@ def test_without_onnxscript_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match="pip install onnxscript"):
         onnx_translations()
+
+
+def test_a_resident_state_is_refused(tmp_path):
+    model = Model(stateful=True).eval()
+    with pytest.raises(torch.onnx.errors.OnnxExporterError, match="cannot carry a resident state"):
+        export(model, tmp_path / "model.onnx")
+    assert model.lstm.state is None

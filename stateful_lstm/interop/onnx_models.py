@@ -20,8 +20,7 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     ``dynamic_shapes`` leave open. Its states are inputs and outputs of the model if the model takes
     ``hx`` and returns ``(h_n, c_n)``. ``lengths`` go along; ``reset_mask``, ``proj_size`` and
     dropout in training do not, for ONNX's LSTM has none, and 16-bit models do not. A resident state
-    cannot go along either: set ``stateful = False`` in the layers first (torch's error does not say
-    so).
+    cannot go along either, and is refused: set ``stateful = False`` in the layers first.
 
     Returns:
         The translation of the operator that such a model holds for each layer and direction.
