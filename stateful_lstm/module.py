@@ -382,6 +382,11 @@ class StatefulLSTM(nn.RNNBase):
                 )
             padding = checks.check_state_indices(state_indices, B, own.slots, x.device)
         elif own is not None and own.slots != B:
+            if is_compiling():  # which cannot ask what has been written since a reset
+                raise ValueError(
+                    f"the batch has {B} rows, the state has {own.slots} slots. A compiled call "
+                    f"does not make it anew: call allocate_state({B}) before"
+                )
             if state is not None or not own.resizable:
                 raise ValueError(
                     f"the batch has {B} rows, the state has {own.slots} slots. Use a batch of "

@@ -227,6 +227,40 @@ def test_a_model_around_the_layer_compiles_whole():
     assert counter.frame_count == 1
 
 
+# Of frames that torch compiles one by one, where the whole one is refused.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_a_batch_of_another_size_is_refused_by_a_whole_graph_and_taken_by_a_broken_one():
+    lstm = make()
+    call, _ = compiled(lstm)
+    for _ in range(2):
+        call(noise(4, B, INPUT))
+    lstm.reset_state()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=r"call allocate_state\(5\) before"):
+        call(noise(4, 5, INPUT))
+    lstm.allocate_state(5)
+    call(noise(4, 5, INPUT))
+    eager, other = pair()
+    call = torch.compile(other, backend="aot_eager")
+    for rows in (B, 7, 3):
+        for layer in (eager, other):
+            layer.reset_state()
+        for k in range(2):
+            x = noise(4, rows, INPUT, seed=k)
+            close(call(x)[0], eager(x)[0])
+    with pytest.raises(ValueError, match="the batch has 4 rows, the state has 3 slots"):
+        call(noise(4, 4, INPUT))
+
+
+def test_a_state_that_is_there_is_written_inside_inference_mode_and_outside():
+    lstm, x = make(), noise(4, B, INPUT)
+    lstm.allocate_state(B)
+    call, _ = compiled(lstm)
+    with torch.inference_mode():
+        call(x)
+    lstm(x)[0].sum().backward()
+    assert not lstm.state.h.is_inference()
+
+
 def test_packed_sequences_run_with_graph_breaks():
     eager, other = pair(stateful=False)
     x = nn.utils.rnn.pack_padded_sequence(noise(4, B, INPUT), torch.tensor([4, 2]))
