@@ -5,6 +5,9 @@
 // last line of defence; the Python above raises kinder errors first.
 #include "binding.h"
 
+#include <cstring>
+
+#include "buffer.h"
 #include "cpu/kernels.h"
 #include "sequence.h"
 #include "stack.h"
@@ -71,6 +74,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
   });
 }
 
+template <class S>
+Acc<S> widened(S x) {
+  return x;
+}
+template <>
+float widened<bfloat16>(bfloat16 x) {
+  const uint32_t bits = uint32_t(x.bits) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
     OptTensor grad_y, OptTensor grad_h_n, OptTensor grad_c_n, Tensor gates, Tensor cells,
     Tensor weight_hh, OptTensor weight_hr, Tensor c0, OptTensor reset_mask, OptTensor lengths,
@@ -94,11 +109,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
     Tensor grad_h0 = make<A>({p.B, p.P});
     Tensor grad_c0 = make<A>({p.B, p.H});
     Tensor grad_hidden = make<A>({weight_hr ? p.T : 0, p.B, p.P});
-    p.grad_gates = mutable_data<A>(grad_gates);
+    const bool paired = cpu::kernels<S>().paired;
+    const Buffer<S> narrow(paired ? p.T * p.B * 4 * p.H : 0);
+    p.grad_gates = paired ? nullptr : mutable_data<A>(grad_gates);
+    p.grad_gates_narrow = narrow.get();
     p.grad_h0 = mutable_data<A>(grad_h0);
     p.grad_c0 = mutable_data<A>(grad_c0);
     p.grad_hidden = weight_hr ? mutable_data<A>(grad_hidden) : nullptr;
     run_backward(p);
+    if (paired)
+      std::transform(narrow.get(), narrow.get() + p.T * p.B * 4 * p.H, mutable_data<A>(grad_gates),
+                     widened<S>);
     return std::make_tuple(grad_gates, grad_h0, grad_c0, grad_hidden);
   });
 }

@@ -64,7 +64,8 @@ struct BackwardParams : SequenceParams<S> {
   const S* gates;          // (T, B, 4H) from forward
   const Acc<S>* cells;     // (T, B, H) from forward
   Acc<S>* grad_gates;      // (T, B, 4H) of the pre-activations, zero where t >= lengths[b]
-  Acc<S>* grad_h0;         // (B, P)
+  S* grad_gates_narrow;    // the same where CPU products take pairs of S; grad_gates is null then
+  Acc<S>* grad_h0;         // (B, P), or null where nobody wants it
   Acc<S>* grad_c0;         // (B, H)
   Acc<S>* grad_hidden;     // (T, B, P) whole gradient of each h, for weight_hr; null without it
 };

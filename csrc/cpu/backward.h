@@ -12,13 +12,24 @@ Packed<S, 2> backward_weights(const BackwardParams<S>& a) {
            {a.weight_hr, a.P, a.weight_hr ? a.H : 0, a.H, 1, false}}};
 }
 
-// A single step of few rows is not worth the packing. The order of sums is the same.
+// A single step of few rows is not worth the packing, and has no product at all where nobody wants the
+// gradient of h0. The order of sums is the same.
 template <class S>
 Weights backward_weights_are(const BackwardParams<S>& a) {
   constexpr int64_t kMostRows = 16;
   const bool whole_panels = a.P % (kGroup * kLanes<Acc<S>>) == 0;
-  return !a.weight_hr && a.T == 1 && a.B <= kMostRows && whole_panels ? Weights::in_place
-                                                                      : Weights::packed;
+  const bool multiplied = a.T > 1 || a.grad_h0 || a.weight_hr;
+  const bool may = !a.weight_hr && !kPaired<S> && a.T == 1 && a.B <= kMostRows && whole_panels;
+  return may || !multiplied ? Weights::in_place : Weights::packed;
+}
+
+// The gradients of the gates as products take them: row r of (T * B) lies at 4H * r.
+template <class S>
+LSTM_INLINE Input<S>* grad_gates(const BackwardParams<S>& a) {
+  if constexpr (kPaired<S>)
+    return a.grad_gates_narrow;
+  else
+    return a.grad_gates;
 }
 
 // The cell before step t of a row, as the step saw it.
@@ -48,7 +59,7 @@ void backward_cell_row(const BackwardParams<S>& a, int64_t t, int64_t b, const R
     const CellGrad<V> grad =
         cell_backward<Math<A>, V>(gate, load(a.cells + step_row * H + unit, n), before,
                                   load(dh + unit, n), load(static_cast<const A*>(dc) + unit, n));
-    A* out = a.grad_gates + step_row * 4 * H + unit;
+    Input<S>* out = grad_gates(a) + step_row * 4 * H + unit;
     store(out, grad.gates.i, n);
     store(out + H, grad.gates.f, n);
     store(out + 2 * H, grad.gates.g, n);
@@ -73,9 +84,10 @@ LSTM_INLINE void add_output_gradient(const BackwardParams<S>& a, int64_t t, int6
 }
 
 template <class S>
-void backward_part(const BackwardParams<S>& a, const Acc<S>* pack, Acc<S>* work, const Part& part,
-                   Barrier& barrier) {
+void backward_part(const BackwardParams<S>& a, const Acc<S>* packed_weights, Acc<S>* work,
+                   const Part& part, Barrier& barrier) {
   using A = Acc<S>;
+  using F = Factor<S>;
   const int64_t H = a.H, P = a.P, rows = part.row_begin, end = part.row_end;
   const Packed<S, 2> weights = backward_weights(a);
   const Range panels = share(part, weights.w[0].panels());
@@ -83,6 +95,8 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* pack, Acc<S>* work,
   const Range projected = share(part, weights.w[1].panels());
   const Range units = a.weight_hr ? times(projected, kGroup * kLanes<A>, H) : columns;
   A *dh = work, *dh_prev = dh + a.B * P, *dc = dh_prev + a.B * P, *through = dc + a.B * H;
+  auto* narrow = reinterpret_cast<Input<S>*>(through + a.B * H);  // dh, where products take pairs
+  const auto* pack = reinterpret_cast<const F*>(packed_weights);
   for (int64_t b = rows; b < end; ++b) {
     zero(dh + b * P + columns.begin, columns.size());
     zero(dc + b * H + units.begin, units.size());
@@ -100,22 +114,32 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* pack, Acc<S>* work,
         continue;
       }
       for (int64_t j = 0; j < kGroup; ++j)
-        zero(a.grad_gates + ((t * a.B + b) * kGroup + j) * H + units.begin, units.size());
+        zero(grad_gates(a) + ((t * a.B + b) * kGroup + j) * H + units.begin, units.size());
       if (a.weight_hr) zero(a.grad_hidden + (t * a.B + b) * P + columns.begin, columns.size());
     }
     const AnyLive<S> live = {a, t};
     const A* d_hidden = dh;
     if (a.weight_hr) {
+      for (int64_t b = rows; kPaired<S> && b < end; ++b) {
+        Input<S>* to = narrow + b * 2 * P;  // P factors a row
+        for (int64_t k = columns.begin; k < columns.end; k += kLanes<A>)
+          store(to + k, load(static_cast<const A*>(dh) + b * P + k, columns.end - k), columns.end - k);
+        if (P % kNumbers<F> != 0 && columns.end == P) to[P] = {};
+      }
       barrier.wait(part.members);
-      plain_product(through, H, static_cast<const A*>(dh), P, rows, end, P, H, projected,
+      const void* in = kPaired<S> ? static_cast<const void*>(narrow) : dh;
+      plain_product(through, H, static_cast<const F*>(in), P, rows, end, factors<S>(P), H, projected,
                     pack + weights.size(1), a.weight_hr, live);
       d_hidden = through;
     }
     for (int64_t b = rows; b < end; ++b)
       if (is_live(a, t, b)) backward_cell_row(a, t, b, units, d_hidden + b * H, dc + b * H);
+    if (step == 0 && a.grad_h0 == nullptr) break;
     barrier.wait(part.members);
-    plain_product(dh_prev, P, static_cast<const A*>(a.grad_gates) + t * a.B * 4 * H, 4 * H, rows,
-                  end, 4 * H, P, panels, pack, a.weight_hh, live);
+    const auto* d_gates = reinterpret_cast<const F*>(grad_gates(a) + t * a.B * 4 * H);
+    constexpr int64_t each = kNumbers<F>;  // 4H is a multiple of it
+    plain_product(dh_prev, P, d_gates, 4 * H / each, rows, end, 4 * H / each, P, panels, pack,
+                  a.weight_hh, live);
     for (int64_t b = rows; b < end; ++b) {
       A* d = dh_prev + b * P;
       if (!is_live(a, t, b)) {  // the state went past this step unchanged
@@ -130,8 +154,9 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* pack, Acc<S>* work,
     swap(dh, dh_prev);
   }
   for (int64_t b = rows; b < end; ++b) {
-    __builtin_memcpy(a.grad_h0 + b * P + columns.begin, dh + b * P + columns.begin,
-                     columns.size() * sizeof(A));
+    if (a.grad_h0)
+      __builtin_memcpy(a.grad_h0 + b * P + columns.begin, dh + b * P + columns.begin,
+                       columns.size() * sizeof(A));
     __builtin_memcpy(a.grad_c0 + b * H + units.begin, dc + b * H + units.begin,
                      units.size() * sizeof(A));
   }

@@ -12,7 +12,12 @@
 // What products take beside weights of type S: numbers of the type of sums, or bfloat16 where the
 // processor multiplies pairs of them.
 template <class S>
-using Input = std::conditional_t<kPairs && sizeof(S) == sizeof(bfloat16), bfloat16, Acc<S>>;
+using Input = std::conditional_t<kPaired<S>, bfloat16, Acc<S>>;
+// From one row of K inputs to the next where weights are packed: whole factors.
+template <class S>
+constexpr int64_t input_stride(int64_t K) {
+  return factors<S>(K) * kNumbers<Factor<S>>;
+}
 
 // Rows of inputs that share a loaded weight; bfloat16 beside float needs twice the registers.
 template <class S, class In>

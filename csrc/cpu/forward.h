@@ -12,44 +12,53 @@
 // its own units only. What a step needs to find in h, zeros after a reset, its owner has put there
 // before they met.
 
-// Gates, cells and hidden states of R rows from b at step t and one vector of units, from the sums (R, 4,
-// lanes). Stage by stage for all rows, whose long chains of operations then run side by side.
-template <class S, int R>
+// Gates, cells and hidden states of R rows from b at step t and N vectors of units, from sums (N, .., 4, lanes)
+// of panels that lie `panel` apart. Stage by stage for all of them, whose long chains of operations then
+// run side by side.
+template <class S, int R, int N>
 LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, int64_t unit,
-                              const Acc<S>* sums, Acc<S>* c, Acc<S>* hidden, bool last_product) {
+                              const Acc<S>* sums, int64_t panel, Acc<S>* c, Acc<S>* hidden,
+                              bool last_product) {
   using A = Acc<S>;
   using V = Vec<A>;
   constexpr int64_t lanes = kLanes<A>;
-  const int64_t n = a.H - unit, H = a.H;  // n: lanes that exist
-  Gates<V> gate[R];
-  V cell[R], h[R];
+  constexpr int all = R * N;
+  const int64_t H = a.H;
+  const auto first = [&](int k) LSTM_LAMBDA { return unit + k / R * lanes; };
+  const auto left = [&](int k) LSTM_LAMBDA { return H - first(k); };  // lanes that exist
+  const auto place = [&](int k) LSTM_LAMBDA { return (b + k % R) * H + first(k); };
+  Gates<V> gate[all];
+  V cell[all], h[all];
 #pragma GCC unroll 6
-  for (int r = 0; r < R; ++r) {
-    const A* sum = sums + r * kGroup * lanes;
-    gate[r] = activate<Math<A>, V>(
+  for (int k = 0; k < all; ++k) {
+    const A* sum = sums + k / R * panel + k % R * kGroup * lanes;
+    gate[k] = activate<Math<A>, V>(
         {load(sum), load(sum + lanes), load(sum + 2 * lanes), load(sum + 3 * lanes)});
   }
 #pragma GCC unroll 6
-  for (int r = 0; r < R; ++r)
-    cell[r] = cell_state<Math<A>>(gate[r], load(static_cast<const A*>(c) + (b + r) * H + unit, n));
+  for (int k = 0; k < all; ++k)
+    cell[k] = cell_state<Math<A>>(gate[k], load(static_cast<const A*>(c) + place(k), left(k)));
 #pragma GCC unroll 6
-  for (int r = 0; r < R; ++r) {
-    h[r] = hidden_state<Math<A>>(gate[r].o, cell[r]);
-    if (last_product) h[r] = round_to<S>(h[r]);  // before a projection h stays exact
+  for (int k = 0; k < all; ++k) {
+    h[k] = hidden_state<Math<A>>(gate[k].o, cell[k]);
+    if (last_product) h[k] = round_to<S>(h[k]);  // before a projection h stays exact
   }
-  for (int r = 0; r < R; ++r) {
-    if (!is_live(a, t, b + r)) continue;
-    const int64_t row = b + r, step_row = t * a.B + row;
-    store(c + row * H + unit, cell[r], n);
-    store(hidden + row * H + unit, h[r], n);
+  for (int k = 0; k < all; ++k) {
+    if (!is_live(a, t, b + k % R)) continue;
+    const int64_t n = left(k), step_row = t * a.B + b + k % R;
+    store(c + place(k), cell[k], n);
+    if (kPaired<S> && !last_product)  // as the projection's product takes them, H factors a row
+      store(reinterpret_cast<Input<S>*>(hidden + (b + k % R) * H) + first(k), h[k], n);
+    else
+      store(hidden + place(k), h[k], n);
     if (a.gates != nullptr) {
-      S* out = a.gates + step_row * 4 * H + unit;
-      store(out, gate[r].i, n);
-      store(out + H, gate[r].f, n);
-      store(out + 2 * H, gate[r].g, n);
-      store(out + 3 * H, gate[r].o, n);
+      S* out = a.gates + step_row * 4 * H + first(k);
+      store(out, gate[k].i, n);
+      store(out + H, gate[k].f, n);
+      store(out + 2 * H, gate[k].g, n);
+      store(out + 3 * H, gate[k].o, n);
     }
-    if (a.cells != nullptr) store(a.cells + step_row * H + unit, cell[r], n);
+    if (a.cells != nullptr) store(a.cells + step_row * H + first(k), cell[k], n);
   }
 }
 
@@ -68,94 +77,112 @@ Weights forward_weights_are(const ForwardParams<S>& a, bool may_be_in_place) {
   constexpr int64_t kLarge = int64_t{8} << 20;
   const bool large = 4 * a.H * a.P * int64_t(sizeof(S)) >= kLarge;
   if (a.weight_hr) return Weights::packed;  // whose product is there for packed ones only
-  if (kPairs && sizeof(S) < sizeof(Acc<S>)) return Weights::in_place;
-  if (may_be_in_place && sizeof(S) == sizeof(Acc<S>) && a.B <= 4 && (a.T * a.B <= 64 || large))
+  const bool as_they_are = sizeof(Input<S>) == sizeof(S);  // do products take the weights' numbers
+  if (may_be_in_place && as_they_are && a.B <= 4 && (a.T * a.B <= 64 || large))
     return Weights::in_place;
   return a.T == 1 ? Weights::packed_in_passing : Weights::packed;
 }
 
 // One of the two matrices of the gates, and how it is read; `room` for one panel that is packed in passing.
+// The rows of what it is multiplied with lie `stride` numbers of type Input<S> apart.
 template <class S>
 struct GateWeights {
   Weights are;
   const Columns<S>& w;
-  const Acc<S>* pack;
-  Acc<S>* room;
+  const Factor<S>* pack;
+  Factor<S>* room;
+
+  int64_t stride() const { return are == Weights::in_place ? w.K : input_stride<S>(w.K); }
 };
 
-// sums (rows, 4, lanes) += rows [begin, end) of in (rows, K) times the four gates of one vector of units.
+// sums (panels, rows, 4, lanes) += rows [begin, end) of `in` times the four gates of `together` vectors of
+// units from `panel` on; more than one only where they are packed beforehand.
 template <class S, class Wanted>
-LSTM_INLINE void add_gates(Acc<S>* sums, const GateWeights<S>& weights, const void* in,
-                           int64_t begin, int64_t end, int64_t panel, const Wanted& wanted) {
-  constexpr int64_t lanes = kLanes<Acc<S>>, width = kGroup * lanes;
+LSTM_INLINE void add_gates(const Sums<Acc<S>>& sums, const GateWeights<S>& weights,
+                           const Input<S>* in, int64_t begin, int64_t end, int64_t panel,
+                           int64_t together, const Wanted& wanted) {
+  constexpr int64_t lanes = kLanes<Acc<S>>;
   const Columns<S>& w = weights.w;
   if (weights.are == Weights::in_place)
-    return add_gate_dots(sums, w.data, w.K, w.units(), static_cast<const Input<S>*>(in), begin, end,
-                         panel * lanes);
+    return add_gate_dots(sums.data, w.data, w.K, w.units(), in, begin, end, panel * lanes);
   const bool passing = weights.are == Weights::packed_in_passing;
   if (passing) pack_panel(weights.room, w, panel);
-  add_panel(
-      sums, width, width, static_cast<const Acc<S>*>(in), w.K, begin, end, w.K,
-      passing ? packed_panel<Acc<S>>(weights.room, w.K, 0) : packed_panel(weights.pack, w.K, panel),
-      wanted);
+  add_panels(sums, reinterpret_cast<const Factor<S>*>(in), factors<S>(w.K), begin, end, w.depth(),
+             passing ? packed_panel(static_cast<const Factor<S>*>(weights.room), w.depth(), 0)
+                     : packed_panel(weights.pack, w.depth(), panel),
+             together, wanted);
+}
+
+// Rows of K numbers as products take them, `stride` apart.
+template <class S>
+LSTM_INLINE void fill_inputs(Input<S>* to, int64_t stride, const S* from, int64_t rows, int64_t K) {
+  if constexpr (sizeof(Input<S>) != sizeof(S)) {
+    load_rows(to, from, rows * K);
+  } else if (stride == K) {
+    __builtin_memcpy(static_cast<void*>(to), from, rows * K * sizeof(S));
+  } else {
+    for (int64_t b = 0; b < rows; ++b, to += stride, from += K) {
+      __builtin_memcpy(static_cast<void*>(to), from, K * sizeof(S));
+      to[K] = {};
+    }
+  }
 }
 
 // The inputs of `count` steps from `step` on (in the order of processing), (count * rows, I), times some
 // panels of weight_ih, plus both biases, into sums (panels, count * rows, 4, lanes).
 template <class S>
 void input_products(const ForwardParams<S>& a, const Part& part, int64_t step, int64_t count,
-                    const Range& panels, const GateWeights<S>& weights, Acc<S>* in, Acc<S>* sums) {
+                    const Range& panels, const GateWeights<S>& weights, Input<S>* in,
+                    Acc<S>* sums) {
   using A = Acc<S>;
   constexpr int64_t lanes = kLanes<A>, width = kGroup * lanes;
-  const int64_t rows = part.row_end - part.row_begin;
+  const int64_t rows = part.row_end - part.row_begin, all = count * rows;
   for (int64_t s = 0; s < count; ++s) {
     const int64_t t = a.reverse ? a.T - 1 - step - s : step + s;
-    const S* x = a.x + (t * a.B + part.row_begin) * a.I;
-    if (weights.are != Weights::in_place)
-      load_rows(in + s * rows * a.I, x, rows * a.I);
-    else
-      load_inputs(reinterpret_cast<Input<S>*>(in) + s * rows * a.I, x, rows * a.I);
+    fill_inputs(in + s * rows * weights.stride(), weights.stride(),
+                a.x + (t * a.B + part.row_begin) * a.I, rows, a.I);
   }
-  for (int64_t p = panels.begin; p < panels.end; ++p, sums += count * rows * width) {
+  for (int64_t p = panels.begin; p < panels.end; ++p) {
     const int64_t unit = p * lanes, n = a.H - unit;
     Vec<A> bias[kGroup] = {};
     for (int64_t j = 0; a.bias_ih && j < kGroup; ++j)
       bias[j] = load(a.bias_ih + j * a.H + unit, n) + load(a.bias_hh + j * a.H + unit, n);
-    for (int64_t row = 0; row < count * rows; ++row)
-      for (int64_t j = 0; j < kGroup; ++j) store(sums + row * width + j * lanes, bias[j]);
-    add_gates(sums, weights, in, 0, count * rows, p, Always{});
+    A* to = sums + (p - panels.begin) * all * width;
+    for (int64_t row = 0; row < all; ++row)
+      for (int64_t j = 0; j < kGroup; ++j) store(to + row * width + j * lanes, bias[j]);
+  }
+  for (int64_t p = panels.begin, together; p < panels.end; p += together) {
+    together = weights.are == Weights::packed ? panels_together(all, panels.end - p) : 1;
+    add_gates(Sums<A>{sums + (p - panels.begin) * all * width, width, width, all * width}, weights,
+              in, 0, all, p, together, Always{});
   }
 }
 
-// Whether the recurrent product takes h as it is, or another form of it, (B, P) in `masked`.
+// Whether the recurrent product takes h as it is, or another form of it, in `masked`.
 template <class S>
-LSTM_INLINE bool takes_h(const ForwardParams<S>& a, Weights are) {
-  return a.recurrent_mask == nullptr &&
-         (are != Weights::in_place || sizeof(Input<S>) == sizeof(Acc<S>));
+LSTM_INLINE bool takes_h(const ForwardParams<S>& a) {
+  return a.recurrent_mask == nullptr && !kPaired<S>;
 }
 
 // Brings a member's part of h and c, as they come from the step before, to what step t starts from.
 template <class S>
 LSTM_INLINE void prepare(const ForwardParams<S>& a, const Part& part, int64_t t, const Range& units,
-                         const Range& columns, Acc<S>* h, Acc<S>* c, Acc<S>* masked, Weights are) {
+                         const Range& columns, Acc<S>* h, Acc<S>* c, Input<S>* masked,
+                         int64_t stride) {
   for (int64_t b = part.row_begin; b < part.row_end; ++b) {
     if (is_live(a, t, b) && is_reset(a, t, b)) {  // selects: 0 * NaN would stay NaN
       zero(h + b * a.P + columns.begin, columns.size());
       zero(c + b * a.H + units.begin, units.size());
     }
-    if (takes_h(a, are)) continue;
+    if (takes_h(a)) continue;
+    Input<S>* target = masked + b * stride + columns.begin;
     const int64_t first = b * a.P + columns.begin, n = columns.size();
-    const auto fill = [&](auto* target) LSTM_LAMBDA {
-      for (int64_t k = 0; k < n; k += kLanes<Acc<S>>) {
-        Vec<Acc<S>> v = load(static_cast<const Acc<S>*>(h) + first + k, n - k);
-        if (a.recurrent_mask) v *= load(a.recurrent_mask + first + k, n - k);
-        store(target + first + k, v, n - k);
-      }
-    };
-    if (are != Weights::in_place)
-      fill(masked);
-    else
-      fill(reinterpret_cast<Input<S>*>(masked));
+    for (int64_t k = 0; k < n; k += kLanes<Acc<S>>) {
+      Vec<Acc<S>> v = load(static_cast<const Acc<S>*>(h) + first + k, n - k);
+      if (a.recurrent_mask) v *= load(a.recurrent_mask + first + k, n - k);
+      store(target + k, v, n - k);
+    }
+    if (stride > a.P && columns.end == a.P) masked[b * stride + a.P] = {};
   }
 }
 
@@ -181,14 +208,14 @@ LSTM_INLINE void finish(const ForwardParams<S>& a, const Part& part, int64_t t, 
 }
 
 template <class S>
-void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* pack, Acc<S>* work,
-                  Acc<S>* own, const Part& part, Barrier& barrier) {
+void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_weights,
+                  Acc<S>* work, Acc<S>* own, const Part& part, Barrier& barrier) {
   using A = Acc<S>;
-  constexpr int64_t width = kGroup * kLanes<A>;
+  constexpr int64_t lanes = kLanes<A>, width = kGroup * lanes;
   const int64_t H = a.H, P = a.P, begin = part.row_begin, end = part.row_end, rows = end - begin;
   const Packed<S, 3> weights = forward_weights(a);
   const Range panels = share(part, weights.w[1].panels());
-  const Range units = times(panels, kLanes<A>, H);
+  const Range units = times(panels, lanes, H);
   const Range projected = share(part, weights.w[2].panels());
   const Range columns = a.weight_hr ? times(projected, width, P) : units;
   A *h = work, *h_next = h + a.B * P, *masked = h_next + a.B * P, *masked_next = masked + a.B * P;
@@ -200,34 +227,51 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* pack, Ac
   }
 
   const int64_t at_once = input_steps(a.T, rows);
-  A *sums_x = own + at_once * rows * a.I, *room = sums_x + at_once * rows * panels.size() * width;
+  const auto* pack = reinterpret_cast<const Factor<S>*>(packed_weights);
+  auto* in = reinterpret_cast<Input<S>*>(own);
+  A* sums_x = own + at_once * rows * a.I;
+  auto* room = reinterpret_cast<Factor<S>*>(sums_x + at_once * rows * panels.size() * width);
   const bool packed = are == Weights::packed;
   const GateWeights<S> of_inputs = {are, weights.w[0], packed ? pack : nullptr, room};
   const GateWeights<S> of_h = {are, weights.w[1], packed ? pack + weights.size(1) : nullptr, room};
   for (int64_t step = 0; step < a.T; ++step) {
     const int64_t first = step / at_once * at_once;
     const int64_t count = a.T - first < at_once ? a.T - first : at_once;
-    if (step == first) input_products(a, part, step, count, panels, of_inputs, own, sums_x);
-    const int64_t t = a.reverse ? a.T - 1 - step : step;
-    prepare(a, part, t, units, columns, h, c, masked, are);
+    if (step == first) input_products(a, part, step, count, panels, of_inputs, in, sums_x);
+    const int64_t t = a.reverse ? a.T - 1 - step : step, panel_size = count * rows * width;
+    auto* product_h = reinterpret_cast<Input<S>*>(masked);
+    prepare(a, part, t, units, columns, h, c, product_h, of_h.stride());
     barrier.wait(part.members);
+    if constexpr (std::is_same_v<Input<S>, A>)
+      if (takes_h(a)) product_h = h;
     const AnyLive<S> live = {a, t};
-    const A* h_in = takes_h(a, are) ? h : masked;
     A* out = a.weight_hr ? hidden : h_next;
-    for (int64_t p = panels.begin; p < panels.end; ++p) {
-      A* sums = sums_x + ((p - panels.begin) * count + step - first) * rows * width;
-      add_gates(sums - begin * width, of_h, h_in, begin, end, p, live);
-      const auto cells = [&](auto tile, int64_t b) LSTM_LAMBDA {
+    for (int64_t p = panels.begin, together; p < panels.end; p += together) {
+      together = are == Weights::packed ? panels_together(rows, panels.end - p) : 1;
+      A* sums = sums_x + (p - panels.begin) * panel_size + (step - first) * rows * width;
+      add_gates(Sums<A>{sums - begin * width, width, width, panel_size}, of_h, product_h, begin,
+                end, p, together, live);
+      const auto cells = [&](auto tile, auto vectors, int64_t b) LSTM_LAMBDA {
         if (live(tile, b))
-          forward_cells<S, decltype(tile)::rows>(a, t, b, p * kLanes<A>, sums + (b - begin) * width,
-                                                 c, out, a.weight_hr == nullptr);
+          forward_cells<S, decltype(tile)::rows, decltype(vectors)::rows>(
+              a, t, b, p * lanes, sums + (b - begin) * width, panel_size, c, out,
+              a.weight_hr == nullptr);
       };
-      in_tiles<kCellRows>(begin, end, cells);
+      if (together >= 4)
+        cells(Rows<1>{}, Rows<4>{}, begin);
+      else if (together == 2 && rows == 1)
+        cells(Rows<1>{}, Rows<2>{}, begin);
+      else if (together == 2)
+        cells(Rows<2>{}, Rows<2>{}, begin);
+      else
+        in_tiles<kCellRows>(begin, end, [&](auto tile, int64_t b)
+                                            LSTM_LAMBDA { cells(tile, Rows<1>{}, b); });
     }
     if (a.weight_hr) {
       barrier.wait(part.members);
-      plain_product(h_next, P, static_cast<const A*>(hidden), H, begin, end, H, P, projected,
-                    pack + weights.size(2), static_cast<const S*>(nullptr), live);
+      plain_product(h_next, P, reinterpret_cast<const Factor<S>*>(hidden), H, begin, end,
+                    factors<S>(H), P, projected, pack + weights.size(2),
+                    static_cast<const S*>(nullptr), live);
     }
     finish(a, part, t, units, columns, static_cast<const A*>(h), h_next);
     swap(h, h_next);

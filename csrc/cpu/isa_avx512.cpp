@@ -20,17 +20,10 @@ namespace stateful_lstm::cpu::avx512 {
 constexpr int kVectorBytes = 64;
 constexpr int kTileRows = 12, kCellRows = 6;
 constexpr int kDotColumns = 8;
-constexpr bool kPairs = false;
+constexpr bool kPairs = false, kMasked = true, kNarrows = false;
 constexpr const char* kName = "avx512";
 #include "simd.h"
-LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
-  return bit_cast<Vec<float>>(
-      _mm512_fmadd_ps(bit_cast<__m512>(a), bit_cast<__m512>(b), bit_cast<__m512>(c)));
-}
-LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
-  return bit_cast<Vec<double>>(
-      _mm512_fmadd_pd(bit_cast<__m512d>(a), bit_cast<__m512d>(b), bit_cast<__m512d>(c)));
-}
+#include "avx512.h"
 #include "source.h"
 }  // namespace stateful_lstm::cpu::avx512
 

@@ -21,20 +21,16 @@ namespace stateful_lstm::cpu::avx512bf16 {
 constexpr int kVectorBytes = 64;
 constexpr int kTileRows = 12, kCellRows = 6;
 constexpr int kDotColumns = 8;
-constexpr bool kPairs = true;
+constexpr bool kPairs = true, kMasked = true, kNarrows = true;
 constexpr const char* kName = "avx512bf16";
 #include "simd.h"
-LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
-  return bit_cast<Vec<float>>(
-      _mm512_fmadd_ps(bit_cast<__m512>(a), bit_cast<__m512>(b), bit_cast<__m512>(c)));
-}
-LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
-  return bit_cast<Vec<double>>(
-      _mm512_fmadd_pd(bit_cast<__m512d>(a), bit_cast<__m512d>(b), bit_cast<__m512d>(c)));
-}
+#include "avx512.h"
 LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pairs& b) {
   return bit_cast<Vec<float>>(
       _mm512_dpbf16_ps(bit_cast<__m512>(sum), bit_cast<__m512bh>(a), bit_cast<__m512bh>(b)));
+}
+LSTM_INLINE HalfInts narrowed(const Vec<float>& v) {
+  return bit_cast<HalfInts>(_mm512_cvtneps_pbh(bit_cast<__m512>(v)));
 }
 #include "source.h"
 }  // namespace stateful_lstm::cpu::avx512bf16

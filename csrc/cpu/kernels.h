@@ -24,6 +24,7 @@ template <class S>
 struct Kernels {
   const char* name;  // of the instruction set
   int64_t lanes;     // numbers of type Acc<S> in a vector
+  bool paired;       // whether products take pairs of S, with sums of type Acc<S>
 
   // How a call is to read the weights; if not packed before, `pack` is null. Forward it depends on T and B
   // whether they are read in place, and with it the order of sums: so only if it `may_be_in_place`.

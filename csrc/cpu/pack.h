@@ -2,7 +2,8 @@
 //
 // A matrix W (N columns of length K) is packed into panels of kGroup = 4 vectors of columns:
 //   pack[panel][2][k][2][lanes],   columns past N are zero:
-// two halves of two vectors.
+// two halves of two vectors. Where the processor multiplies pairs of bfloat16, such weights are packed as
+// pairs of two numbers of one column, k counts pairs, and a last number without another is beside zero.
 // Column j * lanes + l of panel p is n = first(p, j) + l, where first(p, j) is
 //   gates:  j * H + p * lanes      (one panel holds i, f, g, o of the same units)
 //   plain:  (p * 4 + j) * lanes
@@ -37,55 +38,84 @@ struct Columns {
     const int64_t each = (gates ? 1 : kGroup) * kLanes<Acc<S>>;
     return (units() + each - 1) / each;
   }
-  int64_t panel_size() const { return K * kGroup * kLanes<Acc<S>>; }
+  int64_t depth() const { return factors<S>(K); }
+  int64_t panel_size() const { return depth() * kGroup * kLanes<Acc<S>>; }
   int64_t pack_size() const { return panels() * panel_size(); }
 };
 
-// One vector of columns; target's rows are those of half a panel, kHalf vectors apart.
+// The first n of a vector of factors.
 template <class S>
-LSTM_INLINE void pack_columns(Acc<S>* target, const Columns<S>& w, const S* source, int64_t live) {
+LSTM_INLINE auto load_factors(const S* p, int64_t n) {
+  if constexpr (kPaired<S>)
+    return load_pairs(p, n);
+  else
+    return load(p, n);
+}
+
+// One vector of columns, `live` of which exist, whose numbers lie side by side: turned in squares.
+template <class S>
+LSTM_INLINE void pack_turned(Factor<S>* target, const Columns<S>& w, const S* source,
+                             int64_t live) {
   using A = Acc<S>;
-  constexpr int64_t lanes = kLanes<A>, step = kHalf * lanes;
-  if (w.n_stride == 1) {
-    for (int64_t k = 0; k < w.K; ++k)
-      store(target + k * step, live > 0 ? load(source + k * w.k_stride, live) : Vec<A>{});
-    return;
-  }
+  constexpr int64_t lanes = kLanes<A>, step = kHalf * lanes, each = kPaired<S> ? 2 : 1;
+  const int64_t depth = w.depth();
   int64_t k = 0;
-  for (; live == lanes && k + lanes <= w.K; k += lanes) {  // whole squares stay in registers
+  for (; live == lanes && each * (k + lanes) <= w.K; k += lanes) {  // these stay in registers
     Vec<A> row[lanes];
 #pragma GCC unroll 16
-    for (int l = 0; l < lanes; ++l) row[l] = load(source + l * w.n_stride + k);
+    for (int l = 0; l < lanes; ++l)
+      row[l] = bit_cast<Vec<A>>(load_factors(source + l * w.n_stride + each * k, each * lanes));
     transpose<A>(row);
 #pragma GCC unroll 16
-    for (int l = 0; l < lanes; ++l) store(target + (k + l) * step, row[l]);
+    for (int l = 0; l < lanes; ++l)
+      store(target + (k + l) * step, bit_cast<decltype(load(target))>(row[l]));
   }
-  for (; k < w.K; k += lanes) {
-    const int64_t n = w.K - k < lanes ? w.K - k : lanes;
+  for (; k < depth; k += lanes) {
     Vec<A> row[lanes];
     for (int64_t l = 0; l < lanes; ++l)
-      row[l] = l < live ? load(source + l * w.n_stride + k, n) : Vec<A>{};
+      row[l] = l < live ? bit_cast<Vec<A>>(
+                              load_factors(source + l * w.n_stride + each * k, w.K - each * k))
+                        : Vec<A>{};
     transpose<A>(row);
-    for (int64_t l = 0; l < n; ++l) store(target + (k + l) * step, row[l]);
+    for (int64_t l = 0; l < lanes && k + l < depth; ++l)
+      store(target + (k + l) * step, bit_cast<decltype(load(target))>(row[l]));
+  }
+}
+
+// One vector of columns; target's rows are those of half a panel, kHalf vectors apart.
+template <class S>
+LSTM_INLINE void pack_columns(Factor<S>* target, const Columns<S>& w, const S* source,
+                              int64_t live) {
+  using A = Acc<S>;
+  constexpr int64_t step = kHalf * kLanes<A>;
+  if (w.n_stride != 1) return pack_turned(target, w, source, live);
+  const auto row = [&](int64_t k) LSTM_LAMBDA {
+    return live > 0 && k < w.K ? load(source + k * w.k_stride, live) : Vec<A>{};
+  };
+  for (int64_t k = 0; k < w.depth(); ++k) {
+    if constexpr (kPaired<S>)
+      store(target + k * step, bit_cast<Pairs>(row(2 * k)) >> 16 | bit_cast<Pairs>(row(2 * k + 1)));
+    else
+      store(target + k * step, row(k));
   }
 }
 
 template <class S>
-void pack_panel(Acc<S>* target, const Columns<S>& w, int64_t panel) {
+void pack_panel(Factor<S>* target, const Columns<S>& w, int64_t panel) {
   constexpr int64_t lanes = kLanes<Acc<S>>;
   const int64_t units = w.units();
   for (int64_t j = 0; j < kGroup; ++j) {
     const int64_t unit = w.gates ? panel * lanes : (panel * kGroup + j) * lanes;
     const int64_t live = units - unit < lanes ? units - unit : lanes;
     const int64_t column = w.gates ? j * units + unit : unit;
-    pack_columns(target + (j / kHalf * w.K * kHalf + j % kHalf) * lanes, w,
+    pack_columns(target + (j / kHalf * w.depth() * kHalf + j % kHalf) * lanes, w,
                  w.data + column * w.n_stride, live);
   }
 }
 
 // Panels [begin, end) of W, each to its place in `pack`.
 template <class S>
-void pack_panels(Acc<S>* pack, const Columns<S>& w, int64_t begin, int64_t end) {
+void pack_panels(Factor<S>* pack, const Columns<S>& w, int64_t begin, int64_t end) {
   for (int64_t p = begin; p < end; ++p) pack_panel(pack + p * w.panel_size(), w, p);
 }
 
@@ -100,13 +130,13 @@ struct Packed {
     for (const Columns<S>& each : w) sum += each.panels();
     return sum;
   }
-  // Elements before matrix n; in all for n = count.
+  // Factors before matrix n; in all for n = count.
   int64_t size(int n = count) const {
     int64_t sum = 0;
     for (int k = 0; k < n; ++k) sum += w[k].pack_size();
     return sum;
   }
-  void pack(Acc<S>* to, int64_t begin, int64_t end) const {
+  void pack(Factor<S>* to, int64_t begin, int64_t end) const {
     for (const Columns<S>& each : w) {
       const int64_t n = each.panels();
       pack_panels(to, each, begin < n ? begin : n, end < n ? end : n);

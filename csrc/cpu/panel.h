@@ -3,8 +3,8 @@
 //
 // A tile takes up to kTileRows rows by half a panel, as many as the vector registers hold: with 16 of
 // them 6 x 2 vectors of sums, 2 loaded ones and a broadcast number; with 32 12 x 2 of sums. Half a panel,
-// kSumLength long, stays in L1 while all rows go through. A tile of a few rows takes both halves at once,
-// or else its few sums would leave the multipliers waiting for each other.
+// kSumLength long, stays in L1 while all rows go through. A tile of a few rows takes more columns at once,
+// those of some panels if need be, or else its few sums would leave the multipliers waiting for each other.
 //
 // Every sum runs over k in one order, whatever the number of rows: a row's result does not depend on its
 // neighbours, nor on how many steps one call does. Long sums are made of sums over kSumLength numbers,
@@ -33,12 +33,23 @@ LSTM_INLINE void in_tiles(int64_t b, int64_t end, const F& tile) {
   }
 }
 
-// Rows of a panel from `data` on, `row` apart, and its second half `half` further on: packed, where loads
-// from the next rows need no sums of addresses, or where the weights lie.
-template <class A>
+// Panels for R rows at once: so many sums that two multipliers never wait, and no more than there are
+// registers for.
+constexpr int64_t kManySums = kTileRows * kHalf * 2 / 3;
+constexpr int64_t panels_together(int64_t rows, int64_t panels) {
+  int64_t count = kManySums / kGroup / (rows > 0 ? rows : 1);
+  while (count > panels) count /= 2;
+  return count > 1 ? count : 1;
+}
+constexpr int tile_columns(int rows) { return rows * kGroup <= kManySums + 4 ? kGroup : kHalf; }
+
+// Factors of panels from `data` on, a row of them `row` apart; each next half panel, also that of the next
+// panel, lies `half` further on. Packed, where loads from the next rows need no sums of addresses, or
+// where the weights lie.
+template <class F>
 struct PackedPanel {
-  static constexpr int64_t row = kHalf * kLanes<A>;
-  const A* data;
+  static constexpr int64_t row = kHalf * kVectorBytes / sizeof(F);
+  const F* data;
   int64_t half;
 };
 template <class W>
@@ -47,78 +58,101 @@ struct PanelInPlace {
   int64_t half, row;
 };
 
-// out (R, C vectors, of which the first n numbers exist) += in (R, K) times K rows of C/2 halves of a panel.
-template <class A, int R, int C, class Panel>
-LSTM_APART void add_tile(A* out, int64_t out_stride, int64_t n, const A* in, int64_t in_stride,
-                         int64_t K, const Panel& panel) {
+// Sums that products are added to: row r lies at data + r * row, C vectors of it, of which the first n
+// numbers exist; more than those of one panel go on `panel` further on.
+template <class A>
+struct Sums {
+  A* data;
+  int64_t row, n, panel;
+};
+
+// out (R, C vectors) += in (R, K) times K rows of C/2 halves of panels; K counts factors.
+template <int R, int C, class A, class F, class Panel>
+LSTM_APART void add_tile(const Sums<A>& out, const F* in, int64_t in_stride, int64_t K,
+                         const Panel& panel) {
   constexpr int64_t lanes = kLanes<A>;
   Vec<A> sum[R][C] = {};
   const auto add = [&](int64_t k) LSTM_LAMBDA {
+    const auto column = [&](int j) LSTM_LAMBDA {
+      return load(panel.data + k * panel.row + j / kHalf * panel.half + j % kHalf * lanes);
+    };
     if constexpr (C == kHalf) {
-      const Vec<A> w[C] = {load(panel.data + k * panel.row),
-                           load(panel.data + k * panel.row + lanes)};
+      const decltype(column(0)) w[C] = {column(0), column(1)};
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
-        const Vec<A> x = broadcast<A>(in[r * in_stride + k]);
-        sum[r][0] = fused(x, w[0], sum[r][0]);
-        sum[r][1] = fused(x, w[1], sum[r][1]);
+        const auto x = broadcast(in[r * in_stride + k]);
+        sum[r][0] = multiply_add(x, w[0], sum[r][0]);
+        sum[r][1] = multiply_add(x, w[1], sum[r][1]);
       }
     } else {
-      Vec<A> x[R];
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) x[r] = broadcast<A>(in[r * in_stride + k]);
-#pragma GCC unroll 4
+      decltype(column(0)) x[R];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) x[r] = broadcast(in[r * in_stride + k]);
+#pragma GCC unroll 16
       for (int j = 0; j < C; ++j) {
-        const Vec<A> w =
-            load(panel.data + k * panel.row + j / kHalf * panel.half + j % kHalf * lanes);
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) sum[r][j] = fused(x[r], w, sum[r][j]);
+        const auto w = column(j);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sum[r][j] = multiply_add(x[r], w, sum[r][j]);
       }
     }
   };
+  constexpr int kAtOnce = C > kGroup ? 2 : 4;
   int64_t k = 0;
-  for (; k + 4 <= K; k += 4) {
+  for (; k + kAtOnce <= K; k += kAtOnce) {
 #pragma GCC unroll 4
-    for (int next = 0; next < 4; ++next) add(k + next);
+    for (int next = 0; next < kAtOnce; ++next) add(k + next);
   }
   for (; k < K; ++k) add(k);
 #pragma GCC unroll 12  // or else the sums would live in memory
   for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
+#pragma GCC unroll 16
     for (int j = 0; j < C; ++j) {
-      A* to = out + r * out_stride + j * lanes;
-      if (j * lanes < n)
-        store(to, load(static_cast<const A*>(to), n - j * lanes) + sum[r][j], n - j * lanes);
+      A* to = out.data + r * out.row + j / kGroup * out.panel + j % kGroup * lanes;
+      const int64_t n = C > kGroup ? lanes : out.n - j * lanes;
+      if (n > 0) store(to, load(static_cast<const A*>(to), n) + sum[r][j], n);
     }
 }
 
-// out += in (rows, K) times one panel for rows [begin, end), where wanted(Rows<R>, first row) says of a
-// tile that it matters. Row b of the inputs lies at in + b * in_stride, of the sums at
-// out + b * out_stride: kGroup vectors, of which the first n numbers exist.
-template <class A, class Panel, class Wanted>
-LSTM_INLINE void add_panel(A* out, int64_t out_stride, int64_t n, const A* in, int64_t in_stride,
-                           int64_t begin, int64_t end, int64_t K, const Panel& panel,
-                           const Wanted& wanted) {
-  constexpr int64_t lanes = kLanes<A>;
+// out += in (rows, K factors) times `together` panels for rows [begin, end), where wanted(Rows<R>, first
+// row) says of a tile that it matters. Row b of the inputs lies at in + b * in_stride, of the sums at
+// out.data + b * out.row. More than one panel only where panels_together says so, and whole ones.
+template <class A, class F, class Panel, class Wanted>
+LSTM_INLINE void add_panels(const Sums<A>& out, const F* in, int64_t in_stride, int64_t begin,
+                            int64_t end, int64_t K, const Panel& panel, int64_t together,
+                            const Wanted& wanted) {
+  constexpr int64_t lanes = kLanes<A>, length = kSumLength / kNumbers<F>;
+  const auto part_of = [&](int64_t k, int64_t half) LSTM_LAMBDA {
+    Panel part = panel;
+    part.data += k * panel.row + half * panel.half;
+    return part;
+  };
+  const auto few = [&](auto rows, auto columns) LSTM_LAMBDA {
+    constexpr int R = decltype(rows)::rows, C = kGroup * decltype(columns)::rows;
+    if (!wanted(rows, begin)) return;
+    for (int64_t k = 0; k < K; k += length)
+      add_tile<R, C>(Sums<A>{out.data + begin * out.row, out.row, out.n, out.panel},
+                     in + begin * in_stride + k, in_stride, K - k < length ? K - k : length,
+                     part_of(k, 0));
+  };
+  if (together >= 4) return few(Rows<1>{}, Rows<4>{});
+  if (together == 2 && end - begin == 1) return few(Rows<1>{}, Rows<2>{});
+  if (together == 2) return few(Rows<2>{}, Rows<2>{});
   for (int64_t half = 0; half < kGroup / kHalf; ++half)
-    for (int64_t k = 0; k < K; k += kSumLength) {
-      const int64_t length = K - k < kSumLength ? K - k : kSumLength;
-      Panel part = panel;
-      part.data += k * panel.row + half * panel.half;
+    for (int64_t k = 0; k < K; k += length) {
       const int64_t column = half * kHalf * lanes;
       const auto tile = [&](auto rows, int64_t b) LSTM_LAMBDA {
-        constexpr int R = decltype(rows)::rows, kEnough = 8;  // sums to keep two multipliers busy
-        constexpr int C = R * kHalf < kEnough ? kGroup : kHalf;
+        constexpr int R = decltype(rows)::rows, C = tile_columns(R);
         if ((C == kGroup && half > 0) || !wanted(rows, b)) return;
-        add_tile<A, R, C>(out + b * out_stride + column, out_stride, n - column,
-                          in + b * in_stride + k, in_stride, length, part);
+        add_tile<R, C>(Sums<A>{out.data + b * out.row + column, out.row, out.n - column, 0},
+                       in + b * in_stride + k, in_stride, K - k < length ? K - k : length,
+                       part_of(k, half));
       };
       in_tiles<kTileRows>(begin, end, tile);
     }
 }
-template <class A>
-LSTM_INLINE PackedPanel<A> packed_panel(const A* pack, int64_t K, int64_t panel) {
-  return {pack + panel * K * kGroup * kLanes<A>, K * PackedPanel<A>::row};
+template <class F>  // of K factors
+LSTM_INLINE PackedPanel<F> packed_panel(const F* pack, int64_t K, int64_t panel) {
+  return {pack + panel * K * 2 * PackedPanel<F>::row, K * PackedPanel<F>::row};
 }
 struct Always {
   template <class Tile>
@@ -127,22 +161,21 @@ struct Always {
   }
 };
 
-// out (rows, N) = in (rows, K) times W, for rows [begin, end) and some panels: plainly packed in `pack`;
-// or, without, of `weight` (K, N) where it lies, N being a multiple of a panel's columns.
-template <class A, class S, class Wanted>
-void plain_product(A* out, int64_t out_stride, const A* in, int64_t in_stride, int64_t begin,
-                   int64_t end, int64_t K, int64_t N, const Range& panels, const A* pack,
+// out (rows, N) = in (rows, K factors) times W, for rows [begin, end) and some panels: plainly packed in
+// `pack`; or, without, of `weight` (K, N) where it lies, N being a multiple of a panel's columns.
+template <class A, class F, class S, class Wanted>
+void plain_product(A* out, int64_t out_stride, const F* in, int64_t in_stride, int64_t begin,
+                   int64_t end, int64_t K, int64_t N, const Range& panels, const F* pack,
                    const S* weight, const Wanted& wanted) {
   constexpr int64_t width = kGroup * kLanes<A>;
   const Range columns = times(panels, width, N);
   for (int64_t b = begin; b < end; ++b) zero(out + b * out_stride + columns.begin, columns.size());
   for (int64_t p = panels.begin; p < panels.end; ++p) {
-    A* to = out + p * width;
-    const int64_t n = N - p * width;
+    const Sums<A> to = {out + p * width, out_stride, N - p * width, 0};
     if (pack != nullptr)
-      add_panel(to, out_stride, n, in, in_stride, begin, end, K, packed_panel(pack, K, p), wanted);
-    else
-      add_panel(to, out_stride, n, in, in_stride, begin, end, K,
-                PanelInPlace<S>{weight + p * width, width / 2, N}, wanted);
+      add_panels(to, in, in_stride, begin, end, K, packed_panel(pack, K, p), 1, wanted);
+    else if constexpr (std::is_same_v<F, A>)
+      add_panels(to, in, in_stride, begin, end, K,
+                 PanelInPlace<S>{weight + p * width, width / 2, N}, 1, wanted);
   }
 }

@@ -49,6 +49,17 @@ LSTM_INLINE To bit_cast(const From& x) {
   return y;
 }
 
+// The first n lanes of a vector, fewer than all, with one instruction: where `kMasked`, the instruction
+// set's file defines these. And where `kNarrows`, a vector rounded to bfloat16.
+typedef uint16_t HalfInts __attribute__((vector_size(kVectorBytes / 2)));
+LSTM_INLINE Vec<float> load_first(const float* p, int64_t n);
+LSTM_INLINE Vec<double> load_first(const double* p, int64_t n);
+LSTM_INLINE HalfInts load_first(const uint16_t* p, int64_t n);
+LSTM_INLINE void store_first(float* p, const Vec<float>& v, int64_t n);
+LSTM_INLINE void store_first(double* p, const Vec<double>& v, int64_t n);
+LSTM_INLINE void store_first(uint16_t* p, const HalfInts& v, int64_t n);
+LSTM_INLINE HalfInts narrowed(const Vec<float>& v);
+
 // Loads and stores: a full vector, or the first n lanes (the rest read as zero).
 template <class A>
 LSTM_INLINE Vec<A> load(const A* p) {
@@ -56,11 +67,13 @@ LSTM_INLINE Vec<A> load(const A* p) {
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
-LSTM_INLINE Vec<float> load(const bfloat16* p) {
-  typedef uint16_t half_ints __attribute__((vector_size(kVectorBytes / 2)));
-  half_ints v;
-  __builtin_memcpy(&v, p, sizeof v);
+LSTM_INLINE Vec<float> widened(const HalfInts& v) {
   return bit_cast<Vec<float>>(__builtin_convertvector(v, VectorOf<float>::uints) << 16);
+}
+LSTM_INLINE Vec<float> load(const bfloat16* p) {
+  HalfInts v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return widened(v);
 }
 // Two vectors from one load: the numbers at even and those at odd places.
 struct Halves {
@@ -73,7 +86,19 @@ LSTM_INLINE Halves load_halves(const bfloat16* p) {
 }
 // Pairs of bfloat16 side by side, a vector of them or the first n numbers, the rest zero. The file of an
 // instruction set that multiplies such pairs defines add_pairs, and kPairs as true.
+struct Pair {
+  bfloat16 first, second;
+};
 using Pairs = VectorOf<float>::uints;
+LSTM_INLINE Pairs load(const Pair* p) {
+  Pairs v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+LSTM_INLINE void store(Pair* p, const Pairs& v) {
+  __builtin_memcpy(static_cast<void*>(p), &v, sizeof v);
+}
+LSTM_INLINE Pairs broadcast(Pair x) { return bit_cast<uint32_t>(x) + Pairs{}; }
 LSTM_INLINE Pairs load_pairs(const bfloat16* p, int64_t n) {
   Pairs v = {};
   constexpr int64_t all = sizeof v / sizeof *p;
@@ -84,33 +109,77 @@ LSTM_INLINE Pairs load_pairs(const bfloat16* p, int64_t n) {
   return v;
 }
 LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pairs& b);
+
+// What products multiply: numbers of the type of sums, or pairs of bfloat16.
+template <class S>
+constexpr bool kPaired = kPairs && sizeof(S) == sizeof(bfloat16);
+template <class S>
+using Factor = std::conditional_t<kPaired<S>, Pair, Acc<S>>;
+template <class F>
+constexpr int64_t kNumbers = 1;  // in a factor
+template <>
+constexpr int64_t kNumbers<Pair> = 2;
+// How many factors n numbers make.
+template <class S>
+constexpr int64_t factors(int64_t n) {
+  return kPaired<S> ? (n + 1) / 2 : n;
+}
+LSTM_INLINE Vec<float> multiply_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  return fused(a, b, c);
+}
+LSTM_INLINE Vec<double> multiply_add(const Vec<double>& a, const Vec<double>& b,
+                                     const Vec<double>& c) {
+  return fused(a, b, c);
+}
+template <class Ints>  // Pairs, but only where there is such a product
+LSTM_INLINE Vec<float> multiply_add(const Ints& a, const Ints& b, const Vec<float>& c) {
+  return add_pairs(c, a, b);
+}
 template <class A>
 LSTM_INLINE void store(A* p, const Vec<A>& v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
-// Round to nearest, ties to even; NaN stays NaN.
+// To bfloat16: to nearest, ties to even; NaN stays NaN.
+LSTM_INLINE HalfInts to_half(const Vec<float>& v) {
+  if constexpr (kNarrows) {
+    return narrowed(v);
+  } else {
+    using Bits = VectorOf<float>::uints;
+    const Bits bits = bit_cast<Bits>(v);
+    const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Bits result = v == v ? rounded : (bits >> 16) | 0x40;
+    return __builtin_convertvector(result, HalfInts);
+  }
+}
 LSTM_INLINE void store(bfloat16* p, const Vec<float>& v) {
-  typedef uint16_t half_ints __attribute__((vector_size(kVectorBytes / 2)));
-  using Bits = VectorOf<float>::uints;
-  const Bits bits = bit_cast<Bits>(v);
-  const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const Bits result = v == v ? rounded : (bits >> 16) | 0x40;
-  const half_ints narrow = __builtin_convertvector(result, half_ints);
-  __builtin_memcpy(p, &narrow, sizeof narrow);
+  const HalfInts narrow = to_half(v);
+  __builtin_memcpy(static_cast<void*>(p), &narrow, sizeof narrow);
 }
 template <class S>
 LSTM_INLINE Vec<Acc<S>> load(const S* p, int64_t n) {
   if (n >= kLanes<Acc<S>>) return load(p);
-  S padded[kLanes<Acc<S>>] = {};
-  for (int64_t k = 0; k < n; ++k) padded[k] = p[k];
-  return load(static_cast<const S*>(padded));
+  if constexpr (!kMasked) {
+    S padded[kLanes<Acc<S>>] = {};
+    for (int64_t k = 0; k < n; ++k) padded[k] = p[k];
+    return load(static_cast<const S*>(padded));
+  } else if constexpr (sizeof(S) == sizeof(uint16_t)) {
+    return widened(load_first(reinterpret_cast<const uint16_t*>(p), n));
+  } else {
+    return load_first(p, n);
+  }
 }
 template <class S>
 LSTM_INLINE void store(S* p, const Vec<Acc<S>>& v, int64_t n) {
   if (n >= kLanes<Acc<S>>) return store(p, v);
-  S padded[kLanes<Acc<S>>];
-  store(static_cast<S*>(padded), v);
-  for (int64_t k = 0; k < n; ++k) p[k] = padded[k];
+  if constexpr (!kMasked) {
+    S padded[kLanes<Acc<S>>];
+    store(static_cast<S*>(padded), v);
+    for (int64_t k = 0; k < n; ++k) p[k] = padded[k];
+  } else if constexpr (sizeof(S) == sizeof(uint16_t)) {
+    store_first(reinterpret_cast<uint16_t*>(p), to_half(v), n);
+  } else {
+    store_first(p, v, n);
+  }
 }
 
 // The last n numbers of K, fewer than a vector, in some lanes; the others are zero. Which lanes they are
@@ -137,9 +206,10 @@ LSTM_INLINE double widen(double x) { return x; }
 // sequence gives the same numbers in one call or in many.
 template <class S>
 LSTM_INLINE Vec<Acc<S>> round_to(const Vec<Acc<S>>& v) {
-  S stored[kLanes<Acc<S>>];
-  store(static_cast<S*>(stored), v);
-  return load(static_cast<const S*>(stored));
+  if constexpr (sizeof(S) < sizeof(Acc<S>))
+    return widened(to_half(v));
+  else
+    return v;
 }
 
 // Turns a square of numbers: row[l] lane k <-> row[k] lane l. Each round swaps, between rows that

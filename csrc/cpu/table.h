@@ -4,7 +4,7 @@ Packing<S, Params> packing() {
   return {[](const Params& a) { return weights(a).panels(); },
           [](const Params& a) { return weights(a).size(); },
           [](const Params& a, Acc<S>* pack, int64_t begin, int64_t end) {
-            weights(a).pack(pack, begin, end);
+            weights(a).pack(reinterpret_cast<Factor<S>*>(pack), begin, end);
           }};
 }
 
@@ -13,6 +13,7 @@ Kernels<S> table() {
   Kernels<S> k;
   k.name = kName;
   k.lanes = kLanes<Acc<S>>;
+  k.paired = kPaired<S>;
   k.forward_weights_are = forward_weights_are<S>;
   k.backward_weights_are = backward_weights_are<S>;
   k.forward_weights = packing<S, ForwardParams<S>, forward_weights<S>>();
