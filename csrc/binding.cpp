@@ -86,6 +86,27 @@ float widened<bfloat16>(bfloat16 x) {
   return wide;
 }
 
+// Gradients and what forward left, checked, but for where the results go.
+template <class S>
+BackwardParams<S> backward_params(Inputs& in, const OptTensor& grad_y, const OptTensor& grad_h_n,
+                                  const OptTensor& grad_c_n, const Tensor& gates,
+                                  const Tensor& cells, const Tensor& weight_hh,
+                                  const OptTensor& weight_hr, const Tensor& c0,
+                                  const OptTensor& reset_mask, const OptTensor& lengths,
+                                  const OptTensor& recurrent_mask, bool reverse) {
+  BackwardParams<S> p = {};
+  p.T = gates.size(0);
+  p.B = gates.size(1);
+  fill_sequence<S>(p, in, weight_hh, weight_hr, c0, reset_mask, recurrent_mask, reverse);
+  p.lengths = read_lengths(in, lengths, p.B, p.T);
+  p.grad_y = in.get<S>(grad_y, {p.T, p.B, p.P}, "grad_y");
+  p.grad_h_n = in.get<S>(grad_h_n, {p.B, p.P}, "grad_h_n");
+  p.grad_c_n = in.get<Acc<S>>(grad_c_n, {p.B, p.H}, "grad_c_n");
+  p.gates = in.get<S>(gates, {p.T, p.B, 4 * p.H}, "gates");
+  p.cells = in.get<Acc<S>>(cells, {p.T, p.B, p.H}, "cells");
+  return p;
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
     OptTensor grad_y, OptTensor grad_h_n, OptTensor grad_c_n, Tensor gates, Tensor cells,
     Tensor weight_hh, OptTensor weight_hr, Tensor c0, OptTensor reset_mask, OptTensor lengths,
@@ -95,22 +116,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
     using S = decltype(number);
     using A = Acc<S>;
     Inputs in(cpu_device());
-    BackwardParams<S> p;
-    p.T = gates.size(0);
-    p.B = gates.size(1);
-    fill_sequence<S>(p, in, weight_hh, weight_hr, c0, reset_mask, recurrent_mask, reverse);
-    p.lengths = read_lengths(in, lengths, p.B, p.T);
-    p.grad_y = in.get<S>(grad_y, {p.T, p.B, p.P}, "grad_y");
-    p.grad_h_n = in.get<S>(grad_h_n, {p.B, p.P}, "grad_h_n");
-    p.grad_c_n = in.get<A>(grad_c_n, {p.B, p.H}, "grad_c_n");
-    p.gates = in.get<S>(gates, {p.T, p.B, 4 * p.H}, "gates");
-    p.cells = in.get<A>(cells, {p.T, p.B, p.H}, "cells");
+    auto p = backward_params<S>(in, grad_y, grad_h_n, grad_c_n, gates, cells, weight_hh, weight_hr,
+                                c0, reset_mask, lengths, recurrent_mask, reverse);
+    const int64_t count = p.T * p.B * 4 * p.H;
     Tensor grad_gates = make<A>({p.T, p.B, 4 * p.H});
     Tensor grad_h0 = make<A>({p.B, p.P});
     Tensor grad_c0 = make<A>({p.B, p.H});
     Tensor grad_hidden = make<A>({weight_hr ? p.T : 0, p.B, p.P});
     const bool paired = cpu::kernels<S>().paired;
-    const Buffer<S> narrow(paired ? p.T * p.B * 4 * p.H : 0);
+    const Buffer<S> narrow(paired ? count : 0);
     p.grad_gates = paired ? nullptr : mutable_data<A>(grad_gates);
     p.grad_gates_narrow = narrow.get();
     p.grad_h0 = mutable_data<A>(grad_h0);
@@ -118,9 +132,73 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
     p.grad_hidden = weight_hr ? mutable_data<A>(grad_hidden) : nullptr;
     run_backward(p);
     if (paired)
-      std::transform(narrow.get(), narrow.get() + p.T * p.B * 4 * p.H, mutable_data<A>(grad_gates),
-                     widened<S>);
+      std::transform(narrow.get(), narrow.get() + count, mutable_data<A>(grad_gates), widened<S>);
     return std::make_tuple(grad_gates, grad_h0, grad_c0, grad_hidden);
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_gradients(
+    OptTensor grad_y, OptTensor grad_h_n, OptTensor grad_c_n, Tensor gates, Tensor cells, Tensor x,
+    Tensor y, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, OptTensor weight_hr,
+    OptTensor reset_mask, OptTensor lengths, OptTensor recurrent_mask, bool reverse,
+    OptTensor sum_ih, OptTensor sum_hh, OptTensor sum_bias, int64_t wanted) {
+  check_backward(gates, weight_hh);
+  STD_TORCH_CHECK(x.dim() == 3, "x must be (T, B, I), got ", shape_text(x.sizes()));
+  STD_TORCH_CHECK(wanted >= 0 && wanted < 32, "wanted must be 0 to 31, got ", wanted);
+  const auto wants = [&](int bit) { return (wanted >> bit & 1) != 0; };
+  const bool want_x = wants(0), want_ih = wants(1), want_hh = wants(2), want_bias = wants(3),
+             want_h0 = wants(4);
+  const bool adds = sum_ih || sum_hh || sum_bias;
+  STD_TORCH_CHECK((!want_ih || bool(sum_ih) == adds) && (!want_hh || bool(sum_hh) == adds) &&
+                      (!want_bias || bool(sum_bias) == adds),
+                  "there are sums for all gradients that are wanted, or for none");
+  return by_dtype(weight_hh, "weight_hh", [&](auto number) {
+    using S = decltype(number);
+    using A = Acc<S>;
+    Inputs in(cpu_device());
+    auto p = backward_params<S>(in, grad_y, grad_h_n, grad_c_n, gates, cells, weight_hh, weight_hr,
+                                c0, reset_mask, lengths, recurrent_mask, reverse);
+    GradientParams<S> g = {};
+    static_cast<SequenceParams<S>&>(g) = p;
+    g.I = x.size(2);
+    g.x = in.get<S>(x, {p.T, p.B, g.I}, "x");
+    g.y = in.get<S>(y, {p.T, p.B, p.P}, "y");
+    g.h0 = in.get<S>(h0, {p.B, p.P}, "h0");
+    g.weight_ih = in.get<S>(weight_ih, {4 * p.H, g.I}, "weight_ih");
+    const A* sums[] = {in.get<A>(sum_ih, {4 * p.H, g.I}, "sum_ih"),
+                       in.get<A>(sum_hh, {4 * p.H, p.P}, "sum_hh"),
+                       in.get<A>(sum_bias, {4 * p.H}, "sum_bias")};
+    Tensor grad_x = make<S>({want_x ? p.T : 0, p.B, g.I});
+    Tensor grad_ih = make<A>({want_ih ? 4 * p.H : 0, g.I});
+    Tensor grad_hh = make<A>({want_hh ? 4 * p.H : 0, p.P});
+    Tensor grad_bias = make<A>({want_bias ? 4 * p.H : 0});
+    Tensor grad_h0 = make<A>({want_h0 ? p.B : 0, p.P});
+    Tensor grad_c0 = make<A>({p.B, p.H});
+    Tensor grad_hidden = make<A>({weight_hr ? p.T : 0, p.B, p.P});
+    g.grad_x = want_x ? mutable_data<S>(grad_x) : nullptr;
+    g.grad_ih = want_ih ? mutable_data<A>(grad_ih) : nullptr;
+    g.grad_hh = want_hh ? mutable_data<A>(grad_hh) : nullptr;
+    g.grad_bias = want_bias ? mutable_data<A>(grad_bias) : nullptr;
+    g.adds = adds;
+    A* grads[] = {g.grad_ih, g.grad_hh, g.grad_bias};
+    const int64_t sizes[] = {4 * p.H * g.I, 4 * p.H * p.P, 4 * p.H};
+    for (int k = 0; k < 3; ++k) {
+      if (grads[k] && adds) std::copy_n(sums[k], sizes[k], grads[k]);
+      if (grads[k] && !adds && p.T * p.B == 0) std::fill_n(grads[k], sizes[k], A{});
+    }
+    const bool paired = cpu::kernels<S>().paired;
+    const int64_t count = p.T * p.B * 4 * p.H;
+    const Buffer<A> wide(paired ? 0 : count, Kept::gates);
+    const Buffer<S> narrow(paired ? count : 0, Kept::gates);
+    p.grad_gates = wide.get();
+    p.grad_gates_narrow = narrow.get();
+    p.grad_h0 = want_h0 ? mutable_data<A>(grad_h0) : nullptr;
+    p.grad_c0 = mutable_data<A>(grad_c0);
+    p.grad_hidden = weight_hr ? mutable_data<A>(grad_hidden) : nullptr;
+    g.grad_gates = paired ? static_cast<const void*>(narrow.get()) : wide.get();
+    run_backward(p);
+    run_gradients(g);
+    return std::make_tuple(grad_x, grad_ih, grad_hh, grad_bias, grad_h0, grad_c0, grad_hidden);
   });
 }
 
@@ -265,6 +343,7 @@ std::string cpu_capabilities() { return cpu::available_names(); }
 STABLE_TORCH_LIBRARY(stateful_lstm, m) {
   m.def(kForward);
   m.def(kBackward);
+  m.def(kGradients);
   m.def(kStep);
   m.def(kGather);
   m.def(kScatter);
@@ -275,6 +354,7 @@ STABLE_TORCH_LIBRARY(stateful_lstm, m) {
 STABLE_TORCH_LIBRARY_IMPL(stateful_lstm, CPU, m) {
   m.impl("lstm_forward", TORCH_BOX(&lstm_forward));
   m.impl("lstm_backward", TORCH_BOX(&lstm_backward));
+  m.impl("lstm_gradients", TORCH_BOX(&lstm_gradients));
   m.impl("lstm_step_", TORCH_BOX(&lstm_step_));
   m.impl("state_gather", TORCH_BOX(&state_gather));
   m.impl("state_scatter_", TORCH_BOX(&state_scatter_));

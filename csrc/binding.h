@@ -180,7 +180,7 @@ inline bool overlap(const Tensor& a, const Tensor& b) {
          second < first + a.numel() * a.element_size();
 }
 
-// The operators' schemas, alike for all devices.
+// The operators' schemas, alike for all devices; lstm_gradients is there on the CPU alone.
 constexpr const char* kForward =
     "lstm_forward(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
     "Tensor? bias_hh, Tensor? weight_hr, Tensor h0, Tensor c0, Tensor? reset_mask, "
@@ -191,6 +191,13 @@ constexpr const char* kBackward =
     "Tensor cells, Tensor weight_hh, Tensor? weight_hr, Tensor c0, Tensor? reset_mask, "
     "Tensor? lengths, Tensor? recurrent_mask, bool reverse, bool tf32=False) -> "
     "(Tensor grad_gates, Tensor grad_h0, Tensor grad_c0, Tensor grad_hidden)";
+constexpr const char* kGradients =
+    "lstm_gradients(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor gates, "
+    "Tensor cells, Tensor x, Tensor y, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, "
+    "Tensor? weight_hr, Tensor? reset_mask, Tensor? lengths, Tensor? recurrent_mask, bool reverse, "
+    "Tensor? sum_ih, Tensor? sum_hh, Tensor? sum_bias, int wanted) -> "
+    "(Tensor grad_x, Tensor grad_ih, Tensor grad_hh, Tensor grad_bias, Tensor grad_h0, "
+    "Tensor grad_c0, Tensor grad_hidden)";
 constexpr const char* kStep =
     "lstm_step_(Tensor x, Tensor[] weights, Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, "
     "Tensor? reset_mask, Tensor? lengths, bool bias, bool bidirectional, bool tf32=False) -> "

@@ -70,6 +70,22 @@ struct BackwardParams : SequenceParams<S> {
   Acc<S>* grad_hidden;     // (T, B, P) whole gradient of each h, for weight_hr; null without it
 };
 
+// What of backward is parallel over time, from the gradients of the gates. What is null is not wanted.
+template <class S>
+struct GradientParams : SequenceParams<S> {
+  int64_t I;
+  const S* x;              // (T, B, I)
+  const S* y;              // (T, B, P) from forward
+  const S* h0;             // (B, P)
+  const S* weight_ih;      // (4H, I)
+  const void* grad_gates;  // (T, B, 4H) of the type of sums, or of S where products take pairs of S
+  bool adds;               // to what is there, rather than writing anew
+  Acc<S>* grad_ih;         // (4H, I)
+  Acc<S>* grad_hh;         // (4H, P)
+  Acc<S>* grad_bias;       // (4H), of either bias
+  S* grad_x;               // (T, B, I)
+};
+
 // One step of one layer and direction, in place on the resident state.
 template <class S>
 struct StepParams {

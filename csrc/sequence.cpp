@@ -126,9 +126,47 @@ void run_backward(const BackwardParams<S>& p) {
   });
 }
 
+template <class S>
+void run_gradients(const GradientParams<S>& p) {
+  using A = Acc<S>;
+  const int64_t rows = p.T * p.B;
+  if (rows == 0) return;
+  const auto& kernel = cpu::kernels<S>();
+  constexpr int64_t kWork = 1 << 17;  // multiply-adds worth a thread's waking
+  const auto share = [](int64_t count, int64_t work, const auto& part) {
+    const int64_t grain = std::max<int64_t>(1, kWork / std::max<int64_t>(1, work));
+    if (count <= grain)
+      part(0, count);
+    else
+      torch::stable::parallel_for(0, count, grain, part);
+  };
+  const int64_t panels = kernel.gradient_panels(p), size = kernel.gradient_panel_size(p);
+  if (panels > 0 || p.grad_bias) {
+    const Buffer<A> pack(panels * size, Kept::pack);
+    constexpr int64_t kEach = 4;  // to pack a number takes as long as some multiply-adds
+    share(panels, kEach * size, [&](int64_t begin, int64_t end) {
+      kernel.gradient_pack(p, pack.get(), begin, end);
+    });
+    const int64_t tiles = (4 * p.H + kernel.tile_rows - 1) / kernel.tile_rows;
+    share(tiles, kernel.tile_rows * (p.I + p.P) * (rows + kEach), [&](int64_t begin, int64_t end) {
+      const Buffer<A> room(kernel.gradient_room, Kept::own);
+      kernel.gradient_weights(p, pack.get(), room.get(), begin, end);
+    });
+  }
+  if (p.grad_x == nullptr) return;
+  const Buffer<A> pack = pack_weights(kernel.gradient_weight, p, cpu::Weights::packed);
+  constexpr int64_t kRows = 192;  // whose gradients of gates stay in L2
+  share(rows, 4 * p.H * p.I, [&](int64_t begin, int64_t end) {
+    const Buffer<A> room(sizeof(S) < sizeof(A) ? std::min(kRows, end - begin) * p.I : 0, Kept::own);
+    for (int64_t b = begin; b < end; b += kRows)
+      kernel.gradient_inputs(p, pack.get(), room.get(), b, std::min(end, b + kRows));
+  });
+}
+
 #define LSTM_INSTANTIATE(S)                                 \
   template void run_forward(const ForwardParams<S>&, bool); \
-  template void run_backward(const BackwardParams<S>&);
+  template void run_backward(const BackwardParams<S>&);     \
+  template void run_gradients(const GradientParams<S>&);
 LSTM_INSTANTIATE(float)
 LSTM_INSTANTIATE(double)
 LSTM_INSTANTIATE(bfloat16)

@@ -9,5 +9,8 @@ template <class S>
 void run_forward(const ForwardParams<S>& p, bool may_be_in_place);
 template <class S>
 void run_backward(const BackwardParams<S>& p);
+// What is parallel over time, after that.
+template <class S>
+void run_gradients(const GradientParams<S>& p);
 
 }  // namespace stateful_lstm

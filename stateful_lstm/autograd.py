@@ -1,8 +1,8 @@
 """One layer on the compiled kernels, with its gradients.
 
-The kernels do all of forward, and backward the recurrence. What is parallel over time there, the
-gradients of weights and input, is a library matrix product here. No atomics anywhere, so gradients
-are bitwise repeatable.
+The kernels do all of forward, and on the CPU all of backward. On CUDA they do the recurrence there; what
+is parallel over time, the gradients of weights and input, are library matrix products. No atomics
+anywhere, so gradients are bitwise repeatable.
 
 A sequence that is trained on is worked on in ranges of steps, one after the other: what the kernels
 make for a range is still in the cache when the products need it, and no array is so large that the
@@ -211,47 +211,44 @@ def _backward(
     x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, _, reset, lengths, mask, y, *saved = ctx.saved_tensors
     weights = LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr)
     control = Control(reset, lengths, mask, ctx.reverse)
-    sums = _WeightGrads(ctx.needs_input_grad, weights)
+    wanted = ctx.needs_input_grad
+    sums = (_LibraryGrads if cuda.on_gpu(x) else _KernelGrads)(wanted, weights)
     whole, each = len(ctx.ranges) == 1, len(saved) // len(ctx.ranges)
-    grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] and not whole else None
+    grad_x = torch.empty_like(x) if wanted[0] and not whole else None
 
     for k in reversed(range(len(ctx.ranges))):
         begin, end = ctx.ranges[k]
         part = control if whole else _part(control, begin, end)
         part_x = x if whole else x[begin:end]
         h_begin, c_begin, *inside = saved[k * each : (k + 1) * each]
-        h_prev = _previous_hidden(y if whole else y[begin:end], h_begin, part)
+        part_y = y if whole else y[begin:end]
         if ctx.keep == "state":
             _, _, _, gates, cells = ops.lstm_forward(
                 part_x, *weights, h_begin, c_begin, *part, 2, tf32=ctx.tf32
             )
         elif ctx.keep == "cells":
             (cells,) = inside
-            gates = _gates_anew(part_x, weights, h_prev)
+            gates = _gates_anew(part_x, weights, _previous_hidden(part_y, h_begin, part))
         else:
             cells, gates = inside
-        grad_gates, grad_h, grad_c, grad_hidden = ops.lstm_backward(
+        grads = (
             grad_y if grad_y is None or whole else grad_y[begin:end],
             None if grad_h is None else _cast(grad_h, x.dtype),
             grad_c,
-            gates,
-            cells,
-            w_hh,
-            w_hr,
-            c_begin,
-            *part,
-            tf32=ctx.tf32,
         )
-        factor = _cast(grad_gates, _factor_dtype(x))
-        sums.add(part_x, h_prev, grad_gates, factor, grad_hidden, gates, cells)
-        if ctx.needs_input_grad[0]:
-            part_grad = factor @ _cast(w_ih, factor.dtype)
-            if grad_x is None:
-                grad_x = _cast(part_grad, x.dtype)
-            else:
-                grad_x[begin:end] = part_grad
+        forward = Forward(part_x, part_y, h_begin, c_begin, gates, cells)
+        part_grad, grad_h, grad_c = sums.add(
+            grads, forward, part, want_h0=k > 0 or wanted[6], tf32=ctx.tf32
+        )
+        if not wanted[0]:
+            continue
+        if grad_x is None:
+            grad_x = part_grad
+        else:
+            grad_x[begin:end] = part_grad
     assert grad_h is not None
-    return [grad_x, *sums.results(), _cast(grad_h, h0.dtype), grad_c]
+    grad_h0 = _cast(grad_h, h0.dtype) if wanted[6] else None
+    return [grad_x, *sums.results(), grad_h0, grad_c]
 
 
 def _factor_dtype(x: Tensor) -> torch.dtype:
@@ -311,39 +308,43 @@ def _gates_anew(x: Tensor, weights: LayerWeights, h_prev: Tensor) -> Tensor:
     return gates.to(x.dtype)
 
 
-class _WeightGrads:
-    """Sums of the weights' gradients over ranges, in the dtype of sums."""
+class Forward(NamedTuple):
+    """What a range's forward call was given and what it left. Shapes: ``ops.lstm_forward``."""
+
+    x: Tensor
+    y: Tensor
+    h0: Tensor
+    c0: Tensor
+    gates: Tensor
+    cells: Tensor
+
+
+class _Grads:
+    """Backward of one range after another, and sums of the weights' gradients in the dtype of sums."""
 
     def __init__(self, needs: tuple[bool, ...], weights: LayerWeights) -> None:
-        self.weights = weights
+        self.weights, self.need_x = weights, needs[0]
         self.needed = [need and w is not None for need, w in zip(needs[1:6], weights, strict=True)]
         self.sums: list[Tensor | None] = [None] * 5
 
     def add(
         self,
-        x: Tensor,
-        h_prev: Tensor,
-        grad_gates: Tensor,
-        factor: Tensor,
-        grad_hidden: Tensor,
-        gates: Tensor,
-        cells: Tensor,
-    ) -> None:
-        """``factor``: grad_gates as products take it."""
-        w_ih, w_hh, b_ih, b_hh, w_hr = self.needed
-        if w_ih:
-            self._add_product(0, factor, _cast(x, factor.dtype))
-        if w_hh:
-            self._add_product(1, factor, h_prev)
-        if b_ih or b_hh:
-            bias = grad_gates.flatten(0, 1).sum(0)
-            for k in (2, 3):
-                if self.needed[k]:
-                    old = self.sums[k]
-                    self.sums[k] = bias.clone() if old is None else old + bias
-        if w_hr:
-            hidden = gates[..., -cells.size(2) :].to(cells.dtype) * cells.tanh()
-            self._add_product(4, grad_hidden, hidden)
+        grads: tuple[Tensor | None, Tensor | None, Tensor | None],
+        forward: Forward,
+        control: Control,
+        *,
+        want_h0: bool,
+        tf32: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Takes the gradients of y, h_n and c_n; returns those of x, h0 and c0."""
+        raise NotImplementedError
+
+    def _add_hidden(self, grad_hidden: Tensor, forward: Forward) -> None:
+        """The gradient of weight_hr, whose product takes h before the projection."""
+        if self.needed[4]:
+            cells = forward.cells
+            o = forward.gates[..., -cells.size(2) :]
+            self._add_product(4, grad_hidden, o.to(cells.dtype) * cells.tanh())
 
     def _add_product(self, k: int, grad: Tensor, into: Tensor) -> None:
         """Adds to sum k the product of a gradient (T*B, N) and what was multiplied (T, B, K)."""
@@ -355,10 +356,96 @@ class _WeightGrads:
             self.sums[k] = product if old is None else old + product
 
     def results(self) -> list[Tensor | None]:
+        """The gradients of the five weights."""
         return [
-            None if s is None or w is None else _cast(s, w.dtype)
-            for s, w in zip(self.sums, self.weights, strict=True)
+            _cast(s, w.dtype) if need and s is not None and w is not None else None
+            for need, s, w in zip(self.needed, self.sums, self.weights, strict=True)
         ]
+
+
+class _KernelGrads(_Grads):
+    """On the CPU one operator does it all, but for the projection's product."""
+
+    def add(
+        self,
+        grads: tuple[Tensor | None, Tensor | None, Tensor | None],
+        forward: Forward,
+        control: Control,
+        *,
+        want_h0: bool,
+        tf32: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        w_ih, w_hh, b_ih, b_hh, _ = self.needed
+        bias = b_ih or b_hh
+        x, y, h0, c0, gates, cells = forward
+        grad_x, *sums, grad_h0, grad_c0, grad_hidden = ops.lstm_gradients(
+            *grads,
+            gates,
+            cells,
+            x,
+            y,
+            h0,
+            c0,
+            self.weights.w_ih,
+            self.weights.w_hh,
+            self.weights.w_hr,
+            *control,
+            *self.sums[:3],
+            self.need_x + 2 * w_ih + 4 * w_hh + 8 * bias + 16 * want_h0,
+        )
+        for k, needed in enumerate((w_ih, w_hh, bias)):
+            if needed:
+                self.sums[k] = sums[k]
+        self._add_hidden(grad_hidden, forward)
+        return grad_x, grad_h0, grad_c0
+
+    def results(self) -> list[Tensor | None]:
+        bias = self.sums[2]
+        # Each bias gets a gradient of its own: someone may change one in place.
+        self.sums[3] = bias.clone() if bias is not None and all(self.needed[2:4]) else bias
+        return super().results()
+
+
+class _LibraryGrads(_Grads):
+    """On CUDA the kernel gives the gradients of the gates, and library products the rest."""
+
+    def add(
+        self,
+        grads: tuple[Tensor | None, Tensor | None, Tensor | None],
+        forward: Forward,
+        control: Control,
+        *,
+        want_h0: bool,
+        tf32: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        w_ih, w_hh, b_ih, b_hh, _ = self.needed
+        x, y, h0, c0, gates, cells = forward
+        grad_gates, grad_h, grad_c, grad_hidden = ops.lstm_backward(
+            *grads,
+            gates,
+            cells,
+            self.weights.w_hh,
+            self.weights.w_hr,
+            c0,
+            *control,
+            tf32=tf32,
+        )
+        factor = _cast(grad_gates, _factor_dtype(x))
+        if w_ih:
+            self._add_product(0, factor, _cast(x, factor.dtype))
+        if w_hh:
+            self._add_product(1, factor, _previous_hidden(y, h0, control))
+        if b_ih or b_hh:
+            bias = grad_gates.flatten(0, 1).sum(0)
+            for k in (2, 3):
+                if self.needed[k]:
+                    old = self.sums[k]
+                    self.sums[k] = bias.clone() if old is None else old + bias
+        self._add_hidden(grad_hidden, forward)
+        grad_x = factor
+        if self.need_x:
+            grad_x = _cast(factor @ _cast(self.weights.w_ih, factor.dtype), x.dtype)
+        return grad_x, grad_h, grad_c
 
 
 def _backward_with_graph(ctx: Any, grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:

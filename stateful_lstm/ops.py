@@ -189,6 +189,68 @@ def lstm_backward(
     return out
 
 
+def lstm_gradients(
+    grad_y: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    gates: Tensor,
+    cells: Tensor,
+    x: Tensor,
+    y: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    weight_hr: Tensor | None,
+    reset_mask: Tensor | None,
+    lengths: Tensor | None,
+    recurrent_mask: Tensor | None,
+    reverse: bool,
+    sum_ih: Tensor | None,
+    sum_hh: Tensor | None,
+    sum_bias: Tensor | None,
+    wanted: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """All of backward but the gradient of ``weight_hr``, on the CPU.
+
+    Args:
+        sum_ih, sum_hh, sum_bias: gradients of other steps, to which those of these are added, for all
+            that are wanted; or all None. In the dtype of sums.
+        wanted: a sum of 1 for the gradient of x, 2 weight_ih, 4 weight_hh, 8 the biases, 16 h0.
+
+    The others are as in :func:`lstm_forward` and :func:`lstm_backward`.
+
+    Returns:
+        grad_x (T, B, I) in the layer's dtype; in the dtype of sums grad_ih (4H, I), grad_hh (4H, P),
+        grad_bias (4H,), grad_h0 (B, P), grad_c0 (B, H), and grad_hidden as in :func:`lstm_backward`.
+        What is not wanted is empty.
+    """
+    out: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+    out = torch.ops.stateful_lstm.lstm_gradients(
+        grad_y,
+        grad_h_n,
+        grad_c_n,
+        gates,
+        cells,
+        x,
+        y,
+        h0,
+        c0,
+        weight_ih,
+        weight_hh,
+        weight_hr,
+        reset_mask,
+        lengths,
+        recurrent_mask,
+        reverse,
+        sum_ih,
+        sum_hh,
+        sum_bias,
+        wanted,
+    )
+    return out
+
+
 def lstm_step_(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -272,6 +334,23 @@ def _register_fakes() -> None:
             weight_hh.new_empty(B, P, dtype=acc),
             weight_hh.new_empty(B, H, dtype=acc),
             weight_hh.new_empty(0 if weight_hr is None else T, B, P, dtype=acc),
+        )
+
+    @torch.library.register_fake("stateful_lstm::lstm_gradients")
+    def _(  # type: ignore[no-untyped-def]
+        gy, gh, gc, gates, cells, x, y, h0, c0, weight_ih, weight_hh, weight_hr, *others
+    ):
+        T, B, H = cells.shape
+        I, P, wanted = x.size(2), weight_hh.size(1), others[-1]  # noqa: E741
+        acc = accumulation_dtype(weight_hh.dtype)
+        return (
+            x.new_empty(T if wanted & 1 else 0, B, I),
+            x.new_empty(4 * H if wanted & 2 else 0, I, dtype=acc),
+            x.new_empty(4 * H if wanted & 4 else 0, P, dtype=acc),
+            x.new_empty(4 * H if wanted & 8 else 0, dtype=acc),
+            x.new_empty(B if wanted & 16 else 0, P, dtype=acc),
+            x.new_empty(B, H, dtype=acc),
+            x.new_empty(0 if weight_hr is None else T, B, P, dtype=acc),
         )
 
     @torch.library.register_fake("stateful_lstm::lstm_step_")

@@ -39,6 +39,19 @@ struct Kernels {
   void (*backward_part)(const BackwardParams<S>&, const Acc<S>* pack, Acc<S>* work, const Part&,
                         Barrier&);
 
+  // The gradients that are parallel over time: weight_ih packed for that of the inputs, the panels of [X, R] in
+  // all and what each holds, a range of them packed, and ranges of tiles of `tile_rows` of the weights'
+  // rows, or of rows of the inputs. `room` has gradient_room numbers.
+  Packing<S, GradientParams<S>> gradient_weight;
+  int64_t tile_rows, gradient_room;
+  int64_t (*gradient_panels)(const GradientParams<S>&);
+  int64_t (*gradient_panel_size)(const GradientParams<S>&);
+  void (*gradient_pack)(const GradientParams<S>&, Acc<S>* pack, int64_t begin, int64_t end);
+  void (*gradient_weights)(const GradientParams<S>&, const Acc<S>* pack, Acc<S>* room,
+                           int64_t begin, int64_t end);
+  void (*gradient_inputs)(const GradientParams<S>&, const Acc<S>* pack, Acc<S>* room, int64_t begin,
+                          int64_t end);
+
   // One step: its inputs; [begin, end) blocks of `lanes` units for all rows; the projection of a
   // range of rows; and the new h into the state.
   void (*step_inputs)(const StepParams<S>&);

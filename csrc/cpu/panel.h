@@ -59,17 +59,32 @@ struct PanelInPlace {
 };
 
 // Sums that products are added to: row r lies at data + r * row, C vectors of it, of which the first n
-// numbers exist; more than those of one panel go on `panel` further on.
+// numbers exist; more than those of one panel go on `panel` further on. Where they are `fresh`, nothing is
+// there yet.
 template <class A>
 struct Sums {
   A* data;
   int64_t row, n, panel;
+  bool fresh = false;
+};
+
+// What a tile's rows multiply: factors of a row side by side, or those of a column.
+template <class F>
+struct RowInputs {
+  const F* data;
+  int64_t row;
+  LSTM_INLINE const F& at(int64_t r, int64_t k) const { return data[r * row + k]; }
+};
+template <class F>
+struct ColumnInputs {
+  const F* data;
+  int64_t column;
+  LSTM_INLINE const F& at(int64_t r, int64_t k) const { return data[k * column + r]; }
 };
 
 // out (R, C vectors) += in (R, K) times K rows of C/2 halves of panels; K counts factors.
-template <int R, int C, class A, class F, class Panel>
-LSTM_APART void add_tile(const Sums<A>& out, const F* in, int64_t in_stride, int64_t K,
-                         const Panel& panel) {
+template <int R, int C, class A, class In, class Panel>
+LSTM_APART void add_tile(const Sums<A>& out, const In& in, int64_t K, const Panel& panel) {
   constexpr int64_t lanes = kLanes<A>;
   Vec<A> sum[R][C] = {};
   const auto add = [&](int64_t k) LSTM_LAMBDA {
@@ -80,14 +95,14 @@ LSTM_APART void add_tile(const Sums<A>& out, const F* in, int64_t in_stride, int
       const decltype(column(0)) w[C] = {column(0), column(1)};
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
-        const auto x = broadcast(in[r * in_stride + k]);
+        const auto x = broadcast(in.at(r, k));
         sum[r][0] = multiply_add(x, w[0], sum[r][0]);
         sum[r][1] = multiply_add(x, w[1], sum[r][1]);
       }
     } else {
       decltype(column(0)) x[R];
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) x[r] = broadcast(in[r * in_stride + k]);
+      for (int r = 0; r < R; ++r) x[r] = broadcast(in.at(r, k));
 #pragma GCC unroll 16
       for (int j = 0; j < C; ++j) {
         const auto w = column(j);
@@ -109,7 +124,8 @@ LSTM_APART void add_tile(const Sums<A>& out, const F* in, int64_t in_stride, int
     for (int j = 0; j < C; ++j) {
       A* to = out.data + r * out.row + j / kGroup * out.panel + j % kGroup * lanes;
       const int64_t n = C > kGroup ? lanes : out.n - j * lanes;
-      if (n > 0) store(to, load(static_cast<const A*>(to), n) + sum[r][j], n);
+      if (n <= 0) continue;
+      store(to, out.fresh ? sum[r][j] : load(static_cast<const A*>(to), n) + sum[r][j], n);
     }
 }
 
@@ -131,8 +147,8 @@ LSTM_INLINE void add_panels(const Sums<A>& out, const F* in, int64_t in_stride, 
     if (!wanted(rows, begin)) return;
     for (int64_t k = 0; k < K; k += length)
       add_tile<R, C>(Sums<A>{out.data + begin * out.row, out.row, out.n, out.panel},
-                     in + begin * in_stride + k, in_stride, K - k < length ? K - k : length,
-                     part_of(k, 0));
+                     RowInputs<F>{in + begin * in_stride + k, in_stride},
+                     K - k < length ? K - k : length, part_of(k, 0));
   };
   if (together >= 4) return few(Rows<1>{}, Rows<4>{});
   if (together == 2 && end - begin == 1) return few(Rows<1>{}, Rows<2>{});
@@ -144,8 +160,8 @@ LSTM_INLINE void add_panels(const Sums<A>& out, const F* in, int64_t in_stride, 
         constexpr int R = decltype(rows)::rows, C = tile_columns(R);
         if ((C == kGroup && half > 0) || !wanted(rows, b)) return;
         add_tile<R, C>(Sums<A>{out.data + b * out.row + column, out.row, out.n - column, 0},
-                       in + b * in_stride + k, in_stride, K - k < length ? K - k : length,
-                       part_of(k, half));
+                       RowInputs<F>{in + b * in_stride + k, in_stride},
+                       K - k < length ? K - k : length, part_of(k, half));
       };
       in_tiles<kTileRows>(begin, end, tile);
     }

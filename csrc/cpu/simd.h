@@ -98,6 +98,9 @@ LSTM_INLINE Pairs load(const Pair* p) {
 LSTM_INLINE void store(Pair* p, const Pairs& v) {
   __builtin_memcpy(static_cast<void*>(p), &v, sizeof v);
 }
+LSTM_INLINE void store(Pair* p, const Pairs& v, int64_t n) {
+  __builtin_memcpy(static_cast<void*>(p), &v, n < kLanes<float> ? n * sizeof *p : sizeof v);
+}
 LSTM_INLINE Pairs broadcast(Pair x) { return bit_cast<uint32_t>(x) + Pairs{}; }
 LSTM_INLINE Pairs load_pairs(const bfloat16* p, int64_t n) {
   Pairs v = {};

@@ -6,5 +6,6 @@
 #include "dots.h"
 #include "forward.h"
 #include "backward.h"
+#include "gradients.h"
 #include "step.h"
 #include "table.h"

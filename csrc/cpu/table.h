@@ -20,6 +20,14 @@ Kernels<S> table() {
   k.backward_weights = packing<S, BackwardParams<S>, backward_weights<S>>();
   k.forward_part = forward_part<S>;
   k.backward_part = backward_part<S>;
+  k.gradient_weight = packing<S, GradientParams<S>, gradient_weight<S>>();
+  k.tile_rows = kTileRows;
+  k.gradient_room = kSumLength * kColumnsAtOnce;
+  k.gradient_panels = [](const GradientParams<S>& a) { return RowPanels<S>{a}.count(); };
+  k.gradient_panel_size = [](const GradientParams<S>& a) { return RowPanels<S>{a}.size(); };
+  k.gradient_pack = gradient_pack<S>;
+  k.gradient_weights = gradient_weights<S>;
+  k.gradient_inputs = gradient_inputs<S>;
   k.step_inputs = step_inputs<S>;
   k.step_units = step_units<S>;
   k.step_project = step_project<S>;

@@ -1,0 +1,186 @@
+// The gradients that are parallel over time: of weights, biases and inputs, from those of the gates.
+// Included only by isa_*.cpp, after backward.h. Shapes: params.h.
+//
+// With G (T*B, 4H) the gradients of the gates, X (T*B, I) the inputs and R (T*B, P) the h that each step saw:
+//   grad_ih += G^T X    grad_hh += G^T R    grad_bias += column sums of G    grad_x = G weight_ih
+// The first two are one product with [X, R]: that is packed as weights are, k counting rows, and G goes
+// through in blocks of kSumLength rows, a few tiles of columns at a time, so that a block stays in L2. A
+// library's product wants G turned first, and for float beside bfloat16 the numbers widened.
+//
+// Every sum runs over the rows in one order, whoever computes it: no atomics, the same bits in every run.
+
+constexpr int64_t kColumnsAtOnce = 8 * kTileRows;  // of G
+
+// weight_ih as the columns of the product that gives grad_x.
+template <class S>
+Packed<S, 1> gradient_weight(const GradientParams<S>& a) {
+  return {{{a.weight_ih, 4 * a.H, a.grad_x ? a.I : 0, a.I, 1, false}}};
+}
+
+// X or R as products take them: row k of (T * B), or null where the row counts as zero.
+template <class S>
+LSTM_INLINE const S* input_row(const GradientParams<S>& a, int64_t k) {
+  return a.x + k * a.I;
+}
+template <class S>
+LSTM_INLINE const S* hidden_row(const GradientParams<S>& a, int64_t k) {
+  const int64_t t = k / a.B, b = k % a.B;
+  if (!is_live(a, t, b) || is_reset(a, t, b)) return nullptr;
+  const int64_t first = !a.reverse ? 0 : (a.lengths ? a.lengths[b] : a.T) - 1;
+  if (t == first) return a.h0 + b * a.P;
+  return a.y + ((a.reverse ? t + 1 : t - 1) * a.B + b) * a.P;
+}
+
+// The panels of X come first, then those of R: each over all rows, as pack.h has them.
+template <class S>
+struct RowPanels {
+  const GradientParams<S>& a;
+
+  static int64_t of(int64_t columns) {
+    constexpr int64_t width = kGroup * kLanes<Acc<S>>;
+    return (columns + width - 1) / width;
+  }
+  int64_t of_x() const { return a.grad_ih ? of(a.I) : 0; }
+  int64_t count() const { return of_x() + (a.grad_hh ? of(a.P) : 0); }
+  int64_t depth() const { return factors<S>(a.T * a.B); }
+  int64_t size() const { return depth() * kGroup * kLanes<Acc<S>>; }  // of a panel, in factors
+};
+
+// One panel of rows `row(k)`, null for zero, of N columns; `mask` (B, N) multiplies them, if not null.
+template <class S, class Row>
+LSTM_INLINE void pack_rows(const GradientParams<S>& a, Factor<S>* panel, int64_t column, int64_t N,
+                           const S* mask, const Row& row) {
+  using A = Acc<S>;
+  constexpr int64_t lanes = kLanes<A>, step = kHalf * lanes, each = kNumbers<Factor<S>>;
+  const int64_t rows = a.T * a.B, depth = factors<S>(rows);
+  for (int64_t k = 0; k < depth; ++k) {
+    const S *from[each], *masks[each] = {};
+    for (int64_t e = 0; e < each; ++e) {
+      from[e] = each * k + e < rows ? row(each * k + e) : nullptr;
+      if (mask) masks[e] = mask + (each * k + e) % a.B * N;
+    }
+    const auto load_row = [&](int64_t e, int64_t first) LSTM_LAMBDA {
+      if (from[e] == nullptr || first >= N) return Vec<A>{};
+      const Vec<A> v = load(from[e] + first, N - first);
+      return masks[e] ? round_to<S>(v * load(masks[e] + first, N - first)) : v;
+    };
+    for (int64_t j = 0; j < kGroup; ++j) {
+      const int64_t first = column + j * lanes;
+      Factor<S>* to = panel + j / kHalf * depth * step + k * step + j % kHalf * lanes;
+      if constexpr (kPaired<S>)
+        store(to, bit_cast<Pairs>(load_row(0, first)) >> 16 | bit_cast<Pairs>(load_row(1, first)));
+      else
+        store(to, load_row(0, first));
+    }
+  }
+}
+
+// Panels [begin, end) of [X, R].
+template <class S>
+void gradient_pack(const GradientParams<S>& a, Acc<S>* pack, int64_t begin, int64_t end) {
+  constexpr int64_t width = kGroup * kLanes<Acc<S>>;
+  const RowPanels<S> panels = {a};
+  for (int64_t p = begin; p < end; ++p) {
+    auto* to = reinterpret_cast<Factor<S>*>(pack) + p * panels.size();
+    if (p < panels.of_x())
+      pack_rows(a, to, p * width, a.I, static_cast<const S*>(nullptr),
+                [&](int64_t k) LSTM_LAMBDA { return input_row(a, k); });
+    else
+      pack_rows(a, to, (p - panels.of_x()) * width, a.P, a.recurrent_mask,
+                [&](int64_t k) LSTM_LAMBDA { return hidden_row(a, k); });
+  }
+}
+
+// Columns [n, n + count) of G, rows [begin, end), as factors (rows, count); their sums are added to `bias`.
+template <class S>
+LSTM_INLINE void pack_gates(const GradientParams<S>& a, Factor<S>* to, int64_t n, int64_t count,
+                            int64_t begin, int64_t end, Acc<S>* bias) {
+  using A = Acc<S>;
+  constexpr int64_t lanes = kLanes<A>, each = kNumbers<Factor<S>>;
+  const auto* gates = static_cast<const Input<S>*>(a.grad_gates);
+  for (int64_t first = 0; first < count; first += lanes) {
+    const int64_t live = count - first;
+    Vec<A> sum = {};
+    const auto column = [&](int64_t k) LSTM_LAMBDA {
+      return k < end ? load(gates + k * 4 * a.H + n + first, live) : Vec<A>{};
+    };
+    for (int64_t k = begin; k < end; k += each) {
+      Factor<S>* target = to + (k - begin) / each * count + first;
+      if constexpr (kPaired<S>) {
+        const Vec<A> even = column(k), odd = column(k + 1);
+        sum += even + odd;
+        store(target, bit_cast<Pairs>(even) >> 16 | bit_cast<Pairs>(odd), live);
+      } else {
+        const Vec<A> v = column(k);
+        sum += v;
+        store(target, v, live);
+      }
+    }
+    if (bias) store(bias + first, load(static_cast<const A*>(bias) + first, live) + sum, live);
+  }
+}
+
+// Rows [begin, end), in tiles, of the gradients of the weights, and the same part of that of the biases.
+// `room` has kSumLength * kColumnsAtOnce numbers.
+template <class S>
+void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* room, int64_t begin,
+                      int64_t end) {
+  using A = Acc<S>;
+  using F = Factor<S>;
+  constexpr int64_t lanes = kLanes<A>, width = kGroup * lanes, each = kNumbers<F>;
+  const RowPanels<S> panels = {a};
+  const auto* pack = reinterpret_cast<const F*>(packed);
+  auto* gates = reinterpret_cast<F*>(room);
+  const int64_t rows = a.T * a.B;
+  end = end * kTileRows < 4 * a.H ? end * kTileRows : 4 * a.H;
+  for (int64_t n = begin * kTileRows; n < end; n += kColumnsAtOnce) {
+    const int64_t count = end - n < kColumnsAtOnce ? end - n : kColumnsAtOnce;
+    A* bias = a.grad_bias ? a.grad_bias + n : nullptr;
+    for (int64_t first = 0; first < rows; first += kSumLength) {
+      const int64_t last = rows - first < kSumLength ? rows : first + kSumLength;
+      const bool fresh = first == 0 && !a.adds;
+      if (bias && fresh) zero(bias, count);
+      pack_gates(a, gates, n, count, first, last, bias);
+      for (int64_t p = 0; p < panels.count(); ++p) {
+        const bool of_x = p < panels.of_x();
+        const int64_t K = of_x ? a.I : a.P, column = (of_x ? p : p - panels.of_x()) * width;
+        A* grads = (of_x ? a.grad_ih : a.grad_hh) + n * K + column;
+        PackedPanel<F> panel = packed_panel(pack, panels.depth(), p);
+        panel.data += first / each * panel.row;
+        for (int64_t half = 0; half < kGroup / kHalf; ++half) {
+          const int64_t at = half * kHalf * lanes;
+          if (column + at >= K) break;
+          PackedPanel<F> part = panel;
+          part.data += half * panel.half;
+          in_tiles<kTileRows>(0, count, [&](auto tile, int64_t r) LSTM_LAMBDA {
+            add_tile<decltype(tile)::rows, kHalf>(
+                Sums<A>{grads + r * K + at, K, K - column - at, 0, fresh},
+                ColumnInputs<F>{gates + r, count}, factors<S>(last - first), part);
+          });
+        }
+      }
+    }
+  }
+}
+
+// grad_x = G weight_ih for rows [begin, end); `room` has one row of sums for each, where S is narrower.
+template <class S>
+void gradient_inputs(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* room, int64_t begin,
+                     int64_t end) {
+  using A = Acc<S>;
+  using F = Factor<S>;
+  constexpr int64_t each = kNumbers<F>;
+  const Columns<S> w = gradient_weight(a).w[0];
+  const auto* gates = static_cast<const F*>(a.grad_gates) + begin * 4 * a.H / each;
+  const auto product = [&](A* out) LSTM_LAMBDA {
+    plain_product(out, a.I, gates, 4 * a.H / each, 0, end - begin, 4 * a.H / each, a.I,
+                  Range{0, w.panels()}, reinterpret_cast<const F*>(packed),
+                  static_cast<const S*>(nullptr), Always{});
+  };
+  if constexpr (sizeof(S) == sizeof(A)) {
+    product(a.grad_x + begin * a.I);
+  } else {
+    product(room);
+    store_rows(a.grad_x + begin * a.I, static_cast<const A*>(room), (end - begin) * a.I);
+  }
+}
