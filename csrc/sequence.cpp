@@ -154,7 +154,7 @@ void run_gradients(const GradientParams<S>& p) {
     });
   }
   if (p.grad_x == nullptr) return;
-  const Buffer<A> pack = pack_weights(kernel.gradient_weight, p, cpu::Weights::packed);
+  const Buffer<A> pack = pack_weights(kernel.gradient_weight, p, kernel.gradient_weight_is(p));
   constexpr int64_t kRows = 192;  // whose gradients of gates stay in L2
   share(rows, 4 * p.H * p.I, [&](int64_t begin, int64_t end) {
     const Buffer<A> room(sizeof(S) < sizeof(A) ? std::min(kRows, end - begin) * p.I : 0, Kept::own);

@@ -19,7 +19,7 @@ Weights backward_weights_are(const BackwardParams<S>& a) {
   constexpr int64_t kMostRows = 16;
   const bool whole_panels = a.P % (kGroup * kLanes<Acc<S>>) == 0;
   const bool multiplied = a.T > 1 || a.grad_h0 || a.weight_hr;
-  const bool may = !a.weight_hr && !kPaired<S> && a.T == 1 && a.B <= kMostRows && whole_panels;
+  const bool may = !a.weight_hr && a.T == 1 && a.B <= kMostRows && whole_panels;
   return may || !multiplied ? Weights::in_place : Weights::packed;
 }
 

@@ -95,6 +95,8 @@ struct GateWeights {
   int64_t stride() const { return are == Weights::in_place ? w.K : input_stride<S>(w.K); }
 };
 
+constexpr int64_t kTurnedRows = 3;  // for more it pays to have packed
+
 // sums (panels, rows, 4, lanes) += rows [begin, end) of `in` times the four gates of `together` vectors of
 // units from `panel` on; more than one only where they are packed beforehand.
 template <class S, class Wanted>
@@ -106,8 +108,16 @@ LSTM_INLINE void add_gates(const Sums<Acc<S>>& sums, const GateWeights<S>& weigh
   if (weights.are == Weights::in_place)
     return add_gate_dots(sums.data, w.data, w.K, w.units(), in, begin, end, panel * lanes);
   const bool passing = weights.are == Weights::packed_in_passing;
+  const auto* factors_in = reinterpret_cast<const Factor<S>*>(in);
+  if (passing && end - begin <= kTurnedRows)
+    return with_rows<kTurnedRows>(end - begin, [&](auto rows) LSTM_LAMBDA {
+      if (!wanted(rows, begin)) return;
+      add_turned<decltype(rows)::rows>(Sums<Acc<S>>{sums.data + begin * sums.row, sums.row, 0, 0},
+                                       factors_in + begin * factors<S>(w.K), factors<S>(w.K), w,
+                                       panel * lanes);
+    });
   if (passing) pack_panel(weights.room, w, panel);
-  add_panels(sums, reinterpret_cast<const Factor<S>*>(in), factors<S>(w.K), begin, end, w.depth(),
+  add_panels(sums, factors_in, factors<S>(w.K), begin, end, w.depth(),
              passing ? packed_panel(static_cast<const Factor<S>*>(weights.room), w.depth(), 0)
                      : packed_panel(weights.pack, w.depth(), panel),
              together, wanted);

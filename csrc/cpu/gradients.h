@@ -11,10 +11,16 @@
 
 constexpr int64_t kColumnsAtOnce = 8 * kTileRows;  // of G
 
-// weight_ih as the columns of the product that gives grad_x.
+// weight_ih as the columns of the product that gives grad_x. For few rows it is not worth the packing.
 template <class S>
 Packed<S, 1> gradient_weight(const GradientParams<S>& a) {
   return {{{a.weight_ih, 4 * a.H, a.grad_x ? a.I : 0, a.I, 1, false}}};
+}
+template <class S>
+Weights gradient_weight_is(const GradientParams<S>& a) {
+  constexpr int64_t kMostRows = 16;
+  const bool whole_panels = a.I % (kGroup * kLanes<Acc<S>>) == 0;
+  return a.T * a.B <= kMostRows && whole_panels ? Weights::in_place : Weights::packed;
 }
 
 // X or R as products take them: row k of (T * B), or null where the row counts as zero.
@@ -163,7 +169,7 @@ void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* 
   }
 }
 
-// grad_x = G weight_ih for rows [begin, end); `room` has one row of sums for each, where S is narrower.
+// grad_x = G weight_ih for rows [begin, end), in place if there is no `packed`; `room` has one row of sums for each, where S is narrower.
 template <class S>
 void gradient_inputs(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* room, int64_t begin,
                      int64_t end) {
@@ -174,8 +180,7 @@ void gradient_inputs(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* r
   const auto* gates = static_cast<const F*>(a.grad_gates) + begin * 4 * a.H / each;
   const auto product = [&](A* out) LSTM_LAMBDA {
     plain_product(out, a.I, gates, 4 * a.H / each, 0, end - begin, 4 * a.H / each, a.I,
-                  Range{0, w.panels()}, reinterpret_cast<const F*>(packed),
-                  static_cast<const S*>(nullptr), Always{});
+                  Range{0, w.panels()}, reinterpret_cast<const F*>(packed), a.weight_ih, Always{});
   };
   if constexpr (sizeof(S) == sizeof(A)) {
     product(a.grad_x + begin * a.I);

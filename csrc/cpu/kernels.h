@@ -42,6 +42,7 @@ struct Kernels {
   // The gradients that are parallel over time: weight_ih packed for that of the inputs, the panels of [X, R] in
   // all and what each holds, a range of them packed, and ranges of tiles of `tile_rows` of the weights'
   // rows, or of rows of the inputs. `room` has gradient_room numbers.
+  Weights (*gradient_weight_is)(const GradientParams<S>&);
   Packing<S, GradientParams<S>> gradient_weight;
   int64_t tile_rows, gradient_room;
   int64_t (*gradient_panels)(const GradientParams<S>&);

@@ -52,31 +52,47 @@ LSTM_INLINE auto load_factors(const S* p, int64_t n) {
     return load(p, n);
 }
 
-// One vector of columns, `live` of which exist, whose numbers lie side by side: turned in squares.
+// A square of columns whose numbers lie side by side, from factor k on, turned: row l has factor k + l of
+// each column. Of all lanes, or of the first `live`.
+template <class S>
+LSTM_INLINE void load_square(Vec<Acc<S>> (&row)[kLanes<Acc<S>>], const Columns<S>& w,
+                             const S* source, int64_t k) {
+  constexpr int64_t lanes = kLanes<Acc<S>>, each = kNumbers<Factor<S>>;
+#pragma GCC unroll 16
+  for (int l = 0; l < lanes; ++l)
+    row[l] =
+        bit_cast<Vec<Acc<S>>>(load_factors(source + l * w.n_stride + each * k, each * lanes));
+  transpose<Acc<S>>(row);
+}
+template <class S>
+LSTM_INLINE void load_square(Vec<Acc<S>> (&row)[kLanes<Acc<S>>], const Columns<S>& w,
+                             const S* source, int64_t k, int64_t live) {
+  constexpr int64_t lanes = kLanes<Acc<S>>, each = kNumbers<Factor<S>>;
+  for (int64_t l = 0; l < lanes; ++l)
+    row[l] = l < live ? bit_cast<Vec<Acc<S>>>(
+                            load_factors(source + l * w.n_stride + each * k, w.K - each * k))
+                      : Vec<Acc<S>>{};
+  transpose<Acc<S>>(row);
+}
+
+// One vector of such columns, `live` of which exist.
 template <class S>
 LSTM_INLINE void pack_turned(Factor<S>* target, const Columns<S>& w, const S* source,
                              int64_t live) {
   using A = Acc<S>;
-  constexpr int64_t lanes = kLanes<A>, step = kHalf * lanes, each = kPaired<S> ? 2 : 1;
+  constexpr int64_t lanes = kLanes<A>, step = kHalf * lanes, each = kNumbers<Factor<S>>;
   const int64_t depth = w.depth();
   int64_t k = 0;
   for (; live == lanes && each * (k + lanes) <= w.K; k += lanes) {  // these stay in registers
     Vec<A> row[lanes];
-#pragma GCC unroll 16
-    for (int l = 0; l < lanes; ++l)
-      row[l] = bit_cast<Vec<A>>(load_factors(source + l * w.n_stride + each * k, each * lanes));
-    transpose<A>(row);
+    load_square(row, w, source, k);
 #pragma GCC unroll 16
     for (int l = 0; l < lanes; ++l)
       store(target + (k + l) * step, bit_cast<decltype(load(target))>(row[l]));
   }
   for (; k < depth; k += lanes) {
     Vec<A> row[lanes];
-    for (int64_t l = 0; l < lanes; ++l)
-      row[l] = l < live ? bit_cast<Vec<A>>(
-                              load_factors(source + l * w.n_stride + each * k, w.K - each * k))
-                        : Vec<A>{};
-    transpose<A>(row);
+    load_square(row, w, source, k, live);
     for (int64_t l = 0; l < lanes && k + l < depth; ++l)
       store(target + (k + l) * step, bit_cast<decltype(load(target))>(row[l]));
   }

@@ -51,11 +51,30 @@ struct PackedPanel {
   static constexpr int64_t row = kHalf * kVectorBytes / sizeof(F);
   const F* data;
   int64_t half;
+
+  LSTM_INLINE auto column(int64_t k, int64_t j) const {
+    constexpr int64_t lanes = kVectorBytes / sizeof(F);
+    return load(data + k * row + j / kHalf * half + j % kHalf * lanes);
+  }
+  LSTM_INLINE void go_on(int64_t k, int64_t halves) { data += k * row + halves * half; }
 };
-template <class W>
+template <class S>
 struct PanelInPlace {
-  const W* data;
-  int64_t half, row;
+  const S* data;
+  int64_t half, row, last;  // the last row of weights there is, counted from `data`
+
+  LSTM_INLINE auto column(int64_t k, int64_t j) const {
+    const S* from = data + j / kHalf * half + j % kHalf * kLanes<Acc<S>>;
+    if constexpr (kPaired<S>)
+      return bit_cast<Pairs>(load(from + 2 * k * row)) >> 16 |
+             bit_cast<Pairs>(2 * k < last ? load(from + (2 * k + 1) * row) : Vec<Acc<S>>{});
+    else
+      return load(from + k * row);
+  }
+  LSTM_INLINE void go_on(int64_t k, int64_t halves) {
+    data += kNumbers<Factor<S>> * k * row + halves * half;
+    last -= kNumbers<Factor<S>> * k;
+  }
 };
 
 // Sums that products are added to: row r lies at data + r * row, C vectors of it, of which the first n
@@ -88,9 +107,7 @@ LSTM_APART void add_tile(const Sums<A>& out, const In& in, int64_t K, const Pane
   constexpr int64_t lanes = kLanes<A>;
   Vec<A> sum[R][C] = {};
   const auto add = [&](int64_t k) LSTM_LAMBDA {
-    const auto column = [&](int j) LSTM_LAMBDA {
-      return load(panel.data + k * panel.row + j / kHalf * panel.half + j % kHalf * lanes);
-    };
+    const auto column = [&](int j) LSTM_LAMBDA { return panel.column(k, j); };
     if constexpr (C == kHalf) {
       const decltype(column(0)) w[C] = {column(0), column(1)};
 #pragma GCC unroll 12
@@ -139,7 +156,7 @@ LSTM_INLINE void add_panels(const Sums<A>& out, const F* in, int64_t in_stride, 
   constexpr int64_t lanes = kLanes<A>, length = kSumLength / kNumbers<F>;
   const auto part_of = [&](int64_t k, int64_t half) LSTM_LAMBDA {
     Panel part = panel;
-    part.data += k * panel.row + half * panel.half;
+    part.go_on(k, half);
     return part;
   };
   const auto few = [&](auto rows, auto columns) LSTM_LAMBDA {
@@ -170,6 +187,49 @@ template <class F>  // of K factors
 LSTM_INLINE PackedPanel<F> packed_panel(const F* pack, int64_t K, int64_t panel) {
   return {pack + panel * K * 2 * PackedPanel<F>::row, K * PackedPanel<F>::row};
 }
+// Sums (rows, 4, lanes) += R rows of `in` times the four gates of the units from `unit` on, as add_panels has
+// them for the packed panel, but for weights that lie row by row: squares of them are turned in registers
+// and used there, which is all there is to do with them where rows are few.
+template <int R, class S>
+LSTM_APART void add_turned(const Sums<Acc<S>>& out, const Factor<S>* in, int64_t in_stride,
+                           const Columns<S>& w, int64_t unit) {
+  using A = Acc<S>;
+  constexpr int64_t lanes = kLanes<A>, each = kNumbers<Factor<S>>, length = kSumLength / each;
+  const int64_t left = w.units() - unit, live = left < lanes ? left : lanes, depth = w.depth();
+  for (int64_t begin = 0; begin < depth; begin += length) {
+    const int64_t end = depth - begin < length ? depth : begin + length;
+#pragma GCC unroll 4
+    for (int j = 0; j < kGroup; ++j) {
+      const S* source = w.data + (j * w.units() + unit) * w.n_stride;
+      Vec<A> sum[R] = {};
+      int64_t k = begin;
+      const auto add = [&](Vec<A>(&row)[lanes], int64_t count) LSTM_LAMBDA {
+#pragma GCC unroll 16
+        for (int l = 0; l < lanes; ++l)
+#pragma GCC unroll 4
+          for (int r = 0; r < R; ++r)
+            if (l < count)
+              sum[r] = multiply_add(broadcast(in[r * in_stride + k + l]),
+                                    bit_cast<decltype(load(in))>(row[l]), sum[r]);
+      };
+      for (; live == lanes && k + lanes <= end && each * (k + lanes) <= w.K; k += lanes) {
+        Vec<A> row[lanes];
+        load_square(row, w, source, k);
+        add(row, lanes);
+      }
+      for (; k < end; k += lanes) {
+        Vec<A> row[lanes];
+        load_square(row, w, source, k, live);
+        add(row, end - k);
+      }
+      for (int r = 0; r < R; ++r) {
+        A* to = out.data + r * out.row + j * lanes;
+        store(to, load(static_cast<const A*>(to)) + sum[r]);
+      }
+    }
+  }
+}
+
 struct Always {
   template <class Tile>
   LSTM_INLINE bool operator()(Tile, int64_t) const {
@@ -190,8 +250,8 @@ void plain_product(A* out, int64_t out_stride, const F* in, int64_t in_stride, i
     const Sums<A> to = {out + p * width, out_stride, N - p * width, 0};
     if (pack != nullptr)
       add_panels(to, in, in_stride, begin, end, K, packed_panel(pack, K, p), 1, wanted);
-    else if constexpr (std::is_same_v<F, A>)
+    else
       add_panels(to, in, in_stride, begin, end, K,
-                 PanelInPlace<S>{weight + p * width, width / 2, N}, 1, wanted);
+                 PanelInPlace<S>{weight + p * width, width / 2, N, K * kNumbers<F> - 1}, 1, wanted);
   }
 }

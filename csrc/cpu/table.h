@@ -20,6 +20,7 @@ Kernels<S> table() {
   k.backward_weights = packing<S, BackwardParams<S>, backward_weights<S>>();
   k.forward_part = forward_part<S>;
   k.backward_part = backward_part<S>;
+  k.gradient_weight_is = gradient_weight_is<S>;
   k.gradient_weight = packing<S, GradientParams<S>, gradient_weight<S>>();
   k.tile_rows = kTileRows;
   k.gradient_room = kSumLength * kColumnsAtOnce;
