@@ -144,7 +144,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_gradient
     OptTensor sum_ih, OptTensor sum_hh, OptTensor sum_bias, int64_t wanted) {
   check_backward(gates, weight_hh);
   STD_TORCH_CHECK(x.dim() == 3, "x must be (T, B, I), got ", shape_text(x.sizes()));
-  STD_TORCH_CHECK(wanted >= 0 && wanted < 32, "wanted must be 0 to 31, got ", wanted);
+  STD_TORCH_CHECK(wanted >= 0 && wanted < 64, "wanted must be 0 to 63, got ", wanted);
   const auto wants = [&](int bit) { return (wanted >> bit & 1) != 0; };
   const bool want_x = wants(0), want_ih = wants(1), want_hh = wants(2), want_bias = wants(3),
              want_h0 = wants(4);
@@ -165,27 +165,37 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_gradient
     g.y = in.get<S>(y, {p.T, p.B, p.P}, "y");
     g.h0 = in.get<S>(h0, {p.B, p.P}, "h0");
     g.weight_ih = in.get<S>(weight_ih, {4 * p.H, g.I}, "weight_ih");
-    const A* sums[] = {in.get<A>(sum_ih, {4 * p.H, g.I}, "sum_ih"),
-                       in.get<A>(sum_hh, {4 * p.H, p.P}, "sum_hh"),
-                       in.get<A>(sum_bias, {4 * p.H}, "sum_bias")};
     Tensor grad_x = make<S>({want_x ? p.T : 0, p.B, g.I});
-    Tensor grad_ih = make<A>({want_ih ? 4 * p.H : 0, g.I});
-    Tensor grad_hh = make<A>({want_hh ? 4 * p.H : 0, p.P});
-    Tensor grad_bias = make<A>({want_bias ? 4 * p.H : 0});
     Tensor grad_h0 = make<A>({want_h0 ? p.B : 0, p.P});
     Tensor grad_c0 = make<A>({p.B, p.H});
     Tensor grad_hidden = make<A>({weight_hr ? p.T : 0, p.B, p.P});
     g.grad_x = want_x ? mutable_data<S>(grad_x) : nullptr;
-    g.grad_ih = want_ih ? mutable_data<A>(grad_ih) : nullptr;
-    g.grad_hh = want_hh ? mutable_data<A>(grad_hh) : nullptr;
-    g.grad_bias = want_bias ? mutable_data<A>(grad_bias) : nullptr;
+    // The sums are the results; or, where those are narrower, lie apart until they are complete.
+    const bool apart = wants(5) && sizeof(S) < sizeof(A);
+    const auto result = [&](std::initializer_list<int64_t> shape) {
+      return apart ? make<S>(shape) : make<A>(shape);
+    };
+    Tensor grad_ih = result({want_ih ? 4 * p.H : 0, g.I});
+    Tensor grad_hh = result({want_hh ? 4 * p.H : 0, p.P});
+    Tensor grad_bias = result({want_bias ? 4 * p.H : 0});
+    const int64_t sizes[] = {grad_ih.numel(), grad_hh.numel(), grad_bias.numel()};
+    const Buffer<A> room(apart ? sizes[0] + sizes[1] + sizes[2] : 0, Kept::sums);
+    const Tensor* results[] = {&grad_ih, &grad_hh, &grad_bias};
+    const A* before[] = {in.get<A>(sum_ih, {4 * p.H, g.I}, "sum_ih"),
+                         in.get<A>(sum_hh, {4 * p.H, p.P}, "sum_hh"),
+                         in.get<A>(sum_bias, {4 * p.H}, "sum_bias")};
+    A* sums[3] = {};
+    A* next = room.get();
     g.adds = adds;
-    A* grads[] = {g.grad_ih, g.grad_hh, g.grad_bias};
-    const int64_t sizes[] = {4 * p.H * g.I, 4 * p.H * p.P, 4 * p.H};
-    for (int k = 0; k < 3; ++k) {
-      if (grads[k] && adds) std::copy_n(sums[k], sizes[k], grads[k]);
-      if (grads[k] && !adds && p.T * p.B == 0) std::fill_n(grads[k], sizes[k], A{});
+    for (int k = 0; k < 3; next += sizes[k++]) {
+      if (sizes[k] == 0) continue;
+      sums[k] = apart ? next : mutable_data<A>(*results[k]);
+      if (adds) std::copy_n(before[k], sizes[k], sums[k]);
+      if (!adds && p.T * p.B == 0) std::fill_n(sums[k], sizes[k], A{});
     }
+    g.grad_ih = sums[0];
+    g.grad_hh = sums[1];
+    g.grad_bias = sums[2];
     const bool paired = cpu::kernels<S>().paired;
     const int64_t count = p.T * p.B * 4 * p.H;
     const Buffer<A> wide(paired ? 0 : count, Kept::gates);
@@ -198,6 +208,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_gradient
     g.grad_gates = paired ? static_cast<const void*>(narrow.get()) : wide.get();
     run_backward(p);
     run_gradients(g);
+    for (int k = 0; apart && k < 3; ++k)
+      round_sums(mutable_data<S>(*results[k]), sums[k], sizes[k]);
     return std::make_tuple(grad_x, grad_ih, grad_hh, grad_bias, grad_h0, grad_c0, grad_hidden);
   });
 }

@@ -38,7 +38,7 @@ struct Block {
 };
 
 // Where a thread keeps a block between calls: one for each use at the same time.
-enum class Kept { no, pack, work, own, gates, count };
+enum class Kept { no, pack, work, own, gates, sums, count };
 
 template <class T>
 class Buffer {

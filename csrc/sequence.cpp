@@ -163,10 +163,19 @@ void run_gradients(const GradientParams<S>& p) {
   });
 }
 
+template <class S>
+void round_sums(S* to, const Acc<S>* from, int64_t n) {
+  constexpr int64_t kGrain = 1 << 16;
+  torch::stable::parallel_for(0, n, kGrain, [&](int64_t begin, int64_t end) {
+    cpu::kernels<S>().round(to + begin, from + begin, end - begin);
+  });
+}
+
 #define LSTM_INSTANTIATE(S)                                 \
   template void run_forward(const ForwardParams<S>&, bool); \
   template void run_backward(const BackwardParams<S>&);     \
-  template void run_gradients(const GradientParams<S>&);
+  template void run_gradients(const GradientParams<S>&);    \
+  template void round_sums(S*, const Acc<S>*, int64_t);
 LSTM_INSTANTIATE(float)
 LSTM_INSTANTIATE(double)
 LSTM_INSTANTIATE(bfloat16)

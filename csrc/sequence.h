@@ -12,5 +12,8 @@ void run_backward(const BackwardParams<S>& p);
 // What is parallel over time, after that.
 template <class S>
 void run_gradients(const GradientParams<S>& p);
+// n sums as numbers of type S.
+template <class S>
+void round_sums(S* to, const Acc<S>* from, int64_t n);
 
 }  // namespace stateful_lstm

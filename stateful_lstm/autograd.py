@@ -238,7 +238,7 @@ def _backward(
         )
         forward = Forward(part_x, part_y, h_begin, c_begin, gates, cells)
         part_grad, grad_h, grad_c = sums.add(
-            grads, forward, part, want_h0=k > 0 or wanted[6], tf32=ctx.tf32
+            grads, forward, part, last=k == 0, want_h0=k > 0 or wanted[6], tf32=ctx.tf32
         )
         if not wanted[0]:
             continue
@@ -333,10 +333,11 @@ class _Grads:
         forward: Forward,
         control: Control,
         *,
+        last: bool,
         want_h0: bool,
         tf32: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Takes the gradients of y, h_n and c_n; returns those of x, h0 and c0."""
+        """Takes the gradients of y, h_n and c_n; returns those of x, h0 and c0. ``last``: of all ranges."""
         raise NotImplementedError
 
     def _add_hidden(self, grad_hidden: Tensor, forward: Forward) -> None:
@@ -372,6 +373,7 @@ class _KernelGrads(_Grads):
         forward: Forward,
         control: Control,
         *,
+        last: bool,
         want_h0: bool,
         tf32: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -391,7 +393,7 @@ class _KernelGrads(_Grads):
             self.weights.w_hr,
             *control,
             *self.sums[:3],
-            self.need_x + 2 * w_ih + 4 * w_hh + 8 * bias + 16 * want_h0,
+            self.need_x + 2 * w_ih + 4 * w_hh + 8 * bias + 16 * want_h0 + 32 * last,
         )
         for k, needed in enumerate((w_ih, w_hh, bias)):
             if needed:
@@ -415,6 +417,7 @@ class _LibraryGrads(_Grads):
         forward: Forward,
         control: Control,
         *,
+        last: bool,
         want_h0: bool,
         tf32: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -216,14 +216,15 @@ def lstm_gradients(
     Args:
         sum_ih, sum_hh, sum_bias: gradients of other steps, to which those of these are added, for all
             that are wanted; or all None. In the dtype of sums.
-        wanted: a sum of 1 for the gradient of x, 2 weight_ih, 4 weight_hh, 8 the biases, 16 h0.
+        wanted: a sum of 1 for the gradient of x, 2 weight_ih, 4 weight_hh, 8 the biases, 16 h0; and
+            32 for those of the weights in the layer's dtype, there being no more to add.
 
     The others are as in :func:`lstm_forward` and :func:`lstm_backward`.
 
     Returns:
-        grad_x (T, B, I) in the layer's dtype; in the dtype of sums grad_ih (4H, I), grad_hh (4H, P),
-        grad_bias (4H,), grad_h0 (B, P), grad_c0 (B, H), and grad_hidden as in :func:`lstm_backward`.
-        What is not wanted is empty.
+        grad_x (T, B, I) in the layer's dtype; in that or the dtype of sums grad_ih (4H, I),
+        grad_hh (4H, P), grad_bias (4H,); in the latter grad_h0 (B, P), grad_c0 (B, H), and
+        grad_hidden as in :func:`lstm_backward`. What is not wanted is empty.
     """
     out: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
     out = torch.ops.stateful_lstm.lstm_gradients(
@@ -343,11 +344,12 @@ def _register_fakes() -> None:
         T, B, H = cells.shape
         I, P, wanted = x.size(2), weight_hh.size(1), others[-1]  # noqa: E741
         acc = accumulation_dtype(weight_hh.dtype)
+        final = weight_hh.dtype if wanted & 32 else acc
         return (
             x.new_empty(T if wanted & 1 else 0, B, I),
-            x.new_empty(4 * H if wanted & 2 else 0, I, dtype=acc),
-            x.new_empty(4 * H if wanted & 4 else 0, P, dtype=acc),
-            x.new_empty(4 * H if wanted & 8 else 0, dtype=acc),
+            x.new_empty(4 * H if wanted & 2 else 0, I, dtype=final),
+            x.new_empty(4 * H if wanted & 4 else 0, P, dtype=final),
+            x.new_empty(4 * H if wanted & 8 else 0, dtype=final),
             x.new_empty(B if wanted & 16 else 0, P, dtype=acc),
             x.new_empty(B, H, dtype=acc),
             x.new_empty(0 if weight_hr is None else T, B, P, dtype=acc),

@@ -53,6 +53,8 @@ struct Kernels {
   void (*gradient_inputs)(const GradientParams<S>&, const Acc<S>* pack, Acc<S>* room, int64_t begin,
                           int64_t end);
 
+  void (*round)(S* to, const Acc<S>* from, int64_t n);
+
   // One step: its inputs; [begin, end) blocks of `lanes` units for all rows; the projection of a
   // range of rows; and the new h into the state.
   void (*step_inputs)(const StepParams<S>&);
