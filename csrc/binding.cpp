@@ -125,6 +125,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
     Tensor grad_hidden = make<A>({weight_hr ? p.T : 0, p.B, p.P});
     const bool paired = cpu::kernels<S>().paired;
     const Buffer<S> narrow(paired ? count : 0);
+    p.gates_stride = 4 * p.H;
     p.grad_gates = paired ? nullptr : mutable_data<A>(grad_gates);
     p.grad_gates_narrow = narrow.get();
     p.grad_h0 = mutable_data<A>(grad_h0);
@@ -197,7 +198,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_gradient
     g.grad_hh = sums[1];
     g.grad_bias = sums[2];
     const bool paired = cpu::kernels<S>().paired;
-    const int64_t count = p.T * p.B * 4 * p.H;
+    p.gates_stride = g.gates_stride =
+        paired ? cpu::spread_row<S>(4 * p.H) : cpu::spread_row<A>(4 * p.H);
+    const int64_t count = p.T * p.B * p.gates_stride;
     const Buffer<A> wide(paired ? 0 : count, Kept::gates);
     const Buffer<S> narrow(paired ? count : 0, Kept::gates);
     p.grad_gates = wide.get();

@@ -65,6 +65,7 @@ struct BackwardParams : SequenceParams<S> {
   const Acc<S>* cells;     // (T, B, H) from forward
   Acc<S>* grad_gates;      // (T, B, 4H) of the pre-activations, zero where t >= lengths[b]
   S* grad_gates_narrow;    // the same where CPU products take pairs of S; grad_gates is null then
+  int64_t gates_stride;    // on the CPU: numbers from one row of these to the next, 4H or more
   Acc<S>* grad_h0;         // (B, P), or null where nobody wants it
   Acc<S>* grad_c0;         // (B, H)
   Acc<S>* grad_hidden;     // (T, B, P) whole gradient of each h, for weight_hr; null without it
@@ -79,6 +80,7 @@ struct GradientParams : SequenceParams<S> {
   const S* h0;             // (B, P)
   const S* weight_ih;      // (4H, I)
   const void* grad_gates;  // (T, B, 4H) of the type of sums, or of S where products take pairs of S
+  int64_t gates_stride;    // numbers from one row of them to the next
   bool adds;               // to what is there, rather than writing anew
   Acc<S>* grad_ih;         // (4H, I)
   Acc<S>* grad_hh;         // (4H, P)

@@ -26,6 +26,7 @@ Split split(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
   const int64_t work = p.B * p.T * 4 * p.H * (inputs + p.P + 16);
   constexpr int64_t kWork = 1 << 18;            // multiply-adds worth a thread's waking, 20 us
   constexpr int64_t kRows = 6, kColumns = 32;   // that keep a thread's multipliers busy
+  constexpr int64_t kStep = 1 << 11;            // a member's of a step, worth a meeting, in vectors
   constexpr int64_t kHeavy = int64_t{8} << 20;  // bytes of weights too many to read twice a step
   const int64_t threads = torch::stable::get_num_threads();
   static const char* name = std::getenv("STATEFUL_LSTM_SPLIT");
@@ -35,7 +36,9 @@ Split split(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
   if (!forced.empty()) return {forced == "units", threads};
   const int64_t most = std::max<int64_t>(1, std::min(threads, work / kWork));
   const int64_t by_rows = std::clamp<int64_t>(p.B / kRows, 1, most);
-  const int64_t by_units = std::clamp<int64_t>((p.H + kColumns - 1) / kColumns, 1, most);
+  const int64_t meetings = p.B * 4 * p.H * p.P / (kStep * cpu::kernels<S>().lanes);
+  const int64_t by_units =
+      std::clamp<int64_t>(std::min((p.H + kColumns - 1) / kColumns, meetings), 1, most);
   const bool heavy = 4 * p.H * p.P * int64_t(sizeof(Acc<S>)) > kHeavy;
   const bool once = are == cpu::Weights::packed_in_passing;  // each panel by one thread only
   if (by_units > by_rows || ((heavy || once) && by_units == by_rows)) return {true, by_units};

@@ -23,13 +23,14 @@ Weights backward_weights_are(const BackwardParams<S>& a) {
   return may || !multiplied ? Weights::in_place : Weights::packed;
 }
 
-// The gradients of the gates as products take them: row r of (T * B) lies at 4H * r.
+// The gradients of the gates, as products take them, of row b at step t.
 template <class S>
-LSTM_INLINE Input<S>* grad_gates(const BackwardParams<S>& a) {
+LSTM_INLINE Input<S>* grad_gates(const BackwardParams<S>& a, int64_t t, int64_t b) {
+  const int64_t first = (t * a.B + b) * a.gates_stride;
   if constexpr (kPaired<S>)
-    return a.grad_gates_narrow;
+    return a.grad_gates_narrow + first;
   else
-    return a.grad_gates;
+    return a.grad_gates + first;
 }
 
 // The cell before step t of a row, as the step saw it.
@@ -59,7 +60,7 @@ void backward_cell_row(const BackwardParams<S>& a, int64_t t, int64_t b, const R
     const CellGrad<V> grad =
         cell_backward<Math<A>, V>(gate, load(a.cells + step_row * H + unit, n), before,
                                   load(dh + unit, n), load(static_cast<const A*>(dc) + unit, n));
-    Input<S>* out = grad_gates(a) + step_row * 4 * H + unit;
+    Input<S>* out = grad_gates(a, t, b) + unit;
     store(out, grad.gates.i, n);
     store(out + H, grad.gates.f, n);
     store(out + 2 * H, grad.gates.g, n);
@@ -114,7 +115,7 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* packed_weights, Acc
         continue;
       }
       for (int64_t j = 0; j < kGroup; ++j)
-        zero(grad_gates(a) + ((t * a.B + b) * kGroup + j) * H + units.begin, units.size());
+        zero(grad_gates(a, t, b) + j * H + units.begin, units.size());
       if (a.weight_hr) zero(a.grad_hidden + (t * a.B + b) * P + columns.begin, columns.size());
     }
     const AnyLive<S> live = {a, t};
@@ -136,10 +137,10 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* packed_weights, Acc
       if (is_live(a, t, b)) backward_cell_row(a, t, b, units, d_hidden + b * H, dc + b * H);
     if (step == 0 && a.grad_h0 == nullptr) break;
     barrier.wait(part.members);
-    const auto* d_gates = reinterpret_cast<const F*>(grad_gates(a) + t * a.B * 4 * H);
+    const auto* d_gates = reinterpret_cast<const F*>(grad_gates(a, t, 0));
     constexpr int64_t each = kNumbers<F>;  // 4H is a multiple of it
-    plain_product(dh_prev, P, d_gates, 4 * H / each, rows, end, 4 * H / each, P, panels, pack,
-                  a.weight_hh, live);
+    plain_product(dh_prev, P, d_gates, a.gates_stride / each, rows, end, 4 * H / each, P, panels,
+                  pack, a.weight_hh, live);
     for (int64_t b = rows; b < end; ++b) {
       A* d = dh_prev + b * P;
       if (!is_live(a, t, b)) {  // the state went past this step unchanged

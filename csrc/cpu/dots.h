@@ -16,7 +16,7 @@ using Input = std::conditional_t<kPaired<S>, bfloat16, Acc<S>>;
 // From one row of K inputs to the next where weights are packed: whole factors.
 template <class S>
 constexpr int64_t input_stride(int64_t K) {
-  return factors<S>(K) * kNumbers<Factor<S>>;
+  return spread_row<Input<S>>(factors<S>(K) * kNumbers<Factor<S>>);
 }
 
 // Rows of inputs that share a loaded weight; bfloat16 beside float needs twice the registers.

@@ -109,15 +109,15 @@ LSTM_INLINE void add_gates(const Sums<Acc<S>>& sums, const GateWeights<S>& weigh
     return add_gate_dots(sums.data, w.data, w.K, w.units(), in, begin, end, panel * lanes);
   const bool passing = weights.are == Weights::packed_in_passing;
   const auto* factors_in = reinterpret_cast<const Factor<S>*>(in);
+  const int64_t stride = weights.stride() / kNumbers<Factor<S>>;
   if (passing && end - begin <= kTurnedRows)
     return with_rows<kTurnedRows>(end - begin, [&](auto rows) LSTM_LAMBDA {
       if (!wanted(rows, begin)) return;
       add_turned<decltype(rows)::rows>(Sums<Acc<S>>{sums.data + begin * sums.row, sums.row, 0, 0},
-                                       factors_in + begin * factors<S>(w.K), factors<S>(w.K), w,
-                                       panel * lanes);
+                                       factors_in + begin * stride, stride, w, panel * lanes);
     });
   if (passing) pack_panel(weights.room, w, panel);
-  add_panels(sums, factors_in, factors<S>(w.K), begin, end, w.depth(),
+  add_panels(sums, factors_in, stride, begin, end, w.depth(),
              passing ? packed_panel(static_cast<const Factor<S>*>(weights.room), w.depth(), 0)
                      : packed_panel(weights.pack, w.depth(), panel),
              together, wanted);
@@ -126,15 +126,16 @@ LSTM_INLINE void add_gates(const Sums<Acc<S>>& sums, const GateWeights<S>& weigh
 // Rows of K numbers as products take them, `stride` apart.
 template <class S>
 LSTM_INLINE void fill_inputs(Input<S>* to, int64_t stride, const S* from, int64_t rows, int64_t K) {
-  if constexpr (sizeof(Input<S>) != sizeof(S)) {
-    load_rows(to, from, rows * K);
-  } else if (stride == K) {
-    __builtin_memcpy(static_cast<void*>(to), from, rows * K * sizeof(S));
-  } else {
-    for (int64_t b = 0; b < rows; ++b, to += stride, from += K) {
-      __builtin_memcpy(static_cast<void*>(to), from, K * sizeof(S));
-      to[K] = {};
-    }
+  const auto copy = [&](int64_t n) LSTM_LAMBDA {
+    if constexpr (sizeof(Input<S>) == sizeof(S))
+      __builtin_memcpy(static_cast<void*>(to), from, n * sizeof(S));
+    else
+      load_rows(to, from, n);
+  };
+  if (stride == K) return copy(rows * K);
+  for (int64_t b = 0; b < rows; ++b, to += stride, from += K) {
+    copy(K);
+    to[K] = {};
   }
 }
 
@@ -168,10 +169,10 @@ void input_products(const ForwardParams<S>& a, const Part& part, int64_t step, i
   }
 }
 
-// Whether the recurrent product takes h as it is, or another form of it, in `masked`.
+// Whether the recurrent product takes h as it is, or another form of it, in `masked`, rows `stride` apart.
 template <class S>
-LSTM_INLINE bool takes_h(const ForwardParams<S>& a) {
-  return a.recurrent_mask == nullptr && !kPaired<S>;
+LSTM_INLINE bool takes_h(const ForwardParams<S>& a, int64_t stride) {
+  return a.recurrent_mask == nullptr && !kPaired<S> && stride == a.P;
 }
 
 // Brings a member's part of h and c, as they come from the step before, to what step t starts from.
@@ -184,7 +185,7 @@ LSTM_INLINE void prepare(const ForwardParams<S>& a, const Part& part, int64_t t,
       zero(h + b * a.P + columns.begin, columns.size());
       zero(c + b * a.H + units.begin, units.size());
     }
-    if (takes_h(a)) continue;
+    if (takes_h(a, stride)) continue;
     Input<S>* target = masked + b * stride + columns.begin;
     const int64_t first = b * a.P + columns.begin, n = columns.size();
     for (int64_t k = 0; k < n; k += kLanes<Acc<S>>) {
@@ -228,8 +229,9 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
   const Range units = times(panels, lanes, H);
   const Range projected = share(part, weights.w[2].panels());
   const Range columns = a.weight_hr ? times(projected, width, P) : units;
-  A *h = work, *h_next = h + a.B * P, *masked = h_next + a.B * P, *masked_next = masked + a.B * P;
-  A *c = masked_next + a.B * P, *hidden = c + a.B * H;
+  const int64_t masked_size = a.B * (P + kMostSpread);
+  A *h = work, *h_next = h + a.B * P, *masked = h_next + a.B * P;
+  A *masked_next = masked + masked_size, *c = masked_next + masked_size, *hidden = c + a.B * H;
   for (int64_t b = begin; b < end; ++b) {
     load_rows(h + b * P + columns.begin, a.h0 + b * P + columns.begin, columns.size());
     load_rows(c + b * H + units.begin, a.c0 + b * H + units.begin, units.size());
@@ -239,7 +241,7 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
   const int64_t at_once = input_steps(a.T, rows);
   const auto* pack = reinterpret_cast<const Factor<S>*>(packed_weights);
   auto* in = reinterpret_cast<Input<S>*>(own);
-  A* sums_x = own + at_once * rows * a.I;
+  A* sums_x = own + at_once * rows * (a.I + kMostSpread);
   auto* room = reinterpret_cast<Factor<S>*>(sums_x + at_once * rows * panels.size() * width);
   const bool packed = are == Weights::packed;
   const GateWeights<S> of_inputs = {are, weights.w[0], packed ? pack : nullptr, room};
@@ -253,7 +255,7 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
     prepare(a, part, t, units, columns, h, c, product_h, of_h.stride());
     barrier.wait(part.members);
     if constexpr (std::is_same_v<Input<S>, A>)
-      if (takes_h(a)) product_h = h;
+      if (takes_h(a, of_h.stride())) product_h = h;
     const AnyLive<S> live = {a, t};
     A* out = a.weight_hr ? hidden : h_next;
     for (int64_t p = panels.begin, together; p < panels.end; p += together) {

@@ -108,7 +108,7 @@ LSTM_INLINE void pack_gates(const GradientParams<S>& a, Factor<S>* to, int64_t n
     const int64_t live = count - first;
     Vec<A> sum = {};
     const auto column = [&](int64_t k) LSTM_LAMBDA {
-      return k < end ? load(gates + k * 4 * a.H + n + first, live) : Vec<A>{};
+      return k < end ? load(gates + k * a.gates_stride + n + first, live) : Vec<A>{};
     };
     for (int64_t k = begin; k < end; k += each) {
       Factor<S>* target = to + (k - begin) / each * count + first;
@@ -177,9 +177,9 @@ void gradient_inputs(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* r
   using F = Factor<S>;
   constexpr int64_t each = kNumbers<F>;
   const Columns<S> w = gradient_weight(a).w[0];
-  const auto* gates = static_cast<const F*>(a.grad_gates) + begin * 4 * a.H / each;
+  const auto* gates = static_cast<const F*>(a.grad_gates) + begin * a.gates_stride / each;
   const auto product = [&](A* out) LSTM_LAMBDA {
-    plain_product(out, a.I, gates, 4 * a.H / each, 0, end - begin, 4 * a.H / each, a.I,
+    plain_product(out, a.I, gates, a.gates_stride / each, 0, end - begin, 4 * a.H / each, a.I,
                   Range{0, w.panels()}, reinterpret_cast<const F*>(packed), a.weight_ih, Always{});
   };
   if constexpr (sizeof(S) == sizeof(A)) {

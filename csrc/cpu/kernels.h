@@ -63,10 +63,19 @@ struct Kernels {
   void (*step_commit)(const StepParams<S>&);
 };
 
+// From one row of n numbers to the next: rows whose lengths are multiples of a page's half would all meet in a
+// few sets of L1, and a tile that reads a dozen of them together would find none there.
+constexpr int64_t kMostSpread = 32;  // numbers more, at most
+template <class X>
+constexpr int64_t spread_row(int64_t n) {
+  constexpr int64_t kHalfPage = 2048, kLine = 64;
+  return n * int64_t(sizeof(X)) % kHalfPage == 0 ? n + kLine / int64_t(sizeof(X)) : n;
+}
+
 // Elements of Acc<S> that the parts of one call need for h, c and their gradients.
 template <class S>
 int64_t work_size(const SequenceParams<S>& p) {
-  return p.B * (4 * p.P + 2 * p.H);
+  return p.B * (4 * p.P + 2 * kMostSpread + 2 * p.H);
 }
 
 // Forward works on the inputs of some steps at once: as many as make so many rows, but one at least.
@@ -81,7 +90,7 @@ template <class S>
 int64_t own_size(const ForwardParams<S>& p, int64_t rows, int64_t lanes) {
   const int64_t units = (p.H + lanes - 1) / lanes * lanes, fit = p.T * rows;
   const int64_t most = fit < kInputRows ? fit : rows > kInputRows ? rows : kInputRows;
-  return most * (p.I + 4 * units) + 4 * lanes * (p.I > p.P ? p.I : p.P);
+  return most * (p.I + kMostSpread + 4 * units) + 4 * lanes * (p.I > p.P ? p.I : p.P);
 }
 
 // The table for this machine: the best instruction set it has, or the one that the environment variable
