@@ -51,18 +51,28 @@ struct PackedPanel {
   static constexpr int64_t row = kHalf * kVectorBytes / sizeof(F);
   const F* data;
   int64_t half;
+  const char* next = nullptr;  // lines that will be wanted, one fetched with each row of factors
 
+  LSTM_INLINE void fetch_next(int64_t k) const { __builtin_prefetch(next + k * 64, 0, 2); }
   LSTM_INLINE auto column(int64_t k, int64_t j) const {
     constexpr int64_t lanes = kVectorBytes / sizeof(F);
     return load(data + k * row + j / kHalf * half + j % kHalf * lanes);
   }
   LSTM_INLINE void go_on(int64_t k, int64_t halves) { data += k * row + halves * half; }
+  // The tile with this number is to fetch its part of the next `length` rows.
+  LSTM_INLINE void fetch(int64_t tile, int64_t length) {
+    constexpr int64_t kParts = row * sizeof(F) / 64;
+    const char* here = reinterpret_cast<const char*>(data);
+    next = tile < kParts ? here + (kParts + tile) * length * 64 : here;
+  }
 };
 template <class S>
 struct PanelInPlace {
   const S* data;
   int64_t half, row, last;  // the last row of weights there is, counted from `data`
 
+  LSTM_INLINE void fetch_next(int64_t) const {}
+  LSTM_INLINE void fetch(int64_t, int64_t) {}
   LSTM_INLINE auto column(int64_t k, int64_t j) const {
     const S* from = data + j / kHalf * half + j % kHalf * kLanes<Acc<S>>;
     if constexpr (kPaired<S>)
@@ -109,6 +119,7 @@ LSTM_APART void add_tile(const Sums<A>& out, const In& in, int64_t K, const Pane
   const auto add = [&](int64_t k) LSTM_LAMBDA {
     const auto column = [&](int j) LSTM_LAMBDA { return panel.column(k, j); };
     if constexpr (C == kHalf) {
+      panel.fetch_next(k);
       const decltype(column(0)) w[C] = {column(0), column(1)};
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
@@ -176,9 +187,11 @@ LSTM_INLINE void add_panels(const Sums<A>& out, const F* in, int64_t in_stride, 
       const auto tile = [&](auto rows, int64_t b) LSTM_LAMBDA {
         constexpr int R = decltype(rows)::rows, C = tile_columns(R);
         if ((C == kGroup && half > 0) || !wanted(rows, b)) return;
+        Panel part = part_of(k, half);
+        part.fetch((b - begin) / kTileRows, length);
         add_tile<R, C>(Sums<A>{out.data + b * out.row + column, out.row, out.n - column, 0},
                        RowInputs<F>{in + b * in_stride + k, in_stride},
-                       K - k < length ? K - k : length, part_of(k, half));
+                       K - k < length ? K - k : length, part);
       };
       in_tiles<kTileRows>(begin, end, tile);
     }
