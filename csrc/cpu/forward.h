@@ -258,8 +258,11 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
       if (takes_h(a, of_h.stride())) product_h = h;
     const AnyLive<S> live = {a, t};
     A* out = a.weight_hr ? hidden : h_next;
-    for (int64_t p = panels.begin, together; p < panels.end; p += together) {
-      together = are == Weights::packed ? panels_together(rows, panels.end - p) : 1;
+    for (int64_t done = 0, together; done < panels.size(); done += together) {
+      const int64_t left = panels.size() - done;
+      together = are == Weights::packed ? panels_together(rows, left) : 1;
+      // Every other step backwards: what was read last is still in the cache.
+      const int64_t p = step % 2 == 1 ? panels.begin + left - together : panels.begin + done;
       A* sums = sums_x + (p - panels.begin) * panel_size + (step - first) * rows * width;
       add_gates(Sums<A>{sums - begin * width, width, width, panel_size}, of_h, product_h, begin,
                 end, p, together, live);
