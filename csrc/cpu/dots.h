@@ -67,7 +67,8 @@ LSTM_INLINE void add_products(Vec<Acc<S>> (&sum)[R][N], const S* weight, int64_t
     for (int r = 0; r < R; ++r) x[r] = load(in + r * in_stride + k);
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
-      const Vec<A> w = load(weight + n * K + k);
+      Vec<A> w = load(weight + n * K + k);
+      if constexpr (R > 1) LSTM_HIDE(w);  // or else each use loads it anew
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) sum[r][n] = fused(x[r], w, sum[r][n]);
     }
@@ -126,7 +127,8 @@ LSTM_INLINE void add_products(Vec<float> (&sum)[R][N], const bfloat16* weight, i
     for (int r = 0; r < R; ++r) x[r] = load_pairs(in + r * in_stride + k, n);
 #pragma GCC unroll 16
     for (int m = 0; m < N; ++m) {
-      const Pairs w = load_pairs(weight + m * K + k, n);
+      Pairs w = load_pairs(weight + m * K + k, n);
+      if constexpr (R > 1) LSTM_HIDE(w);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) sum[r][m] = add_pairs(sum[r][m], x[r], w);
     }

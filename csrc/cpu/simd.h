@@ -4,7 +4,9 @@
 // instruction set and might be the copy that the linker keeps for all.
 
 // Keeps the compiler from reasoning about a value it has in a register.
-#if defined(__x86_64__)
+#if defined(__AVX512F__)
+#define LSTM_HIDE(v) __asm__("" : "+v"(v))
+#elif defined(__x86_64__)
 #define LSTM_HIDE(v) __asm__("" : "+x"(v))
 #elif defined(__aarch64__)
 #define LSTM_HIDE(v) __asm__("" : "+w"(v))
