@@ -25,6 +25,13 @@ struct Block {
   size_t size = 0;
 
   Block() = default;
+  Block(Block&& other) noexcept
+      : memory(std::move(other.memory)), size(std::exchange(other.size, 0)) {}
+  Block& operator=(Block&& other) noexcept {
+    memory = std::move(other.memory);
+    size = std::exchange(other.size, 0);
+    return *this;
+  }
   explicit Block(size_t bytes) : size(bytes) {
     if (bytes == 0) return;
     constexpr size_t kLine = 64, kPage = size_t{2} << 20;

@@ -55,22 +55,9 @@ bool always_pack() {
   return !asked.empty();
 }
 
-// Runs a call in parts: by rows, or by units where rows are few or the weights large, since then
-// each thread's weights stay in its own cache.
-template <class S, class F>
-void in_parts(const SequenceParams<S>& p, const Split& how, const F& run) {
-  const int64_t members = how.members;
-  if (!how.by_units) {
-    const int64_t rows = how.rows(p.B);
-    torch::stable::parallel_for(0, members, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k) {
-        cpu::Barrier unused;
-        if (k * rows < p.B)
-          run(cpu::Part{k * rows, std::min(p.B, (k + 1) * rows), 0, 1, k}, unused);
-      }
-    });
-    return;
-  }
+// Runs something by so many members, who may wait for each other at the barrier.
+template <class F>
+void in_team(int64_t rows, int64_t members, const F& run) {
   constexpr int64_t kShare = 1 << 20;
   cpu::Barrier barrier;
   cpu::Gathering gathering;
@@ -78,8 +65,23 @@ void in_parts(const SequenceParams<S>& p, const Split& how, const F& run) {
   torch::stable::parallel_for(0, shares, kShare, [&](int64_t b, int64_t e) {
     // So many calls there are: all get the same number of shares, but for a few that the last lacks.
     const int64_t calls = (shares + (e - b) / 2) / (e - b);
-    const cpu::Part part = gathering.enter(p.B, calls);
+    const cpu::Part part = gathering.enter(rows, calls);
     if (part.members > 0) run(part, barrier);
+  });
+}
+
+// Runs a call in parts: by rows, or by units where rows are few or the weights large, since then
+// each thread's weights stay in its own cache.
+template <class S, class F>
+void in_parts(const SequenceParams<S>& p, const Split& how, const F& run) {
+  if (how.by_units) return in_team(p.B, how.members, run);
+  const int64_t rows = how.rows(p.B);
+  torch::stable::parallel_for(0, how.members, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      cpu::Barrier unused;
+      if (k * rows < p.B)
+        run(cpu::Part{k * rows, std::min(p.B, (k + 1) * rows), 0, 1, k}, unused);
+    }
   });
 }
 
@@ -113,6 +115,59 @@ void run_forward(const ForwardParams<S>& p, bool may_be_in_place) {
   in_parts(p, how, [&](const cpu::Part& part, cpu::Barrier& barrier) {
     kernel.forward_part(p, are, pack.get(), work.get(), own.get() + part.index * own_size, part,
                         barrier);
+  });
+}
+
+// Steps [begin, end) of a call that goes forward in time and has no lengths.
+template <class S>
+ForwardParams<S> some_steps(ForwardParams<S> p, int64_t begin, int64_t end) {
+  if (begin > 0) {
+    p.h0 = p.h_n;
+    p.c0 = p.c_n;
+  }
+  p.T = end - begin;
+  p.x += begin * p.B * p.I;
+  p.y += begin * p.B * p.P;
+  if (p.reset) p.reset += begin * p.B;
+  return p;
+}
+
+template <class S>
+void run_layers(const std::vector<ForwardParams<S>>& layers) {
+  using A = Acc<S>;
+  const auto& kernel = cpu::kernels<S>();
+  const ForwardParams<S>& p = layers.front();
+  const int64_t count = layers.size();
+  const int64_t members = std::min<int64_t>(torch::stable::get_num_threads(), count);
+  constexpr int64_t kSteps = 32, kPieces = 16;  // a piece long enough to be worth a meeting
+  const int64_t piece = std::max(kSteps, (p.T + kPieces - 1) / kPieces);
+  const int64_t pieces = (p.T + piece - 1) / piece;
+  const cpu::Weights are = kernel.forward_weights_are(p, !always_pack());
+  const Split how = split(p, are, p.I);
+  const int64_t busy = how.by_units ? how.members : (p.B + how.rows(p.B) - 1) / how.rows(p.B);
+  const bool in_turn = p.B == 0 || p.lengths ||
+                       are != cpu::Weights::packed || pieces < kPieces / 2 || 2 * busy > members;
+  if (in_turn) {
+    for (const ForwardParams<S>& layer : layers) run_forward(layer, /*may_be_in_place=*/true);
+    return;
+  }
+  std::vector<Buffer<A>> packs;
+  for (const ForwardParams<S>& layer : layers)
+    packs.push_back(pack_weights(kernel.forward_weights, layer, are));
+  in_team(p.B, members, [&](const cpu::Part& part, cpu::Barrier& barrier) {
+    const Buffer<A> work(cpu::work_size(p), Kept::work);
+    for (int64_t wave = 0; wave < pieces + count - 1; ++wave) {
+      for (int64_t k = part.member; k < count; k += part.members) {
+        const int64_t begin = (wave - k) * piece;
+        if (begin < 0 || begin >= p.T) continue;
+        const auto some = some_steps(layers[k], begin, std::min(p.T, begin + piece));
+        const Buffer<A> own(cpu::own_size(some, p.B, kernel.lanes), Kept::own);
+        cpu::Barrier unused;
+        kernel.forward_part(some, are, packs[k].get(), work.get(), own.get(),
+                            cpu::Part{0, p.B, 0, 1, 0}, unused);
+      }
+      barrier.wait(part.members);
+    }
   });
 }
 
@@ -176,6 +231,7 @@ void round_sums(S* to, const Acc<S>* from, int64_t n) {
 
 #define LSTM_INSTANTIATE(S)                                 \
   template void run_forward(const ForwardParams<S>&, bool); \
+  template void run_layers(const std::vector<ForwardParams<S>>&); \
   template void run_backward(const BackwardParams<S>&);     \
   template void run_gradients(const GradientParams<S>&);    \
   template void round_sums(S*, const Acc<S>*, int64_t);

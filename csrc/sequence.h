@@ -1,5 +1,7 @@
 // One layer in one direction over a whole sequence, on all threads.
 #pragma once
+#include <vector>
+
 #include "params.h"
 
 namespace stateful_lstm {
@@ -7,6 +9,10 @@ namespace stateful_lstm {
 // may_be_in_place: a short call may read the weights where they lie, and then adds up in another order.
 template <class S>
 void run_forward(const ForwardParams<S>& p, bool may_be_in_place);
+// Layers one upon the other, whole sequences: a layer's x is the y of the one below. Where one layer alone
+// would leave threads idle they run side by side, a layer some steps behind the one below it.
+template <class S>
+void run_layers(const std::vector<ForwardParams<S>>& layers);
 template <class S>
 void run_backward(const BackwardParams<S>& p);
 // What is parallel over time, after that.

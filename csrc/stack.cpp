@@ -157,10 +157,10 @@ void run_sequences(const StackCall<S>& s) {
   using A = Acc<S>;
   const int64_t T = s.T, B = s.B, H = s.H, P = s.P, width = s.D * P;
   const bool y_dense = s.y_row == width && s.y_time == B * width;
-  const Buffer<S> h0(B * P), between(s.L > 1 || !y_dense ? 2 * T * B * width : 0);
+  const Buffer<S> h0(s.L * s.D * B * P), between(s.L > 1 || !y_dense ? 2 * T * B * width : 0);
   const Buffer<S> one(s.D == 2 ? T * B * P
                                : 0);  // direction's output, before they lie side by side
-  const Buffer<A> c0(B * H), c_n(s.L * s.D * B * H);
+  const Buffer<A> c0(s.L * s.D * B * H), c_n(s.L * s.D * B * H);
   Buffer<S> x_room(0);
   Buffer<bool> reset_room(0), reversed_room(0);
   const auto slot = [&](int64_t b) { return s.rows ? s.rows[b] : b; };
@@ -177,18 +177,19 @@ void run_sequences(const StackCall<S>& s) {
   p.I = s.I;
   p.x = dense(s.x, s.x_time, s.x_row, T, B, s.I, x_room);
   p.lengths = lengths.empty() ? nullptr : lengths.data();
-  p.h0 = h0.get();
-  p.c0 = c0.get();
   const bool* reset =
       s.reset ? dense(s.reset, s.reset_time, s.reset_row, T, B, 1, reset_room) : nullptr;
   const bool* resets[] = {reset,
                           s.D == 2 ? reversed(reset, p.lengths, T, B, reversed_room) : nullptr};
   S* y = nullptr;
+  std::vector<ForwardParams<S>> layers;  // of the forward direction, run together
   for (int64_t layer = 0; layer < s.L; ++layer) {
     y = layer == s.L - 1 && y_dense ? s.y : between.get() + layer % 2 * T * B * width;
     for (int64_t direction = 0; direction < s.D; ++direction) {
       const int64_t k = layer * s.D + direction;
-      initial_state(s, k, h0.get(), c0.get());
+      p.h0 = h0.get() + k * B * P;
+      p.c0 = c0.get() + k * B * H;
+      initial_state(s, k, h0.get() + k * B * P, c0.get() + k * B * H);
       p.reverse = direction == 1;
       p.reset = resets[direction];
       p.weight_ih = s.w[k].weight_ih;
@@ -199,13 +200,17 @@ void run_sequences(const StackCall<S>& s) {
       p.y = s.D == 2 ? one.get() : y;
       p.h_n = s.h_n + k * B * P;
       p.c_n = c_n.get() + k * B * H;
-      run_forward(p, /*in_place=*/true);
+      if (s.D == 1)
+        layers.push_back(p);
+      else
+        run_forward(p, /*in_place=*/true);
       for (int64_t row = 0; s.D == 2 && row < T * B; ++row)
         std::copy_n(one.get() + row * P, P, y + row * width + direction * P);
     }
     p.x = y;
     p.I = width;
   }
+  if (!layers.empty()) run_layers(layers);
   for (int64_t t = 0; !y_dense && t < T; ++t)
     for (int64_t b = 0; b < B; ++b)
       std::copy_n(y + (t * B + b) * width, width, s.y + t * s.y_time + b * s.y_row);
