@@ -173,10 +173,9 @@ LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& se
     in_tiles<kDotRows<S, In>>(0, count, tile);
   };
   int64_t n = 0;
-  if (count == 1 && live == lanes) {
-    lane_sums<S, In, 1, lanes>(first, second, row, in, sums[0]);
-    n = lanes;
-  }
+  constexpr int streams = lanes < 8 ? lanes : 8;  // that are read side by side for a single row
+  for (; count == 1 && live == lanes && n < lanes; n += streams)
+    lane_sums<S, In, 1, streams>(first, second, row + n, in, sums[0] + n);
   for (; n + few <= live; n += few) rows(Rows<few>{}, n);
   for (; n < live; ++n) rows(Rows<1>{}, n);
   for (; n < lanes; ++n)
