@@ -143,9 +143,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "TF32 acceleration")
     about = machine.description()
     reads = machine.read_rates()
-    flops, multiplied = {}, {}
-    for name in options.dtypes:
-        flops[name], multiplied[name] = machine.flop_rate(DTYPES[name])
+    flops = {name: machine.flop_rate(DTYPES[name]) for name in options.dtypes}
     about["peak GFLOP/s"] = {name: round(rate / 1e9, 1) for name, rate in flops.items()}
     about["peak GB/s by KiB read"] = {s >> 10: round(rate / 1e9, 1) for s, rate in reads.items()}
     print(json.dumps(about, indent=1))
@@ -163,8 +161,6 @@ def main() -> None:
         kind, name, shape = row
         progress.set_postfix_str(f"{kind} {name} {shape}")
         candidates, absent = candidates_of(kind, shape, DTYPES[name])
-        if kind == "infer":
-            candidates.append(machine.products(shape, multiplied[name]))
         others = machine.Others()
         for candidate, found in zip(
             candidates, interleaved_samples(candidates, seconds), strict=True

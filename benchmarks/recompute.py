@@ -114,7 +114,7 @@ def train_long(recompute: str) -> None:
 def measure(quick: bool) -> dict[str, list[dict[str, object]]]:
     rows: dict[str, list[dict[str, object]]] = {"shapes": [], "long": []}
     shapes = [(20, 4, 8, 16)] if quick else SHAPES
-    rate, _ = flop_rate(torch.float32)
+    rate = flop_rate(torch.float32)
     for shape in tqdm(shapes, desc="time and bytes kept", unit="shape"):
         candidates = [Candidate(way, training(shape, way)[1]) for way in WAYS]
         times = [timing.median for timing in alternating(candidates, 0.2 if quick else 8.0)]
