@@ -3,6 +3,7 @@
 torchrun --nproc-per-node 2 ranks.py ddp|fsdp FOLDER
 """
 
+import gc
 import sys
 from pathlib import Path
 
@@ -71,6 +72,8 @@ def main():
         "resumed": train(kind, 0.3, data(), load_from=folder / "dropout"),
     }
     torch.save(found, folder / f"rank{rank}")
+    gc.collect()  # a wrapped model that outlives its group may end the process as it exits
+    dist.barrier()
     dist.destroy_process_group()
 
 

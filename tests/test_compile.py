@@ -101,7 +101,7 @@ def test_compiled_training_reads_the_state_once_and_writes_it_once():
     _, (forward, backward) = run_and_get_code(run)
     operators = ["state_gather", "lstm_forward", "lstm_forward", "state_scatter_"]
     assert calls(forward) == operators
-    assert calls(backward) == ["lstm_backward"] * 2
+    assert calls(backward) == ["lstm_gradients"] * 2
 
 
 CALLS = {

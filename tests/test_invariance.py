@@ -5,7 +5,7 @@ from each other in the last bits:
 
 * steps: inference of at most 4 steps (`lstm_step_` and its short way), one direction;
 * in place: other inference of few rows (B <= 4 and T * B <= 64, or B <= 4 with weights too large
-  for the cache; no projection; in bfloat16 only, and always, where the processor has its products);
+  for the cache; no projection; in bfloat16 only where the processor has its products);
 * packed: all the rest, and with STATEFUL_LSTM_PACK=always everything but the steps.
 
 Training takes the last two as inference does, so that its outputs have the same bits. The backward
@@ -377,6 +377,46 @@ def test_few_rows_with_a_projection_are_packed_too(dtype, B):
     whole = rows_of(layer.run(range(12)), list(range(B)))
     for cut in CUTS:
         assert_equal(layer.run(range(B), cut), whole)
+
+
+@dtypes
+@pytest.mark.parametrize("H", [33, 300])  # sums of one part, and of two
+@pytest.mark.parametrize("B", [1, 2, 3])
+def test_single_steps_of_few_rows_in_training_have_the_bits_of_a_sequence(dtype, H, B):
+    layer = Layer(H, dtype)
+    h, c = layer.h0[:B], layer.c0[:B]
+    fixed = [*layer.weights, h, c, None, None, None, False]
+    whole = ops.lstm_forward(layer.x[:12, :B], *fixed, 2)
+    for t in range(12):  # in_place=False: what training asks for
+        y, h, c, gates, cells = ops.lstm_forward(layer.x[t : t + 1, :B], *fixed[:5], h, c, *fixed[7:], 2)
+        for found, all_steps in zip((y, gates, cells), (whole[0], whole[3], whole[4]), strict=True):
+            assert same_bits(found[0], all_steps[t])
+    assert same_bits(h, whole[1]) and same_bits(c, whole[2])
+
+
+@dtypes
+@pytest.mark.parametrize("layers", [2, 3, 5])
+def test_layers_side_by_side_have_the_bits_of_one_after_the_other(dtype, layers, threads):
+    torch.manual_seed(6)
+    lstm = StatefulLSTM(5, 24, layers, dtype=dtype).eval()
+    x, reset = torch.randn(517, 1, 5).to(dtype), torch.rand(517, 1) < 0.02
+    runs = []
+    for count in (1, 2, 3, 7):
+        threads(count)
+        for options in ({}, {"reset_mask": reset}):
+            lstm.reset_state()
+            with torch.no_grad():
+                lstm(x[:100])  # a state to begin from
+                y, (h, c) = lstm(x, **options)
+            runs.append((y, h, c, *lstm.state.read()))
+    for k, run in enumerate(runs):
+        for found, alone in zip(run, runs[k % 2], strict=True):
+            assert same_bits(found, alone)
+    lstm.reset_state()
+    with torch.no_grad():  # and of the same in other pieces
+        lstm(x[:100])
+        pieces = torch.cat([lstm(piece)[0] for piece in x.split([70, 300, 147])])
+    assert same_bits(pieces, runs[0][0]) and not same_bits(runs[0][0], runs[1][0])
 
 
 def check_threads():

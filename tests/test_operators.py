@@ -26,6 +26,12 @@ SCHEMAS = {
     "Tensor cells, Tensor weight_hh, Tensor? weight_hr, Tensor c0, Tensor? reset_mask, "
     "Tensor? lengths, Tensor? recurrent_mask, bool reverse, bool tf32=False) -> "
     "(Tensor grad_gates, Tensor grad_h0, Tensor grad_c0, Tensor grad_hidden)",
+    "lstm_gradients": "(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor gates, "
+    "Tensor cells, Tensor x, Tensor y, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, "
+    "Tensor? weight_hr, Tensor? reset_mask, Tensor? lengths, Tensor? recurrent_mask, bool reverse, "
+    "Tensor? sum_ih, Tensor? sum_hh, Tensor? sum_bias, int wanted) -> "
+    "(Tensor grad_x, Tensor grad_ih, Tensor grad_hh, Tensor grad_bias, Tensor grad_h0, "
+    "Tensor grad_c0, Tensor grad_hidden)",
     "lstm_step_": "(Tensor x, Tensor[] weights, Tensor(a!) h, Tensor(b!) c, "
     "Tensor? state_indices, Tensor? reset_mask, Tensor? lengths, bool bias, bool bidirectional, "
     "bool tf32=False) -> (Tensor y, Tensor h_n, Tensor c_n)",
@@ -221,7 +227,10 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16):
     x, w_ih = torch.randn(6, 5, 11, dtype=dtype), torch.randn(76, 11, dtype=dtype)
     args = x, w_ih, w, None, None, None, h, c.to(wide), None, None, None, False, 2
     y, h_n, c_n, gates, cells = ops.lstm_forward(*args)
-    grads = ops.lstm_backward(y, None, None, gates, cells, w, None, c.to(wide), *args[8:12])
+    c0, control = c.to(wide), args[8:12]
+    grads = ops.lstm_backward(y, None, None, gates, cells, w, None, c0, *control)
+    saved = y, None, None, gates, cells, x, y, h, c0, w_ih, w, None
+    grads += ops.lstm_gradients(*saved, *control, None, None, None, 31)[:6]
     print(*(t.double().abs().sum().item() for t in (y, c_n, *grads)))
 """
 

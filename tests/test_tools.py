@@ -29,12 +29,12 @@ def test_the_profiler_names_the_operators():
     lstm = StatefulLSTM(3, 5, num_layers=2)
     x = torch.randn(4, 2, 3)
     training = profiled(lambda: lstm(x)[0].sum().backward())
-    assert training == {"lstm_forward": 2, "lstm_backward": 2}  # once a layer
+    assert training == {"lstm_forward": 2, "lstm_gradients": 2}  # once a layer
     lstm.allocate_state(9)
     slots = torch.tensor([7, 2])
     training = profiled(lambda: lstm(x, state_indices=slots)[0].sum().backward())
     assert training == {
-        "state_gather": 1, "lstm_forward": 2, "state_scatter_": 1, "lstm_backward": 2,
+        "state_gather": 1, "lstm_forward": 2, "state_scatter_": 1, "lstm_gradients": 2,
     }  # fmt: skip
     lstm.allocate_state(2)
     with torch.no_grad():
