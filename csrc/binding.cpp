@@ -39,6 +39,25 @@ const int64_t* read_lengths(Inputs& in, const OptTensor& lengths, int64_t B, int
   return found;
 }
 
+// A new tensor that is likely to go before the next iteration of training: a large one lies in memory that has
+// been used before. To get it anew from the system may take as long as the computing.
+template <class T>
+Tensor make_pooled(std::initializer_list<int64_t> shape) {
+  constexpr size_t kLarge = size_t{1} << 20;
+  size_t bytes = sizeof(T);
+  for (const int64_t n : shape) bytes *= n;
+  if (bytes < kLarge) return make<T>(shape);
+  std::vector<int64_t> strides(shape.size(), 1);
+  for (size_t k = shape.size() - 1; k > 0; --k) strides[k - 1] = strides[k] * shape.begin()[k];
+  auto* block = new Block(Pool::shared().take(bytes));
+  return torch::stable::from_blob(
+      block->memory.get(), {shape.begin(), shape.size()}, {strides.data(), strides.size()},
+      torch::stable::Device(torch::headeronly::DeviceType::CPU), kType<T>, [block](void*) {
+        Pool::shared().give(std::move(*block));
+        delete block;
+      });
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     Tensor x, Tensor weight_ih, Tensor weight_hh, OptTensor bias_ih, OptTensor bias_hh,
     OptTensor weight_hr, Tensor h0, Tensor c0, OptTensor reset_mask, OptTensor lengths,
@@ -62,8 +81,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     Tensor y = make<S>({p.T, p.B, p.P});
     Tensor h_n = make<S>({p.B, p.P});
     Tensor c_n = make<A>({p.B, p.H});
-    Tensor gates = make<S>({save == 2 ? p.T : 0, p.B, 4 * p.H});
-    Tensor cells = make<A>({save >= 1 ? p.T : 0, p.B, p.H});
+    Tensor gates = make_pooled<S>({save == 2 ? p.T : 0, p.B, 4 * p.H});
+    Tensor cells = make_pooled<A>({save >= 1 ? p.T : 0, p.B, p.H});
     p.y = mutable_data<S>(y);
     p.h_n = mutable_data<S>(h_n);
     p.c_n = mutable_data<A>(c_n);
@@ -174,7 +193,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_gradient
     // The sums are the results; or, where those are narrower, lie apart until they are complete.
     const bool apart = wants(5) && sizeof(S) < sizeof(A);
     const auto result = [&](std::initializer_list<int64_t> shape) {
-      return apart ? make<S>(shape) : make<A>(shape);
+      return apart ? make_pooled<S>(shape) : make_pooled<A>(shape);
     };
     Tensor grad_ih = result({want_ih ? 4 * p.H : 0, g.I});
     Tensor grad_hh = result({want_hh ? 4 * p.H : 0, p.P});

@@ -8,8 +8,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <utility>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -78,6 +80,54 @@ class Buffer {
   }
   Kept place_;
   Block block_;
+};
+
+// What an iteration of training needs goes at its end, and is wanted again in the next one: from any thread, by
+// many layers. Blocks wait here until then.
+class Pool {
+ public:
+  static Pool& shared() {
+    static Pool* pool = new Pool;  // never destroyed: tensors may outlive it
+    return *pool;
+  }
+  // A block of so many bytes or some more: the smallest that waits, or a new one.
+  Block take(size_t bytes) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      size_t best = waiting_.size();
+      for (size_t k = 0; k < waiting_.size(); ++k)
+        if (waiting_[k].size >= bytes && waiting_[k].size <= bytes + bytes / 4 &&
+            (best == waiting_.size() || waiting_[k].size < waiting_[best].size))
+          best = k;
+      if (best < waiting_.size()) {
+        Block block = std::move(waiting_[best]);
+        waiting_.erase(waiting_.begin() + best);
+        bytes_ -= block.size;
+        return block;
+      }
+    }
+    return Block(bytes);
+  }
+  // The blocks that have waited longest go to make room for it.
+  void give(Block block) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    bytes_ += block.size;
+    waiting_.push_back(std::move(block));
+    while (bytes_ > kMost) {
+      bytes_ -= waiting_.front().size;
+      waiting_.erase(waiting_.begin());
+    }
+  }
+
+ private:
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr size_t kMost = 0;
+#else
+  static constexpr size_t kMost = size_t{128} << 20;
+#endif
+  std::mutex mutex_;
+  std::vector<Block> waiting_;  // those that came last are last
+  size_t bytes_ = 0;
 };
 
 }  // namespace stateful_lstm

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+
 import pytest
 import torch
 from support import assert_close
@@ -211,3 +214,50 @@ def test_opcheck(dtype, projection, wanted):
     args = arguments(dtype, projection, steered=True, wanted=wanted)
     torch.library.opcheck(torch.ops.stateful_lstm.lstm_gradients, args)
     assert args[5].shape == (T, B, INPUTS) and args[10].size(1) == (P if projection else H)
+
+
+def large_gradients(seed):
+    """Of a layer so large that they lie in pooled memory."""
+    torch.manual_seed(seed)
+    x, w = torch.randn(3, 2, 300), [torch.randn(1200, 300) / 17 for _ in range(2)]
+    h0 = c0 = torch.zeros(2, 300)
+    y, _, _, gates, cells = ops.lstm_forward(
+        x, *w, None, None, None, h0, c0, None, None, None, False, 2
+    )
+    control = (None, None, None, False)
+    args = [y, None, None, gates, cells, x, y, h0, c0, *w, None, *control, None, None, None, IH + HH]
+    found = gradients(args)
+    return found["grad_ih"], found["grad_hh"]
+
+
+def test_memory_goes_back_to_the_pool_only_when_its_tensor_goes():
+    first = large_gradients(1)
+    copies, places = [t.clone() for t in first], {t.data_ptr() for t in first}
+    second = large_gradients(2)
+    assert not places & {t.data_ptr() for t in second}
+    part = first[0][5:7]  # a view holds all of it
+    expected = part.clone()
+    for t, copy in zip(first, copies, strict=True):
+        assert torch.equal(t, copy)
+    del first, t
+    third = large_gradients(3)
+    assert torch.equal(part, expected)
+    assert len(places & {t.data_ptr() for t in third}) == 1, "the other one's is used again"
+
+
+def test_pooled_memory_is_given_back_by_any_thread():
+    expected = [t.clone() for t in large_gradients(4)]
+    held: queue.Queue = queue.Queue()
+    wrong = []
+
+    def look():
+        while (found := held.get()) is not None:
+            wrong.extend(not torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+    thread = threading.Thread(target=look)  # in which the tensors go
+    thread.start()
+    for _ in range(20):
+        held.put(large_gradients(4))
+    held.put(None)
+    thread.join()
+    assert len(wrong) == 40 and not any(wrong)
