@@ -22,8 +22,8 @@ SIZES = [1 << power for power in range(17, 28, 2)]  # bytes: from the L2 cache t
 
 def flop_rate(dtype: torch.dtype) -> float:
     """Floating-point operations a second of the fastest large matrix product there is."""
-    # Without instructions for bfloat16, float32 is the faster way to multiply such numbers. And torch takes
-    # MKL for float32 where oneDNN may be twice as fast.
+    # Without instructions for bfloat16, float32 is the faster way to multiply such numbers. And
+    # torch takes MKL for float32 where oneDNN may be twice as fast.
     dtypes = [dtype, torch.float32] if dtype == torch.bfloat16 else [dtype]
     pairs = [torch.randn(2, 1024, 1024).to(d) for d in dtypes]
     products = [Candidate("", partial(torch.mm, a, b)) for a, b in pairs]

@@ -79,8 +79,7 @@ void in_parts(const SequenceParams<S>& p, const Split& how, const F& run) {
   torch::stable::parallel_for(0, how.members, 1, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       cpu::Barrier unused;
-      if (k * rows < p.B)
-        run(cpu::Part{k * rows, std::min(p.B, (k + 1) * rows), 0, 1, k}, unused);
+      if (k * rows < p.B) run(cpu::Part{k * rows, std::min(p.B, (k + 1) * rows), 0, 1, k}, unused);
     }
   });
 }
@@ -145,8 +144,8 @@ void run_layers(const std::vector<ForwardParams<S>>& layers) {
   const cpu::Weights are = kernel.forward_weights_are(p, !always_pack());
   const Split how = split(p, are, p.I);
   const int64_t busy = how.by_units ? how.members : (p.B + how.rows(p.B) - 1) / how.rows(p.B);
-  const bool in_turn = p.B == 0 || p.lengths ||
-                       are != cpu::Weights::packed || pieces < kPieces / 2 || 2 * busy > members;
+  const bool in_turn = p.B == 0 || p.lengths || are != cpu::Weights::packed ||
+                       pieces < kPieces / 2 || 2 * busy > members;
   if (in_turn) {
     for (const ForwardParams<S>& layer : layers) run_forward(layer, /*may_be_in_place=*/true);
     return;
@@ -202,9 +201,8 @@ void run_gradients(const GradientParams<S>& p) {
   if (panels > 0 || p.grad_bias) {
     const Buffer<A> pack(panels * size, Kept::pack);
     constexpr int64_t kEach = 4;  // to pack a number takes as long as some multiply-adds
-    share(panels, kEach * size, [&](int64_t begin, int64_t end) {
-      kernel.gradient_pack(p, pack.get(), begin, end);
-    });
+    share(panels, kEach * size,
+          [&](int64_t begin, int64_t end) { kernel.gradient_pack(p, pack.get(), begin, end); });
     const int64_t tiles = (4 * p.H + kernel.tile_rows - 1) / kernel.tile_rows;
     share(tiles, kernel.tile_rows * (p.I + p.P) * (rows + kEach), [&](int64_t begin, int64_t end) {
       const Buffer<A> room(kernel.gradient_room, Kept::own);
@@ -229,11 +227,11 @@ void round_sums(S* to, const Acc<S>* from, int64_t n) {
   });
 }
 
-#define LSTM_INSTANTIATE(S)                                 \
-  template void run_forward(const ForwardParams<S>&, bool); \
+#define LSTM_INSTANTIATE(S)                                       \
+  template void run_forward(const ForwardParams<S>&, bool);       \
   template void run_layers(const std::vector<ForwardParams<S>>&); \
-  template void run_backward(const BackwardParams<S>&);     \
-  template void run_gradients(const GradientParams<S>&);    \
+  template void run_backward(const BackwardParams<S>&);           \
+  template void run_gradients(const GradientParams<S>&);          \
   template void round_sums(S*, const Acc<S>*, int64_t);
 LSTM_INSTANTIATE(float)
 LSTM_INSTANTIATE(double)

@@ -1,8 +1,8 @@
 """One layer on the compiled kernels, with its gradients.
 
-The kernels do all of forward, and on the CPU all of backward. On CUDA they do the recurrence there; what
-is parallel over time, the gradients of weights and input, are library matrix products. No atomics
-anywhere, so gradients are bitwise repeatable.
+The kernels do all of forward, and on the CPU all of backward. On CUDA they do the recurrence there;
+what is parallel over time, the gradients of weights and input, are library matrix products. No
+atomics anywhere, so gradients are bitwise repeatable.
 
 A sequence that is trained on is worked on in ranges of steps, one after the other: what the kernels
 make for a range is still in the cache when the products need it, and no array is so large that the
@@ -320,7 +320,7 @@ class Forward(NamedTuple):
 
 
 class _Grads:
-    """Backward of one range after another, and sums of the weights' gradients in the dtype of sums."""
+    """Backward of one range after another, with sums of the weights' gradients."""
 
     def __init__(self, needs: tuple[bool, ...], weights: LayerWeights) -> None:
         self.weights, self.need_x = weights, needs[0]
@@ -337,7 +337,10 @@ class _Grads:
         want_h0: bool,
         tf32: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Takes the gradients of y, h_n and c_n; returns those of x, h0 and c0. ``last``: of all ranges."""
+        """Takes the gradients of y, h_n and c_n; returns those of x, h0 and c0.
+
+        ``last``: no other range will be added.
+        """
         raise NotImplementedError
 
     def _add_hidden(self, grad_hidden: Tensor, forward: Forward) -> None:
@@ -380,8 +383,11 @@ class _KernelGrads(_Grads):
         w_ih, w_hh, b_ih, b_hh, _ = self.needed
         bias = b_ih or b_hh
         x, y, h0, c0, gates, cells = forward
+        grad_y, grad_h, grad_c = grads
         grad_x, *sums, grad_h0, grad_c0, grad_hidden = ops.lstm_gradients(
-            *grads,
+            grad_y,
+            grad_h,
+            grad_c,
             gates,
             cells,
             x,
@@ -392,7 +398,9 @@ class _KernelGrads(_Grads):
             self.weights.w_hh,
             self.weights.w_hr,
             *control,
-            *self.sums[:3],
+            self.sums[0],
+            self.sums[1],
+            self.sums[2],
             self.need_x + 2 * w_ih + 4 * w_hh + 8 * bias + 16 * want_h0 + 32 * last,
         )
         for k, needed in enumerate((w_ih, w_hh, bias)):
@@ -423,8 +431,11 @@ class _LibraryGrads(_Grads):
     ) -> tuple[Tensor, Tensor, Tensor]:
         w_ih, w_hh, b_ih, b_hh, _ = self.needed
         x, y, h0, c0, gates, cells = forward
+        grad_y, grad_h_n, grad_c_n = grads
         grad_gates, grad_h, grad_c, grad_hidden = ops.lstm_backward(
-            *grads,
+            grad_y,
+            grad_h_n,
+            grad_c_n,
             gates,
             cells,
             self.weights.w_hh,

@@ -213,13 +213,11 @@ def lstm_gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """All of backward but the gradient of ``weight_hr``, on the CPU.
 
-    Args:
-        sum_ih, sum_hh, sum_bias: gradients of other steps, to which those of these are added, for all
-            that are wanted; or all None. In the dtype of sums.
-        wanted: a sum of 1 for the gradient of x, 2 weight_ih, 4 weight_hh, 8 the biases, 16 h0; and
-            32 for those of the weights in the layer's dtype, there being no more to add.
-
-    The others are as in :func:`lstm_forward` and :func:`lstm_backward`.
+    Arguments as in :func:`lstm_forward` and :func:`lstm_backward`, and:
+    ``sum_ih``, ``sum_hh``, ``sum_bias``, gradients of other steps to which those of these steps are
+    added, in the dtype of sums: for all that are wanted, or all None.
+    ``wanted``, a sum of 1 for the gradient of x, 2 weight_ih, 4 weight_hh, 8 the biases, 16 h0; and
+    32 for those of the weights in the layer's dtype, there being no more to add.
 
     Returns:
         grad_x (T, B, I) in the layer's dtype; in that or the dtype of sums grad_ih (4H, I),

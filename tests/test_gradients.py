@@ -1,4 +1,4 @@
-"""The operator that does all of backward on the CPU, against the recurrence's and plain products."""
+"""The operator that does all of backward on the CPU, beside the recurrence's and plain products."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def expected(args):
     """By way of lstm_backward, with products in float64."""
     *grads, gates, cells, x, y, h0, c0, w_ih, w_hh, w_hr, reset, lengths, mask, reverse = args[:16]
     control = Control(reset, lengths, mask, reverse)
-    d_gates, d_h0, d_c0, d_hidden = ops.lstm_backward(*grads, gates, cells, w_hh, w_hr, c0, *control)
+    d_gates, d_h0, d_c0, d_hidden = ops.lstm_backward(
+        *grads, gates, cells, w_hh, w_hr, c0, *control
+    )
     seen = _previous_hidden(y, h0, control).double().flatten(0, 1)
     d = d_gates.double()
     rows = d.flatten(0, 1)
@@ -55,7 +57,7 @@ def expected(args):
 
 
 def tolerance(dtype, terms):
-    """Roundings of that many numbers; those of bfloat16 are rounded once more before the products."""
+    """Roundings of so many numbers; bfloat16's are rounded once more, before the products."""
     return terms * torch.finfo(acc(dtype)).eps + (2**-7 if dtype == torch.bfloat16 else 0)
 
 
@@ -82,9 +84,7 @@ def test_sizes_that_fill_no_tile_and_sums_longer_than_one(dtype, sizes):
     w_ih, w_hh = (torch.randn(4 * hidden, n).to(dtype) / (4 * n) ** 0.5 for n in (inputs, hidden))
     h0, c0 = torch.randn(rows, hidden).to(dtype), torch.randn(rows, hidden).to(acc(dtype))
     control = (None, None, None, False)
-    y, _, _, gates, cells = ops.lstm_forward(
-        x, w_ih, w_hh, None, None, None, h0, c0, *control, 2
-    )
+    y, _, _, gates, cells = ops.lstm_forward(x, w_ih, w_hh, None, None, None, h0, c0, *control, 2)
     fixed = [gates, cells, x, y, h0, c0, w_ih, w_hh, None, *control, None, None, None, ALL]
     args = [torch.randn_like(y), None, None, *fixed]
     assert_close(gradients(args), expected(args), tolerance(dtype, steps * rows + 4 * hidden))
@@ -225,7 +225,24 @@ def large_gradients(seed):
         x, *w, None, None, None, h0, c0, None, None, None, False, 2
     )
     control = (None, None, None, False)
-    args = [y, None, None, gates, cells, x, y, h0, c0, *w, None, *control, None, None, None, IH + HH]
+    args = [
+        y,
+        None,
+        None,
+        gates,
+        cells,
+        x,
+        y,
+        h0,
+        c0,
+        *w,
+        None,
+        *control,
+        None,
+        None,
+        None,
+        IH + HH,
+    ]
     found = gradients(args)
     return found["grad_ih"], found["grad_hh"]
 

@@ -388,7 +388,9 @@ def test_single_steps_of_few_rows_in_training_have_the_bits_of_a_sequence(dtype,
     fixed = [*layer.weights, h, c, None, None, None, False]
     whole = ops.lstm_forward(layer.x[:12, :B], *fixed, 2)
     for t in range(12):  # in_place=False: what training asks for
-        y, h, c, gates, cells = ops.lstm_forward(layer.x[t : t + 1, :B], *fixed[:5], h, c, *fixed[7:], 2)
+        y, h, c, gates, cells = ops.lstm_forward(
+            layer.x[t : t + 1, :B], *fixed[:5], h, c, *fixed[7:], 2
+        )
         for found, all_steps in zip((y, gates, cells), (whole[0], whole[3], whole[4]), strict=True):
             assert same_bits(found[0], all_steps[t])
     assert same_bits(h, whole[1]) and same_bits(c, whole[2])

@@ -124,13 +124,14 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* packed_weights, Acc
       for (int64_t b = rows; kPaired<S> && b < end; ++b) {
         Input<S>* to = narrow + b * 2 * P;  // P factors a row
         for (int64_t k = columns.begin; k < columns.end; k += kLanes<A>)
-          store(to + k, load(static_cast<const A*>(dh) + b * P + k, columns.end - k), columns.end - k);
+          store(to + k, load(static_cast<const A*>(dh) + b * P + k, columns.end - k),
+                columns.end - k);
         if (P % kNumbers<F> != 0 && columns.end == P) to[P] = {};
       }
       barrier.wait(part.members);
       const void* in = kPaired<S> ? static_cast<const void*>(narrow) : dh;
-      plain_product(through, H, static_cast<const F*>(in), P, rows, end, factors<S>(P), H, projected,
-                    pack + weights.size(1), a.weight_hr, live);
+      plain_product(through, H, static_cast<const F*>(in), P, rows, end, factors<S>(P), H,
+                    projected, pack + weights.size(1), a.weight_hr, live);
       d_hidden = through;
     }
     for (int64_t b = rows; b < end; ++b)

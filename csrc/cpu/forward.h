@@ -279,8 +279,8 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
       else if (together == 2)
         cells(Rows<2>{}, Rows<2>{}, begin);
       else
-        in_tiles<kCellRows>(begin, end, [&](auto tile, int64_t b)
-                                            LSTM_LAMBDA { cells(tile, Rows<1>{}, b); });
+        in_tiles<kCellRows>(begin, end,
+                            [&](auto tile, int64_t b) LSTM_LAMBDA { cells(tile, Rows<1>{}, b); });
     }
     if (a.weight_hr) {
       barrier.wait(part.members);

@@ -60,8 +60,7 @@ LSTM_INLINE void load_square(Vec<Acc<S>> (&row)[kLanes<Acc<S>>], const Columns<S
   constexpr int64_t lanes = kLanes<Acc<S>>, each = kNumbers<Factor<S>>;
 #pragma GCC unroll 16
   for (int l = 0; l < lanes; ++l)
-    row[l] =
-        bit_cast<Vec<Acc<S>>>(load_factors(source + l * w.n_stride + each * k, each * lanes));
+    row[l] = bit_cast<Vec<Acc<S>>>(load_factors(source + l * w.n_stride + each * k, each * lanes));
   transpose<Acc<S>>(row);
 }
 template <class S>
