@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 
@@ -256,10 +257,12 @@ def test_memory_goes_back_to_the_pool_only_when_its_tensor_goes():
     expected = part.clone()
     for t, copy in zip(first, copies, strict=True):
         assert torch.equal(t, copy)
+    places.remove(first[0].data_ptr())
     del first, t
-    third = large_gradients(3)
+    later = [large_gradients(3) for _ in range(20)]  # others may have left blocks, too
     assert torch.equal(part, expected)
-    assert len(places & {t.data_ptr() for t in third}) == 1, "the other one's is used again"
+    if "STATEFUL_LSTM_SANITIZE" not in os.environ:  # where nothing stays, so that it is watched
+        assert places <= {t.data_ptr() for each in later for t in each}
 
 
 def test_pooled_memory_is_given_back_by_any_thread():

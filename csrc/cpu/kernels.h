@@ -8,6 +8,13 @@
 
 namespace stateful_lstm::cpu {
 
+// Whether g++'s sanitizer is to see every load: it does not watch those of some lanes.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kWatched = true;
+#else
+constexpr bool kWatched = false;
+#endif
+
 // How a call reads its weights: packed before, by all threads; packed panel by panel by whom it belongs to;
 // or where they lie, which forward adds up in another order.
 enum class Weights { packed, packed_in_passing, in_place };
