@@ -228,7 +228,8 @@ def _backward(
             )
         elif ctx.keep == "cells":
             (cells,) = inside
-            gates = _gates_anew(part_x, weights, _previous_hidden(part_y, h_begin, part))
+            anew = _gates_on_gpu if cuda.on_gpu(x) else _gates_on_cpu
+            gates = anew(part_x, weights, part_y, h_begin, cells, part)
         else:
             cells, gates = inside
         grads = (
@@ -265,8 +266,8 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _previous_hidden(y: Tensor, h0: Tensor, control: Control) -> Tensor:
-    """The h that each step's recurrent product saw, (T, B, P), as products take it."""
-    reset, lengths, mask, reverse = control
+    """The h that each step began from, (T, B, P); zeros where a row has ended."""
+    reset, lengths, _, reverse = control
     first = h0.unsqueeze(0)
     if y.size(0) == 1:
         prev = first
@@ -279,15 +280,42 @@ def _previous_hidden(y: Tensor, h0: Tensor, control: Control) -> Tensor:
         if reverse:  # a row's first step is its last valid one
             prev = torch.where((steps == lengths - 1).unsqueeze(2), first, prev)
         prev = prev.masked_fill((steps >= lengths).unsqueeze(2), 0)
-    if reset is not None:
-        prev = prev.masked_fill(reset.unsqueeze(2), 0)
-    prev = _cast(prev, _factor_dtype(y))
+    return prev if reset is None else prev.masked_fill(reset.unsqueeze(2), 0)
+
+
+def _previous_factor(y: Tensor, h0: Tensor, control: Control) -> Tensor:
+    """What each step's recurrent product took, (T, B, P)."""
+    prev, mask = _cast(_previous_hidden(y, h0, control), _factor_dtype(y)), control.recurrent_mask
     return prev if mask is None else prev * mask
 
 
-def _gates_anew(x: Tensor, weights: LayerWeights, h_prev: Tensor) -> Tensor:
-    """The activated gates of all steps at once, from what went into them."""
+def _gates_on_cpu(
+    x: Tensor, weights: LayerWeights, y: Tensor, h0: Tensor, cells: Tensor, control: Control
+) -> Tensor:
+    """The activated gates of all steps at once, bit for bit: a single step of T * B rows."""
     T, B, _ = x.shape
+    h_prev, mask = _previous_hidden(y, h0, control), control.recurrent_mask
+    rows = None if mask is None else mask.expand(T, B, -1).flatten(0, 1)
+    _, _, _, gates, _ = ops.lstm_forward(
+        x.reshape(1, T * B, -1),
+        *weights,
+        h_prev.flatten(0, 1),
+        cells.flatten(0, 1),  # any: gates do not depend on them
+        None,
+        None,
+        rows,
+        False,
+        2,
+    )
+    return gates.view(T, B, -1)
+
+
+def _gates_on_gpu(
+    x: Tensor, weights: LayerWeights, y: Tensor, h0: Tensor, cells: Tensor, control: Control
+) -> Tensor:
+    """The activated gates of all steps at once, by library products."""
+    T, B, _ = x.shape
+    h_prev = _previous_factor(y, h0, control)
     acc, factor = accumulation_dtype(x.dtype), h_prev.dtype
     inputs, w_ih = _cast(x, factor).flatten(0, 1), _cast(weights.w_ih, factor).T
     hidden, w_hh = h_prev.flatten(0, 1), _cast(weights.w_hh, factor).T
@@ -448,7 +476,7 @@ class _LibraryGrads(_Grads):
         if w_ih:
             self._add_product(0, factor, _cast(x, factor.dtype))
         if w_hh:
-            self._add_product(1, factor, _previous_hidden(y, h0, control))
+            self._add_product(1, factor, _previous_factor(y, h0, control))
         if b_ih or b_hh:
             bias = grad_gates.flatten(0, 1).sum(0)
             for k in (2, 3):

@@ -12,7 +12,8 @@ from support import assert_close
 from test_operators import BAD_FORWARD, DTYPES, INPUTS, B, H, P, T, acc, forward_args
 
 from stateful_lstm import ops
-from stateful_lstm.autograd import Control, _previous_hidden
+from stateful_lstm.autograd import Control, _previous_factor, compiled_layer
+from stateful_lstm.stack import LayerWeights
 
 X, IH, HH, BIAS, H0, FINAL = 1, 2, 4, 8, 16, 32
 ALL = X + IH + HH + BIAS + H0
@@ -43,7 +44,7 @@ def expected(args):
     d_gates, d_h0, d_c0, d_hidden = ops.lstm_backward(
         *grads, gates, cells, w_hh, w_hr, c0, *control
     )
-    seen = _previous_hidden(y, h0, control).double().flatten(0, 1)
+    seen = _previous_factor(y, h0, control).double().flatten(0, 1)
     d = d_gates.double()
     rows = d.flatten(0, 1)
     return {
@@ -281,3 +282,24 @@ def test_pooled_memory_is_given_back_by_any_thread():
     held.put(None)
     thread.join()
     assert len(wrong) == 40 and not any(wrong)
+
+
+@dtypes
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gates_computed_again_are_the_same_bits(dtype, reverse):
+    torch.manual_seed(5)
+    steps, rows, hidden = 40, 30, 33
+    x, h0 = torch.randn(steps, rows, 7).to(dtype), torch.randn(rows, hidden).to(dtype)
+    c0, lengths = torch.randn(rows, hidden).to(acc(dtype)), torch.randint(0, steps + 1, (rows,))
+    weights = [torch.randn(4 * hidden, n).to(dtype).div(6).requires_grad_() for n in (7, hidden)]
+    biases = [torch.randn(4 * hidden).to(dtype).requires_grad_() for _ in range(2)]
+    mask = (torch.rand(rows, hidden) < 0.5).to(dtype) * 2
+    control = torch.rand(steps, rows) < 0.1, lengths, mask, reverse
+    layer = LayerWeights(*weights, *biases, None)
+    grads = []
+    for keep in ("all", "cells"):
+        y, h, c = compiled_layer(x, layer, h0, c0, *control, keep=keep)
+        total = y.float().square().sum() + h.float().sum() + c.float().sum()
+        grads.append(torch.autograd.grad(total, [*weights, *biases]))
+    for first, second in zip(*grads, strict=True):
+        assert first.any() and torch.equal(first, second)
