@@ -272,12 +272,9 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
               a, t, b, p * lanes, sums + (b - begin) * width, panel_size, c, out,
               a.weight_hr == nullptr);
       };
-      if (together >= 4)
-        cells(Rows<1>{}, Rows<4>{}, begin);
-      else if (together == 2 && rows == 1)
-        cells(Rows<1>{}, Rows<2>{}, begin);
-      else if (together == 2)
-        cells(Rows<2>{}, Rows<2>{}, begin);
+      if (together > 1)
+        with_few(rows, together,
+                 [&](auto tile, auto vectors) LSTM_LAMBDA { cells(tile, vectors, begin); });
       else
         in_tiles<kCellRows>(begin, end,
                             [&](auto tile, int64_t b) LSTM_LAMBDA { cells(tile, Rows<1>{}, b); });

@@ -159,6 +159,7 @@ void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* 
           PackedPanel<F> part = panel;
           part.data += half * panel.half;
           in_tiles<kTileRows>(0, count, [&](auto tile, int64_t r) LSTM_LAMBDA {
+            part.fetch(r / kTileRows, panel.half, kSumLength / each);
             add_tile<decltype(tile)::rows, kHalf>(
                 Sums<A>{grads + r * K + at, K, K - column - at, 0, fresh},
                 ColumnInputs<F>{gates + r, count}, factors<S>(last - first), part);

@@ -41,6 +41,13 @@ constexpr int64_t panels_together(int64_t rows, int64_t panels) {
   while (count > panels) count /= 2;
   return count > 1 ? count : 1;
 }
+// Calls f(Rows<R>, Rows<N>) for the R rows and the N > 1 panels that go together.
+template <class F>
+LSTM_INLINE void with_few(int64_t rows, int64_t together, const F& f) {
+  if (together >= 4) return f(Rows<1>{}, Rows<4>{});
+  if (rows == 1) return f(Rows<1>{}, Rows<2>{});
+  f(Rows<2>{}, Rows<2>{});
+}
 constexpr int tile_columns(int rows) { return rows * kGroup <= kManySums + 4 ? kGroup : kHalf; }
 
 // Factors of panels from `data` on, a row of them `row` apart; each next half panel, also that of the next
@@ -51,7 +58,8 @@ struct PackedPanel {
   static constexpr int64_t row = kHalf * kVectorBytes / sizeof(F);
   const F* data;
   int64_t half;
-  const char* next = nullptr;  // lines that will be wanted, one fetched with each row of factors
+  const char* next =
+      nullptr;  // lines that will be wanted, one fetched with each row: set by fetch()
 
   LSTM_INLINE void fetch_next(int64_t k) const { __builtin_prefetch(next + k * 64, 0, 2); }
   LSTM_INLINE auto column(int64_t k, int64_t j) const {
@@ -59,11 +67,11 @@ struct PackedPanel {
     return load(data + k * row + j / kHalf * half + j % kHalf * lanes);
   }
   LSTM_INLINE void go_on(int64_t k, int64_t halves) { data += k * row + halves * half; }
-  // The tile with this number is to fetch its part of the next `length` rows.
-  LSTM_INLINE void fetch(int64_t tile, int64_t length) {
+  // The tile with this number is to fetch its part of the `length` rows that lie `ahead` further on.
+  LSTM_INLINE void fetch(int64_t tile, int64_t ahead, int64_t length) {
     constexpr int64_t kParts = row * sizeof(F) / 64;
-    const char* here = reinterpret_cast<const char*>(data);
-    next = tile < kParts ? here + (kParts + tile) * length * 64 : here;
+    next = reinterpret_cast<const char*>(tile < kParts ? data + ahead : data);
+    if (tile < kParts) next += tile * length * 64;
   }
 };
 template <class S>
@@ -72,7 +80,7 @@ struct PanelInPlace {
   int64_t half, row, last;  // the last row of weights there is, counted from `data`
 
   LSTM_INLINE void fetch_next(int64_t) const {}
-  LSTM_INLINE void fetch(int64_t, int64_t) {}
+  LSTM_INLINE void fetch(int64_t, int64_t, int64_t) {}
   LSTM_INLINE auto column(int64_t k, int64_t j) const {
     const S* from = data + j / kHalf * half + j % kHalf * kLanes<Acc<S>>;
     if constexpr (kPaired<S>)
@@ -178,9 +186,7 @@ LSTM_INLINE void add_panels(const Sums<A>& out, const F* in, int64_t in_stride, 
                      RowInputs<F>{in + begin * in_stride + k, in_stride},
                      K - k < length ? K - k : length, part_of(k, 0));
   };
-  if (together >= 4) return few(Rows<1>{}, Rows<4>{});
-  if (together == 2 && end - begin == 1) return few(Rows<1>{}, Rows<2>{});
-  if (together == 2) return few(Rows<2>{}, Rows<2>{});
+  if (together > 1) return with_few(end - begin, together, few);
   for (int64_t half = 0; half < kGroup / kHalf; ++half)
     for (int64_t k = 0; k < K; k += length) {
       const int64_t column = half * kHalf * lanes;
@@ -188,7 +194,7 @@ LSTM_INLINE void add_panels(const Sums<A>& out, const F* in, int64_t in_stride, 
         constexpr int R = decltype(rows)::rows, C = tile_columns(R);
         if ((C == kGroup && half > 0) || !wanted(rows, b)) return;
         Panel part = part_of(k, half);
-        part.fetch((b - begin) / kTileRows, length);
+        part.fetch((b - begin) / kTileRows, length * panel.row, length);
         add_tile<R, C>(Sums<A>{out.data + b * out.row + column, out.row, out.n - column, 0},
                        RowInputs<F>{in + b * in_stride + k, in_stride},
                        K - k < length ? K - k : length, part);
@@ -200,6 +206,7 @@ template <class F>  // of K factors
 LSTM_INLINE PackedPanel<F> packed_panel(const F* pack, int64_t K, int64_t panel) {
   return {pack + panel * K * 2 * PackedPanel<F>::row, K * PackedPanel<F>::row};
 }
+
 // Sums (rows, 4, lanes) += R rows of `in` times the four gates of the units from `unit` on, as add_panels has
 // them for the packed panel, but for weights that lie row by row: squares of them are turned in registers
 // and used there, which is all there is to do with them where rows are few.
