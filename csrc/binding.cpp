@@ -198,7 +198,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_gradient
     Tensor grad_ih = result({want_ih ? 4 * p.H : 0, g.I});
     Tensor grad_hh = result({want_hh ? 4 * p.H : 0, p.P});
     Tensor grad_bias = result({want_bias ? 4 * p.H : 0});
-    const int64_t sizes[] = {grad_ih.numel(), grad_hh.numel(), grad_bias.numel()};
+    const bool direct = apart && !adds && p.T * p.B <= cpu::kSumLength && p.T * p.B > 0;
+    const int64_t sizes[] = {direct ? 0 : grad_ih.numel(), direct ? 0 : grad_hh.numel(),
+                             grad_bias.numel()};
     const Buffer<A> room(apart ? sizes[0] + sizes[1] + sizes[2] : 0, Kept::sums);
     const Tensor* results[] = {&grad_ih, &grad_hh, &grad_bias};
     const A* before[] = {in.get<A>(sum_ih, {4 * p.H, g.I}, "sum_ih"),
@@ -216,6 +218,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_gradient
     g.grad_ih = sums[0];
     g.grad_hh = sums[1];
     g.grad_bias = sums[2];
+    g.narrow_ih = direct && want_ih ? mutable_data<S>(grad_ih) : nullptr;
+    g.narrow_hh = direct && want_hh ? mutable_data<S>(grad_hh) : nullptr;
     const bool paired = cpu::kernels<S>().paired;
     p.gates_stride = g.gates_stride =
         paired ? cpu::spread_row<S>(4 * p.H) : cpu::spread_row<A>(4 * p.H);

@@ -84,6 +84,8 @@ struct GradientParams : SequenceParams<S> {
   bool adds;               // to what is there, rather than writing anew
   Acc<S>* grad_ih;         // (4H, I)
   Acc<S>* grad_hh;         // (4H, P)
+  S* narrow_ih;            // instead of grad_ih, and
+  S* narrow_hh;            // of grad_hh, if T*B is kSumLength at most and nothing is there yet
   Acc<S>* grad_bias;       // (4H), of either bias
   S* grad_x;               // (T, B, I)
 };

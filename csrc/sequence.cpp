@@ -41,6 +41,8 @@ Split split(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
       std::clamp<int64_t>(std::min((p.H + kColumns - 1) / kColumns, meetings), 1, most);
   const bool heavy = 4 * p.H * p.P * int64_t(sizeof(Acc<S>)) > kHeavy;
   const bool once = are == cpu::Weights::packed_in_passing;  // each panel by one thread only
+  if (p.T == 1 && p.B > cpu::kManyRows)
+    return {false, (p.B + cpu::kInputRows - 1) / cpu::kInputRows};
   if (by_units > by_rows || ((heavy || once) && by_units == by_rows)) return {true, by_units};
   return {false, most};
 }
@@ -110,10 +112,10 @@ void run_forward(const ForwardParams<S>& p, bool may_be_in_place) {
   const Buffer<A> pack = pack_weights(kernel.forward_weights, p, are);
   const Split how = split(p, are, p.I);
   const int64_t own_size = cpu::own_size(p, how.rows(p.B), kernel.lanes);
-  const Buffer<A> work(cpu::work_size(p), Kept::work), own(how.members * own_size, Kept::own);
+  const Buffer<A> work(cpu::work_size(p), Kept::work);
   in_parts(p, how, [&](const cpu::Part& part, cpu::Barrier& barrier) {
-    kernel.forward_part(p, are, pack.get(), work.get(), own.get() + part.index * own_size, part,
-                        barrier);
+    const Buffer<A> own(own_size, Kept::own);
+    kernel.forward_part(p, are, pack.get(), work.get(), own.get(), part, barrier);
   });
 }
 

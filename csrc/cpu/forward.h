@@ -80,7 +80,7 @@ Weights forward_weights_are(const ForwardParams<S>& a, bool may_be_in_place) {
   const bool as_they_are = sizeof(Input<S>) == sizeof(S);  // do products take the weights' numbers
   if (may_be_in_place && as_they_are && a.B <= 4 && (a.T * a.B <= 64 || large))
     return Weights::in_place;
-  return a.T == 1 ? Weights::packed_in_passing : Weights::packed;
+  return a.T == 1 && a.B <= kManyRows ? Weights::packed_in_passing : Weights::packed;
 }
 
 // One of the two matrices of the gates, and how it is read; `room` for one panel that is packed in passing.

@@ -46,8 +46,8 @@ struct RowPanels {
     constexpr int64_t width = kGroup * kLanes<Acc<S>>;
     return (columns + width - 1) / width;
   }
-  int64_t of_x() const { return a.grad_ih ? of(a.I) : 0; }
-  int64_t count() const { return of_x() + (a.grad_hh ? of(a.P) : 0); }
+  int64_t of_x() const { return a.grad_ih || a.narrow_ih ? of(a.I) : 0; }
+  int64_t count() const { return of_x() + (a.grad_hh || a.narrow_hh ? of(a.P) : 0); }
   int64_t depth() const { return factors<S>(a.T * a.B); }
   int64_t size() const { return depth() * kGroup * kLanes<Acc<S>>; }  // of a panel, in factors
 };
@@ -150,7 +150,8 @@ void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* 
       for (int64_t p = 0; p < panels.count(); ++p) {
         const bool of_x = p < panels.of_x();
         const int64_t K = of_x ? a.I : a.P, column = (of_x ? p : p - panels.of_x()) * width;
-        A* grads = (of_x ? a.grad_ih : a.grad_hh) + n * K + column;
+        A* grads = of_x ? a.grad_ih : a.grad_hh;
+        S* narrow = of_x ? a.narrow_ih : a.narrow_hh;
         PackedPanel<F> panel = packed_panel(pack, panels.depth(), p);
         panel.data += first / each * panel.row;
         for (int64_t half = 0; half < kGroup / kHalf; ++half) {
@@ -159,10 +160,15 @@ void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* 
           PackedPanel<F> part = panel;
           part.data += half * panel.half;
           in_tiles<kTileRows>(0, count, [&](auto tile, int64_t r) LSTM_LAMBDA {
+            constexpr int R = decltype(tile)::rows;
             part.fetch(r / kTileRows, panel.half, kSumLength / each);
-            add_tile<decltype(tile)::rows, kHalf>(
-                Sums<A>{grads + r * K + at, K, K - column - at, 0, fresh},
-                ColumnInputs<F>{gates + r, count}, factors<S>(last - first), part);
+            const ColumnInputs<F> in = {gates + r, count};
+            const int64_t first_sum = (n + r) * K + column + at, live = K - column - at;
+            const int64_t length = factors<S>(last - first);
+            if (narrow)
+              add_tile<R, kHalf>(Sums<S>{narrow + first_sum, K, live, 0, fresh}, in, length, part);
+            else
+              add_tile<R, kHalf>(Sums<A>{grads + first_sum, K, live, 0, fresh}, in, length, part);
           });
         }
       }

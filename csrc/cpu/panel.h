@@ -9,8 +9,6 @@
 // Every sum runs over k in one order, whatever the number of rows: a row's result does not depend on its
 // neighbours, nor on how many steps one call does. Long sums are made of sums over kSumLength numbers,
 // which keeps their error small.
-constexpr int64_t kSumLength = 256;
-
 // Calls tile(Rows<R>, first row) for rows [b, end): tiles of `most` rows; the last two share theirs equally.
 template <int R>
 struct Rows {
@@ -98,9 +96,9 @@ struct PanelInPlace {
 // Sums that products are added to: row r lies at data + r * row, C vectors of it, of which the first n
 // numbers exist; more than those of one panel go on `panel` further on. Where they are `fresh`, nothing is
 // there yet.
-template <class A>
+template <class Out>  // the type of sums; or a narrower one, for sums that are fresh and complete
 struct Sums {
-  A* data;
+  Out* data;
   int64_t row, n, panel;
   bool fresh = false;
 };
@@ -120,8 +118,9 @@ struct ColumnInputs {
 };
 
 // out (R, C vectors) += in (R, K) times K rows of C/2 halves of panels; K counts factors.
-template <int R, int C, class A, class In, class Panel>
-LSTM_APART void add_tile(const Sums<A>& out, const In& in, int64_t K, const Panel& panel) {
+template <int R, int C, class Out, class In, class Panel>
+LSTM_APART void add_tile(const Sums<Out>& out, const In& in, int64_t K, const Panel& panel) {
+  using A = Acc<Out>;
   constexpr int64_t lanes = kLanes<A>;
   Vec<A> sum[R][C] = {};
   const auto add = [&](int64_t k) LSTM_LAMBDA {
@@ -158,10 +157,13 @@ LSTM_APART void add_tile(const Sums<A>& out, const In& in, int64_t K, const Pane
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
     for (int j = 0; j < C; ++j) {
-      A* to = out.data + r * out.row + j / kGroup * out.panel + j % kGroup * lanes;
+      Out* to = out.data + r * out.row + j / kGroup * out.panel + j % kGroup * lanes;
       const int64_t n = C > kGroup ? lanes : out.n - j * lanes;
       if (n <= 0) continue;
-      store(to, out.fresh ? sum[r][j] : load(static_cast<const A*>(to), n) + sum[r][j], n);
+      if (sizeof(Out) < sizeof(A) || out.fresh)
+        store(to, sum[r][j], n);
+      else
+        store(to, load(static_cast<const Out*>(to), n) + sum[r][j], n);
     }
 }
 
