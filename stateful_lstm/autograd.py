@@ -10,7 +10,8 @@ system would hand it out afresh, page by page, in every call. Kept for backward 
 each range begins, and of its inside:
 
 * "all": cells and activated gates, as they come;
-* "cells": the cells; the gates follow from x and h in one product;
+* "cells": the cells. On CUDA the gates follow from x and h in one library product; on the CPU the
+  kernel runs the range again, which is as quick and gives the same bits;
 * "state": nothing; the range, now shorter, is run again when backward reaches it.
 
 On CUDA a sequence is one range, but for "state", and 16-bit numbers are multiplied as they are.
@@ -222,16 +223,15 @@ def _backward(
         part_x = x if whole else x[begin:end]
         h_begin, c_begin, *inside = saved[k * each : (k + 1) * each]
         part_y = y if whole else y[begin:end]
-        if ctx.keep == "state":
+        if ctx.keep == "all":
+            cells, gates = inside
+        elif ctx.keep == "cells" and cuda.on_gpu(x):
+            (cells,) = inside
+            gates = _gates_anew(part_x, weights, part_y, h_begin, part)
+        else:
             _, _, _, gates, cells = ops.lstm_forward(
                 part_x, *weights, h_begin, c_begin, *part, 2, tf32=ctx.tf32
             )
-        elif ctx.keep == "cells":
-            (cells,) = inside
-            anew = _gates_on_gpu if cuda.on_gpu(x) else _gates_on_cpu
-            gates = anew(part_x, weights, part_y, h_begin, cells, part)
-        else:
-            cells, gates = inside
         grads = (
             grad_y if grad_y is None or whole else grad_y[begin:end],
             None if grad_h is None else _cast(grad_h, x.dtype),
@@ -289,31 +289,10 @@ def _previous_factor(y: Tensor, h0: Tensor, control: Control) -> Tensor:
     return prev if mask is None else prev * mask
 
 
-def _gates_on_cpu(
-    x: Tensor, weights: LayerWeights, y: Tensor, h0: Tensor, cells: Tensor, control: Control
+def _gates_anew(
+    x: Tensor, weights: LayerWeights, y: Tensor, h0: Tensor, control: Control
 ) -> Tensor:
-    """The activated gates of all steps at once, bit for bit: a single step of T * B rows."""
-    T, B, _ = x.shape
-    h_prev, mask = _previous_hidden(y, h0, control), control.recurrent_mask
-    rows = None if mask is None else mask.expand(T, B, -1).flatten(0, 1)
-    _, _, _, gates, _ = ops.lstm_forward(
-        x.reshape(1, T * B, -1),
-        *weights,
-        h_prev.flatten(0, 1),
-        cells.flatten(0, 1),  # any: gates do not depend on them
-        None,
-        None,
-        rows,
-        False,
-        2,
-    )
-    return gates.view(T, B, -1)
-
-
-def _gates_on_gpu(
-    x: Tensor, weights: LayerWeights, y: Tensor, h0: Tensor, cells: Tensor, control: Control
-) -> Tensor:
-    """The activated gates of all steps at once, by library products."""
+    """The activated gates of all steps at once, by library products, from what went into them."""
     T, B, _ = x.shape
     h_prev = _previous_factor(y, h0, control)
     acc, factor = accumulation_dtype(x.dtype), h_prev.dtype

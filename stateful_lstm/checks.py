@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from .stack import accumulation_dtype
 
@@ -270,7 +271,7 @@ def check_lengths(lengths: Tensor | None, T: int, B: int, device: torch.device) 
     """Returns the lengths on the input's device.
 
     Their values are looked at where that costs no synchronisation, on the CPU; kernels elsewhere
-    guard themselves.
+    guard themselves. Under vmap there are none to look at.
     """
     if lengths is None:
         return None
@@ -279,7 +280,8 @@ def check_lengths(lengths: Tensor | None, T: int, B: int, device: torch.device) 
         raise TypeError(f"lengths must be an int64 tensor, got {kind}")
     if lengths.shape != (B,):
         raise ValueError(f"lengths must have shape {(B,)}, got {tuple(lengths.shape)}")
-    if lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+    hidden = torch.compiler.is_compiling() or is_functorch_wrapped_tensor(lengths)
+    if lengths.device.type == "cpu" and not hidden:
         for row, length in enumerate(lengths.tolist()):
             if not 0 <= length <= T:
                 raise ValueError(f"lengths[{row}] is {length}, expected 0 to T = {T}")

@@ -172,7 +172,8 @@ class StatefulLSTM(nn.RNNBase):
         """
         state = self._state
         kept = None if state is None else state.read()
-        resizable = state is not None and state.resizable
+        # Compiled code cannot ask what has been written since a reset.
+        resizable = state is not None and not is_compiling() and state.resizable
         try:
             yield
         finally:

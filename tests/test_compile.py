@@ -70,6 +70,27 @@ def test_windows_of_a_stateful_layer_share_one_graph(steps, train):
     assert addresses(other) == where
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("train", [False, True])
+def test_a_state_is_preserved_inside_compiled_code_also_after_a_reset(steps, train):
+    lstm = make(dtype=torch.float32)
+    lstm.allocate_state(B)
+    lstm.reset_state()
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def tried(x):
+        with lstm.preserve_state():
+            return lstm(x)[0]
+
+    x = noise(steps, B, INPUT, dtype=torch.float32)
+    with torch.set_grad_enabled(train):
+        close(tried(x), lstm(x)[0])
+        before = lstm.state.read()
+        assert before[0].any()
+        tried(x)
+        close(lstm.state.read(), before)
+
+
 def calls(code):
     """The operators that generated code calls, ours without their namespace."""
     return re.findall(r"torch\.ops\.(?:stateful_lstm\.)?([\w.]+?)\.default\(", code)

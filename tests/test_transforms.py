@@ -45,6 +45,25 @@ def test_vmap_over_inputs_is_a_loop(options, control):
     close(found[1], tuple(torch.stack([hc[k] for _, hc in each]) for k in (0, 1)))
 
 
+@layers
+def test_vmap_over_everything_a_call_takes_is_a_loop(options):
+    lstm = stateless(**options)
+    torch.manual_seed(4)
+    xs, resets = noise(3, T, B, INPUT), torch.rand(3, T, B) < 0.3
+    lengths = torch.randint(0, T + 1, (3, B))
+    h, c = lstm(xs[0])[1]
+    hxs = tuple(torch.stack([t, -t, 2 * t]).detach() for t in (h, c))
+
+    def total(x, hx, reset, length):
+        y, (h, c) = lstm(x, hx, reset_mask=reset, lengths=length)
+        return y.square().sum() + h.sum() + c.sum()
+
+    arguments = xs, hxs, resets, lengths
+    each = [(xs[k], tuple(t[k] for t in hxs), resets[k], lengths[k]) for k in range(3)]
+    close(vmap(total)(*arguments), torch.stack([total(*one) for one in each]))
+    close(vmap(grad(total))(*arguments), torch.stack([grad(total)(*one) for one in each]))
+
+
 def test_vmap_over_weights_is_an_ensemble():
     members = [make(seed, stateful=False) for seed in range(3)]
     weights, _ = stack_module_state(members)
