@@ -158,8 +158,8 @@ test-emulator: build  ## the CUDA kernels' source on the CPU, without a GPU
 	    tests/test_emulator.py $(filter-out %_compile.py,$(wildcard tests/test_cuda_*.py)) $(ARGS)
 
 # Without a package its tests are skipped; pytest says which.
-test-ecosystem: build $(ECOSYSTEM)  ## tests with Lightning, transformers, SB3-contrib, TensorBoard
-	"$(PY)" -m pytest -q -rs tests/ecosystem $(ARGS)
+test-ecosystem: build $(ECOSYSTEM)  ## tests with Keras, Lightning, transformers, SB3-contrib, TensorBoard
+	KERAS_BACKEND=torch "$(PY)" -m pytest -q -rs tests/ecosystem tests/test_interop_keras_live.py $(ARGS)
 
 # OTHER_TORCH  another than the one that builds the wheel. It is downloaded for each Python that is
 #              here, with CUDA's libraries (5 GB unpacked) unless pip finds one without them

@@ -1,5 +1,6 @@
-"""Every Python block of the documents runs, links lead somewhere, pictures are as drawn."""
+"""Every Python block of documents and docstrings runs, links lead somewhere, pictures are as drawn."""
 
+import doctest
 import importlib.util
 import os
 import re
@@ -8,12 +9,25 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
+
+import stateful_lstm
+from stateful_lstm import data, interop, training
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 FENCE = re.compile(r"^([ \t]*)```([^\n]*)\n(.*?)^\1```[ \t]*$", re.MULTILINE | re.DOTALL)
 NOT_RUN = {"", "{toctree}", "{eval-rst}"}  # shells, drawings, and what is for Sphinx
+MODULES = (stateful_lstm, data, interop, training)
+IN_DOCSTRINGS = {
+    f"{module.__name__}.{public}": getattr(module, public)
+    for module in MODULES
+    for public in module.__all__
+    if ">>>" in (getattr(module, public).__doc__ or "")
+}
 PICTURES = ROOT / "docs" / "pictures"
 SCRIPTS = sorted(PICTURES.glob("[!_]*.py"))
 LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
@@ -59,8 +73,50 @@ def test_the_example_runs(path, line, source, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_no_block_gets_past_the_test_above(path):
-    languages = {match[2].strip() for match in FENCE.finditer(path.read_text(encoding="utf-8"))}
-    assert languages <= {"python", *NOT_RUN}
+    for match in FENCE.finditer(path.read_text(encoding="utf-8")):
+        assert match[2].strip() in {"python", *NOT_RUN}
+        assert match[2].strip() == "python" or "import " not in match[3]
+
+
+class Stepwise(nn.Module):
+    """A model whose states come in and go out, as examples of export have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = stateful_lstm.StatefulLSTM(3, 4, stateful=False)
+
+    def forward(self, x, h_0, c_0):
+        return self.lstm(x, (h_0, c_0))
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+@pytest.mark.parametrize("public", IN_DOCSTRINGS)
+def test_the_example_of_a_docstring_runs(public, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    waves = [torch.sin(torch.arange(n) * 0.3).reshape(-1, 1) for n in (40, 9)]
+    given = {
+        "model": Stepwise(),
+        "x": torch.randn(5, 2, 3),
+        "h_0": torch.zeros(1, 2, 4),
+        "c_0": torch.zeros(1, 2, 4),
+        "lstm": stateful_lstm.StatefulLSTM(3, 4),
+        "windows": data.ContinuousBatches(waves, batch_size=2, window=8),
+    }
+    if public.endswith("Trainer"):
+        given["model"] = stateful_lstm.StatefulLSTM(1, 6, proj_size=1)
+    names = {name: value for module in MODULES for name, value in vars(module).items()}
+    example = doctest.DocTestParser().get_doctest(
+        IN_DOCSTRINGS[public].__doc__,
+        {**names, "np": np, "nn": nn, "torch": torch, **given},
+        public,
+        None,
+        None,
+    )
+    assert example.examples and doctest.DocTestRunner().run(example).failed == 0
+
+
+def test_docstrings_have_examples():
+    assert len(IN_DOCSTRINGS) >= 5
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)

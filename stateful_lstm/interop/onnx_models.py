@@ -30,8 +30,8 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         RuntimeError: without the compiled library.
 
     Example:
-        >>> torch.onnx.export(  # doctest: +SKIP
-        ...     model, (x, h_0, c_0), "model.onnx", dynamo=True,
+        >>> program = torch.onnx.export(
+        ...     model, (x, h_0, c_0), "model.onnx", dynamo=True, verbose=False,
         ...     dynamic_shapes=({0: "time", 1: "batch"}, {1: "batch"}, {1: "batch"}),
         ...     custom_translation_table=onnx_translations(),
         ... )

@@ -59,7 +59,7 @@ class Trainer:
         >>> trainer = Trainer(model, torch.optim.Adam(model.parameters()), nn.MSELoss())
         >>> for window in windows:
         ...     trainer.update(window)
-        >>> trainer.current_loss()
+        >>> loss = trainer.current_loss()
     """
 
     def __init__(
