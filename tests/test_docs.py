@@ -1,4 +1,4 @@
-"""Every Python block of documents and docstrings runs, links lead somewhere, pictures are as drawn."""
+"""Python blocks of documents and docstrings run, links lead somewhere, pictures are as drawn."""
 
 import doctest
 import importlib.util
