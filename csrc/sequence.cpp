@@ -81,7 +81,7 @@ void in_parts(const SequenceParams<S>& p, const Split& how, const F& run) {
   torch::stable::parallel_for(0, how.members, 1, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       cpu::Barrier unused;
-      if (k * rows < p.B) run(cpu::Part{k * rows, std::min(p.B, (k + 1) * rows), 0, 1, k}, unused);
+      if (k * rows < p.B) run(cpu::Part{k * rows, std::min(p.B, (k + 1) * rows), 0, 1}, unused);
     }
   });
 }
@@ -165,7 +165,7 @@ void run_layers(const std::vector<ForwardParams<S>>& layers) {
         const Buffer<A> own(cpu::own_size(some, p.B, kernel.lanes), Kept::own);
         cpu::Barrier unused;
         kernel.forward_part(some, are, packs[k].get(), work.get(), own.get(),
-                            cpu::Part{0, p.B, 0, 1, 0}, unused);
+                            cpu::Part{0, p.B, 0, 1}, unused);
       }
       barrier.wait(part.members);
     }

@@ -50,10 +50,10 @@ Part Gathering::enter(int64_t rows, int64_t expected) {
       return __atomic_load_n(&decision_, __ATOMIC_ACQUIRE) == kOpen &&
              std::chrono::steady_clock::now() - begin < kPatience;
     });
-    if (decide(kAlone)) return {0, rows, 0, 1, 0};
+    if (decide(kAlone)) return {0, rows, 0, 1};
   }
-  if (__atomic_load_n(&decision_, __ATOMIC_ACQUIRE) == kAlone) return {0, rows, 0, 0, 0};
-  return {0, rows, member, expected, member};
+  if (__atomic_load_n(&decision_, __ATOMIC_ACQUIRE) == kAlone) return {0, rows, 0, 0};
+  return {0, rows, member, expected};
 }
 
 }  // namespace stateful_lstm::cpu

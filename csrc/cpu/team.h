@@ -9,7 +9,6 @@ namespace stateful_lstm::cpu {
 struct Part {
   int64_t row_begin, row_end;
   int64_t member, members;
-  int64_t index = 0;  // among the parts of the call: which memory is its own
 };
 
 // Where members wait for each other; whoever comes last lets all go on. Waiting spins, since a step
