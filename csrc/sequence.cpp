@@ -41,8 +41,6 @@ Split split(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
       std::clamp<int64_t>(std::min((p.H + kColumns - 1) / kColumns, meetings), 1, most);
   const bool heavy = 4 * p.H * p.P * int64_t(sizeof(Acc<S>)) > kHeavy;
   const bool once = are == cpu::Weights::packed_in_passing;  // each panel by one thread only
-  if (p.T == 1 && p.B > cpu::kManyRows)
-    return {false, (p.B + cpu::kInputRows - 1) / cpu::kInputRows};
   if (by_units > by_rows || ((heavy || once) && by_units == by_rows)) return {true, by_units};
   return {false, most};
 }

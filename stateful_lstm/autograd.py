@@ -20,12 +20,21 @@ On CUDA a sequence is one range, but for "state", and 16-bit numbers are multipl
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import cuda, ops, reference
+from .gradients import (
+    Control,
+    Forward,
+    KernelGrads,
+    LibraryGrads,
+    cast,
+    previous_factor,
+    product,
+)
 from .stack import LayerWeights, accumulation_dtype
 
 
@@ -42,7 +51,7 @@ def compiled_layer(
     keep: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One layer in one direction. Arguments and results: :class:`stateful_lstm.stack.Layer`."""
-    h0, c0 = _cast(h0, x.dtype), _cast(c0, accumulation_dtype(x.dtype))
+    h0, c0 = cast(h0, x.dtype), cast(c0, accumulation_dtype(x.dtype))
     control = Control(reset, lengths, recurrent_mask, reverse)
     wanted = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, *weights, h0, c0)
@@ -56,20 +65,6 @@ def compiled_layer(
         x, *weights, h0, c0, *control, 0, in_place=True, tf32=cuda.tf32_allowed(x)
     )
     return y, h_n, c_n
-
-
-def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """``t.to(dtype)``, which costs even where there is nothing to do."""
-    return t if t.dtype == dtype else t.to(dtype)
-
-
-class Control(NamedTuple):
-    """What steers the recurrence beside its tensors; shapes as in ``stack.Layer``."""
-
-    reset: Tensor | None
-    lengths: Tensor | None
-    recurrent_mask: Tensor | None
-    reverse: bool
 
 
 class _LayerFunction(torch.autograd.Function):
@@ -213,7 +208,7 @@ def _backward(
     weights = LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr)
     control = Control(reset, lengths, mask, ctx.reverse)
     wanted = ctx.needs_input_grad
-    sums = (_LibraryGrads if cuda.on_gpu(x) else _KernelGrads)(wanted, weights)
+    sums = (LibraryGrads if cuda.on_gpu(x) else KernelGrads)(wanted, weights, ctx.tf32)
     whole, each = len(ctx.ranges) == 1, len(saved) // len(ctx.ranges)
     grad_x = torch.empty_like(x) if wanted[0] and not whole else None
 
@@ -234,13 +229,11 @@ def _backward(
             )
         grads = (
             grad_y if grad_y is None or whole else grad_y[begin:end],
-            None if grad_h is None else _cast(grad_h, x.dtype),
+            None if grad_h is None else cast(grad_h, x.dtype),
             grad_c,
         )
         forward = Forward(part_x, part_y, h_begin, c_begin, gates, cells)
-        part_grad, grad_h, grad_c = sums.add(
-            grads, forward, part, last=k == 0, want_h0=k > 0 or wanted[6], tf32=ctx.tf32
-        )
+        part_grad, grad_h, grad_c = sums.add(grads, forward, part, k == 0)
         if not wanted[0]:
             continue
         if grad_x is None:
@@ -248,45 +241,8 @@ def _backward(
         else:
             grad_x[begin:end] = part_grad
     assert grad_h is not None
-    grad_h0 = _cast(grad_h, h0.dtype) if wanted[6] else None
+    grad_h0 = cast(grad_h, h0.dtype) if wanted[6] else None
     return [grad_x, *sums.results(), grad_h0, grad_c]
-
-
-def _factor_dtype(x: Tensor) -> torch.dtype:
-    """What the products over time multiply: on CUDA the numbers as they are, for tensor cores."""
-    return x.dtype if cuda.on_gpu(x) else accumulation_dtype(x.dtype)
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b``, two matrices, in the dtype of sums."""
-    acc = accumulation_dtype(a.dtype)
-    if a.dtype == acc:
-        return a @ b
-    return torch.mm(a, b, out_dtype=acc) if a.is_cuda else a.to(acc) @ b.to(acc)
-
-
-def _previous_hidden(y: Tensor, h0: Tensor, control: Control) -> Tensor:
-    """The h that each step began from, (T, B, P); zeros where a row has ended."""
-    reset, lengths, _, reverse = control
-    first = h0.unsqueeze(0)
-    if y.size(0) == 1:
-        prev = first
-    elif not reverse:
-        prev = torch.cat([first, y[:-1]]) if y.size(0) else y
-    else:
-        prev = torch.cat([y[1:], first]) if y.size(0) else y
-    if lengths is not None:
-        steps = torch.arange(y.size(0), device=y.device).unsqueeze(1)
-        if reverse:  # a row's first step is its last valid one
-            prev = torch.where((steps == lengths - 1).unsqueeze(2), first, prev)
-        prev = prev.masked_fill((steps >= lengths).unsqueeze(2), 0)
-    return prev if reset is None else prev.masked_fill(reset.unsqueeze(2), 0)
-
-
-def _previous_factor(y: Tensor, h0: Tensor, control: Control) -> Tensor:
-    """What each step's recurrent product took, (T, B, P)."""
-    prev, mask = _cast(_previous_hidden(y, h0, control), _factor_dtype(y)), control.recurrent_mask
-    return prev if mask is None else prev * mask
 
 
 def _gates_anew(
@@ -294,18 +250,18 @@ def _gates_anew(
 ) -> Tensor:
     """The activated gates of all steps at once, by library products, from what went into them."""
     T, B, _ = x.shape
-    h_prev = _previous_factor(y, h0, control)
+    h_prev = previous_factor(y, h0, control)
     acc, factor = accumulation_dtype(x.dtype), h_prev.dtype
-    inputs, w_ih = _cast(x, factor).flatten(0, 1), _cast(weights.w_ih, factor).T
-    hidden, w_hh = h_prev.flatten(0, 1), _cast(weights.w_hh, factor).T
+    inputs, w_ih = cast(x, factor).flatten(0, 1), cast(weights.w_ih, factor).T
+    hidden, w_hh = h_prev.flatten(0, 1), cast(weights.w_hh, factor).T
     bias = None
     if weights.b_ih is not None and weights.b_hh is not None:
-        bias = _cast(weights.b_ih, acc) + _cast(weights.b_hh, acc)
+        bias = cast(weights.b_ih, acc) + cast(weights.b_hh, acc)
     if factor == acc:  # each sum goes on from the last one: no passes over the gates between them
         gates = inputs @ w_ih if bias is None else torch.addmm(bias, inputs, w_ih)
         gates.addmm_(hidden, w_hh)
     else:
-        gates = _product(inputs, w_ih) + _product(hidden, w_hh)
+        gates = product(inputs, w_ih) + product(hidden, w_hh)
         gates = gates if bias is None else gates + bias
     gates = gates.view(T, B, -1)
     i_f, g, o = gates.split([gates.size(2) // 2, gates.size(2) // 4, gates.size(2) // 4], 2)
@@ -313,160 +269,6 @@ def _gates_anew(
     g.tanh_()
     o.sigmoid_()
     return gates.to(x.dtype)
-
-
-class Forward(NamedTuple):
-    """What a range's forward call was given and what it left. Shapes: ``ops.lstm_forward``."""
-
-    x: Tensor
-    y: Tensor
-    h0: Tensor
-    c0: Tensor
-    gates: Tensor
-    cells: Tensor
-
-
-class _Grads:
-    """Backward of one range after another, with sums of the weights' gradients."""
-
-    def __init__(self, needs: tuple[bool, ...], weights: LayerWeights) -> None:
-        self.weights, self.need_x = weights, needs[0]
-        self.needed = [need and w is not None for need, w in zip(needs[1:6], weights, strict=True)]
-        self.sums: list[Tensor | None] = [None] * 5
-
-    def add(
-        self,
-        grads: tuple[Tensor | None, Tensor | None, Tensor | None],
-        forward: Forward,
-        control: Control,
-        *,
-        last: bool,
-        want_h0: bool,
-        tf32: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Takes the gradients of y, h_n and c_n; returns those of x, h0 and c0.
-
-        ``last``: no other range will be added.
-        """
-        raise NotImplementedError
-
-    def _add_hidden(self, grad_hidden: Tensor, forward: Forward) -> None:
-        """The gradient of weight_hr, whose product takes h before the projection."""
-        if self.needed[4]:
-            cells = forward.cells
-            o = forward.gates[..., -cells.size(2) :]
-            self._add_product(4, grad_hidden, o.to(cells.dtype) * cells.tanh())
-
-    def _add_product(self, k: int, grad: Tensor, into: Tensor) -> None:
-        """Adds to sum k the product of a gradient (T*B, N) and what was multiplied (T, B, K)."""
-        old, rows, into = self.sums[k], grad.flatten(0, 1).T, into.flatten(0, 1)
-        if old is not None and old.dtype == rows.dtype:
-            old.addmm_(rows, into)
-        else:
-            product = _product(rows, into)
-            self.sums[k] = product if old is None else old + product
-
-    def results(self) -> list[Tensor | None]:
-        """The gradients of the five weights."""
-        return [
-            _cast(s, w.dtype) if need and s is not None and w is not None else None
-            for need, s, w in zip(self.needed, self.sums, self.weights, strict=True)
-        ]
-
-
-class _KernelGrads(_Grads):
-    """On the CPU one operator does it all, but for the projection's product."""
-
-    def add(
-        self,
-        grads: tuple[Tensor | None, Tensor | None, Tensor | None],
-        forward: Forward,
-        control: Control,
-        *,
-        last: bool,
-        want_h0: bool,
-        tf32: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        w_ih, w_hh, b_ih, b_hh, _ = self.needed
-        bias = b_ih or b_hh
-        x, y, h0, c0, gates, cells = forward
-        grad_y, grad_h, grad_c = grads
-        grad_x, *sums, grad_h0, grad_c0, grad_hidden = ops.lstm_gradients(
-            grad_y,
-            grad_h,
-            grad_c,
-            gates,
-            cells,
-            x,
-            y,
-            h0,
-            c0,
-            self.weights.w_ih,
-            self.weights.w_hh,
-            self.weights.w_hr,
-            *control,
-            self.sums[0],
-            self.sums[1],
-            self.sums[2],
-            self.need_x + 2 * w_ih + 4 * w_hh + 8 * bias + 16 * want_h0 + 32 * last,
-        )
-        for k, needed in enumerate((w_ih, w_hh, bias)):
-            if needed:
-                self.sums[k] = sums[k]
-        self._add_hidden(grad_hidden, forward)
-        return grad_x, grad_h0, grad_c0
-
-    def results(self) -> list[Tensor | None]:
-        bias = self.sums[2]
-        # Each bias gets a gradient of its own: someone may change one in place.
-        self.sums[3] = bias.clone() if bias is not None and all(self.needed[2:4]) else bias
-        return super().results()
-
-
-class _LibraryGrads(_Grads):
-    """On CUDA the kernel gives the gradients of the gates, and library products the rest."""
-
-    def add(
-        self,
-        grads: tuple[Tensor | None, Tensor | None, Tensor | None],
-        forward: Forward,
-        control: Control,
-        *,
-        last: bool,
-        want_h0: bool,
-        tf32: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        w_ih, w_hh, b_ih, b_hh, _ = self.needed
-        x, y, h0, c0, gates, cells = forward
-        grad_y, grad_h_n, grad_c_n = grads
-        grad_gates, grad_h, grad_c, grad_hidden = ops.lstm_backward(
-            grad_y,
-            grad_h_n,
-            grad_c_n,
-            gates,
-            cells,
-            self.weights.w_hh,
-            self.weights.w_hr,
-            c0,
-            *control,
-            tf32=tf32,
-        )
-        factor = _cast(grad_gates, _factor_dtype(x))
-        if w_ih:
-            self._add_product(0, factor, _cast(x, factor.dtype))
-        if w_hh:
-            self._add_product(1, factor, _previous_factor(y, h0, control))
-        if b_ih or b_hh:
-            bias = grad_gates.flatten(0, 1).sum(0)
-            for k in (2, 3):
-                if self.needed[k]:
-                    old = self.sums[k]
-                    self.sums[k] = bias.clone() if old is None else old + bias
-        self._add_hidden(grad_hidden, forward)
-        grad_x = factor
-        if self.need_x:
-            grad_x = _cast(factor @ _cast(self.weights.w_ih, factor.dtype), x.dtype)
-        return grad_x, grad_h, grad_c
 
 
 def _backward_with_graph(ctx: Any, grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:

@@ -12,7 +12,8 @@ from support import assert_close
 from test_operators import BAD_FORWARD, DTYPES, INPUTS, B, H, P, T, acc, forward_args
 
 from stateful_lstm import ops
-from stateful_lstm.autograd import Control, _previous_factor, compiled_layer
+from stateful_lstm.autograd import compiled_layer
+from stateful_lstm.gradients import Control, previous_factor
 from stateful_lstm.stack import LayerWeights
 
 X, IH, HH, BIAS, H0, FINAL = 1, 2, 4, 8, 16, 32
@@ -44,7 +45,7 @@ def expected(args):
     d_gates, d_h0, d_c0, d_hidden = ops.lstm_backward(
         *grads, gates, cells, w_hh, w_hr, c0, *control
     )
-    seen = _previous_factor(y, h0, control).double().flatten(0, 1)
+    seen = previous_factor(y, h0, control).double().flatten(0, 1)
     d = d_gates.double()
     rows = d.flatten(0, 1)
     return {

@@ -4,7 +4,7 @@
 // memory that stays in the cache. Then step by step, panel by panel, h_in (rows, P) times the packed
 // weight_hh is added, and gates and cells follow from the sums while those are in L1. A panel of weights
 // is read once for all rows. A call too short to be worth the packing reads the weights where they lie
-// (dots.h), and so does bfloat16 where the processor multiplies pairs.
+// (dots.h).
 //
 // The work is shared out by rows, which never wait for each other; or, where rows are few or the
 // weights large, by hidden units: then each member's weights stay in its own cache, and the members
@@ -80,7 +80,7 @@ Weights forward_weights_are(const ForwardParams<S>& a, bool may_be_in_place) {
   const bool as_they_are = sizeof(Input<S>) == sizeof(S);  // do products take the weights' numbers
   if (may_be_in_place && as_they_are && a.B <= 4 && (a.T * a.B <= 64 || large))
     return Weights::in_place;
-  return a.T == 1 && a.B <= kManyRows ? Weights::packed_in_passing : Weights::packed;
+  return a.T == 1 ? Weights::packed_in_passing : Weights::packed;
 }
 
 // One of the two matrices of the gates, and how it is read; `room` for one panel that is packed in passing.

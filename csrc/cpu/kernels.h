@@ -87,8 +87,6 @@ int64_t work_size(const SequenceParams<S>& p) {
 
 // Forward works on the inputs of some steps at once: as many as make so many rows, but one at least.
 constexpr int64_t kInputRows = 96;
-constexpr int64_t kManyRows =
-    2 * kInputRows;  // of a single step, that are better shared out in smaller parts
 constexpr int64_t kSumLength = 256;  // long sums are sums of sums over so many numbers
 inline int64_t input_steps(int64_t T, int64_t rows) {
   const int64_t steps = rows > 0 ? kInputRows / rows : 1;
