@@ -397,10 +397,10 @@ def test_single_steps_of_few_rows_in_training_have_the_bits_of_a_sequence(dtype,
 
 
 @dtypes
-@pytest.mark.parametrize("layers", [2, 3, 5])
-def test_layers_side_by_side_have_the_bits_of_one_after_the_other(dtype, layers, threads):
+@pytest.mark.parametrize(("layers", "proj"), [(2, 0), (3, 0), (5, 0), (3, 7)])
+def test_layers_side_by_side_have_the_bits_of_one_after_the_other(dtype, layers, proj, threads):
     torch.manual_seed(6)
-    lstm = StatefulLSTM(5, 24, layers, dtype=dtype).eval()
+    lstm = StatefulLSTM(5, 24, layers, proj_size=proj, dtype=dtype).eval()
     x, reset = torch.randn(517, 1, 5).to(dtype), torch.rand(517, 1) < 0.02
     runs = []
     for count in (1, 2, 3, 7):
