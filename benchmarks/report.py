@@ -222,6 +222,18 @@ def print_extras(extras: list[Extra]) -> None:
         print()
 
 
+def print_absent(rows: list[Row]) -> None:
+    """The peers left out of a row, and why; a peer that is not there at all is named once."""
+    reasons: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        for item in row.absent.items():
+            reasons.setdefault(item, []).append(row)
+    for (name, why), found in reasons.items():
+        row = found[0]
+        where = f" ({row.kind} {row.dtype} {row.shape})" if len(found) == 1 else ""
+        print(f"\nleft out{where}: {name}: {why}")
+
+
 def print_summary(rows: list[Row]) -> None:
     print(f"\n{'':32}{'dtype':9}{'rows':>5}{'mean':>8}{'at most':>9}{'worst':>8}")
     for group, title in TITLES.items():

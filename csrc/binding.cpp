@@ -137,22 +137,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
     Inputs in(cpu_device());
     auto p = backward_params<S>(in, grad_y, grad_h_n, grad_c_n, gates, cells, weight_hh, weight_hr,
                                 c0, reset_mask, lengths, recurrent_mask, reverse);
-    const int64_t count = p.T * p.B * 4 * p.H;
     Tensor grad_gates = make<A>({p.T, p.B, 4 * p.H});
     Tensor grad_h0 = make<A>({p.B, p.P});
     Tensor grad_c0 = make<A>({p.B, p.H});
     Tensor grad_hidden = make<A>({weight_hr ? p.T : 0, p.B, p.P});
-    const bool paired = cpu::kernels<S>().paired;
-    const Buffer<S> narrow(paired ? count : 0);
-    p.gates_stride = 4 * p.H;
+    const auto& kernel = cpu::kernels<S>();
+    const bool paired = kernel.paired;
+    const Buffer<S> narrow(paired ? cpu::gates_size(kernel, p) : 0);
+    p.gates_stride = paired ? cpu::gates_stride(kernel, p.H) : 4 * p.H;
     p.grad_gates = paired ? nullptr : mutable_data<A>(grad_gates);
     p.grad_gates_narrow = narrow.get();
     p.grad_h0 = mutable_data<A>(grad_h0);
     p.grad_c0 = mutable_data<A>(grad_c0);
     p.grad_hidden = weight_hr ? mutable_data<A>(grad_hidden) : nullptr;
     run_backward(p);
-    if (paired)
-      std::transform(narrow.get(), narrow.get() + count, mutable_data<A>(grad_gates), widened<S>);
+    for (int64_t row = 0; paired && row < p.T * p.B; ++row) {
+      const S* from = narrow.get() + row * p.gates_stride;
+      std::transform(from, from + 4 * p.H, mutable_data<A>(grad_gates) + row * 4 * p.H, widened<S>);
+    }
     return std::make_tuple(grad_gates, grad_h0, grad_c0, grad_hidden);
   });
 }
@@ -220,10 +222,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_gradient
     g.grad_bias = sums[2];
     g.narrow_ih = direct && want_ih ? mutable_data<S>(grad_ih) : nullptr;
     g.narrow_hh = direct && want_hh ? mutable_data<S>(grad_hh) : nullptr;
-    const bool paired = cpu::kernels<S>().paired;
-    p.gates_stride = g.gates_stride =
-        paired ? cpu::spread_row<S>(4 * p.H) : cpu::spread_row<A>(4 * p.H);
-    const int64_t count = p.T * p.B * p.gates_stride;
+    const auto& kernel = cpu::kernels<S>();
+    const bool paired = kernel.paired;
+    p.gates_stride = g.gates_stride = cpu::gates_stride(kernel, p.H);
+    const int64_t count = cpu::gates_size(kernel, p);
     const Buffer<A> wide(paired ? 0 : count, Kept::gates);
     const Buffer<S> narrow(paired ? count : 0, Kept::gates);
     p.grad_gates = wide.get();

@@ -89,6 +89,7 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* packed_weights, Acc
                    const Part& part, Barrier& barrier) {
   using A = Acc<S>;
   using F = Factor<S>;
+  const TilesInUse<S> tiles;
   const int64_t H = a.H, P = a.P, rows = part.row_begin, end = part.row_end;
   const Packed<S, 2> weights = backward_weights(a);
   const Range panels = share(part, weights.w[0].panels());
@@ -97,6 +98,7 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* packed_weights, Acc
   const Range units = a.weight_hr ? times(projected, kGroup * kLanes<A>, H) : columns;
   A *dh = work, *dh_prev = dh + a.B * P, *dc = dh_prev + a.B * P, *through = dc + a.B * H;
   auto* narrow = reinterpret_cast<Input<S>*>(through + a.B * H);  // dh, where products take pairs
+  const int64_t narrow_row = hidden_row<S>(P);                    // factors of it
   const auto* pack = reinterpret_cast<const F*>(packed_weights);
   for (int64_t b = rows; b < end; ++b) {
     zero(dh + b * P + columns.begin, columns.size());
@@ -110,6 +112,8 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* packed_weights, Acc
   for (int64_t step = a.T - 1; step >= 0; --step) {
     const int64_t t = a.reverse ? a.T - 1 - step : step;
     for (int64_t b = rows; b < end; ++b) {
+      if (kTiles<S> && columns.end == P)
+        zero(grad_gates(a, t, b) + 4 * H, 2 * depth_of<S>(4 * H) - 4 * H);
       if (is_live(a, t, b)) {
         add_output_gradient(a, t, b, columns, dh + b * P);
         continue;
@@ -122,16 +126,16 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* packed_weights, Acc
     const A* d_hidden = dh;
     if (a.weight_hr) {
       for (int64_t b = rows; kPaired<S> && b < end; ++b) {
-        Input<S>* to = narrow + b * 2 * P;  // P factors a row
+        Input<S>* to = narrow + b * 2 * narrow_row;
         for (int64_t k = columns.begin; k < columns.end; k += kLanes<A>)
           store(to + k, load(static_cast<const A*>(dh) + b * P + k, columns.end - k),
                 columns.end - k);
-        if (P % kNumbers<F> != 0 && columns.end == P) to[P] = {};
+        if (columns.end == P) zero(to + P, 2 * depth_of<S>(P) - P);
       }
       barrier.wait(part.members);
       const void* in = kPaired<S> ? static_cast<const void*>(narrow) : dh;
-      plain_product(through, H, static_cast<const F*>(in), P, rows, end, factors<S>(P), H,
-                    projected, pack + weights.size(1), a.weight_hr, live);
+      plain_product(through, H, static_cast<const F*>(in), narrow_row, rows, end, P, H, projected,
+                    pack + weights.size(1), a.weight_hr, live);
       d_hidden = through;
     }
     for (int64_t b = rows; b < end; ++b)
@@ -140,8 +144,8 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* packed_weights, Acc
     barrier.wait(part.members);
     const auto* d_gates = reinterpret_cast<const F*>(grad_gates(a, t, 0));
     constexpr int64_t each = kNumbers<F>;  // 4H is a multiple of it
-    plain_product(dh_prev, P, d_gates, a.gates_stride / each, rows, end, 4 * H / each, P, panels,
-                  pack, a.weight_hh, live);
+    plain_product(dh_prev, P, d_gates, a.gates_stride / each, rows, end, 4 * H, P, panels, pack,
+                  a.weight_hh, live);
     for (int64_t b = rows; b < end; ++b) {
       A* d = dh_prev + b * P;
       if (!is_live(a, t, b)) {  // the state went past this step unchanged

@@ -1,18 +1,41 @@
 // Chooses the instruction set, once, when the first kernel is asked for.
+#include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "kernels.h"
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace stateful_lstm::cpu {
 
 namespace {
 
+// Whether the processor has AMX's tiles of bfloat16, and the system lets this process use them: the memory
+// for a thread's tiles is there for whoever asks.
+bool has_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24;
+  constexpr int kAsk = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kBfloat16) || !(d & kTile)) return false;
+  return syscall(SYS_arch_prctl, kAsk, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 template <class S>
 struct Choice {
-  std::string name;
+  const char* name;
   Kernels<S> (*table)();
 };
 
@@ -24,13 +47,23 @@ std::vector<Choice<S>> available() {
   const bool fma = __builtin_cpu_supports("fma");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (fma && avx512 && __builtin_cpu_supports("avx512bf16"))
+  if (fma && avx512 && __builtin_cpu_supports("avx512bf16")) {
+    if constexpr (std::is_same_v<S, bfloat16>) {
+      if (has_tiles()) list.push_back({"amx", amx::table<S>});
+    } else if (has_tiles()) {
+      list.push_back({"amx", avx512bf16::table<S>});
+    }
     list.push_back({"avx512bf16", avx512bf16::table<S>});
+  }
   if (fma && avx512) list.push_back({"avx512", avx512::table<S>});
   if (fma && __builtin_cpu_supports("avx2")) list.push_back({"avx2", avx2::table<S>});
 #endif
   list.push_back({"portable", portable::table<S>});
   list.push_back({"pairs", pairs::table<S>});
+  if constexpr (std::is_same_v<S, bfloat16>)
+    list.push_back({"tiles", tiles::table<S>});
+  else
+    list.push_back({"tiles", portable::table<S>});  // there are none of these types
   return list;
 }
 
@@ -38,9 +71,14 @@ template <class S>
 Kernels<S> choose() {
   const std::vector<Choice<S>> choices = available<S>();
   const char* forced = std::getenv("STATEFUL_LSTM_CPU");
-  if (forced == nullptr || *forced == 0) return choices.front().table();
+  const auto made = [](const Choice<S>& choice) {
+    Kernels<S> table = choice.table();
+    table.name = choice.name;
+    return table;
+  };
+  if (forced == nullptr || *forced == 0) return made(choices.front());
   for (const Choice<S>& each : choices)
-    if (each.name == forced) return each.table();
+    if (std::strcmp(each.name, forced) == 0) return made(each);
   throw std::runtime_error("STATEFUL_LSTM_CPU=" + std::string(forced) +
                            " is not to be had: this machine runs " + available_names());
 }
@@ -50,7 +88,7 @@ Kernels<S> choose() {
 std::string available_names() {
   std::string names;
   for (const Choice<float>& each : available<float>())
-    names += (names.empty() ? "" : ", ") + each.name;
+    names += std::string(names.empty() ? "" : ", ") + each.name;
   return names;
 }
 

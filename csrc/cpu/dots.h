@@ -13,10 +13,10 @@
 // processor multiplies pairs of them.
 template <class S>
 using Input = std::conditional_t<kPaired<S>, bfloat16, Acc<S>>;
-// From one row of K inputs to the next where weights are packed: whole factors.
+// From one row of K inputs to the next where weights are packed: whole factors, past K zeros.
 template <class S>
 constexpr int64_t input_stride(int64_t K) {
-  return spread_row<Input<S>>(factors<S>(K) * kNumbers<Factor<S>>);
+  return spread_row<Input<S>>(depth_of<S>(K) * kNumbers<Factor<S>>);
 }
 
 // Rows of inputs that share a loaded weight; bfloat16 beside float needs twice the registers.

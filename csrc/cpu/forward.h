@@ -12,6 +12,12 @@
 // its own units only. What a step needs to find in h, zeros after a reset, its owner has put there
 // before they met.
 
+// From one row of h before the projection to the next; as numbers of type Acc<S>.
+template <class S>
+constexpr int64_t hidden_row(int64_t H) {
+  return kTiles<S> ? H + kTileSide : H;
+}
+
 // Gates, cells and hidden states of R rows from b at step t and N vectors of units, from sums (N, .., 4, lanes)
 // of panels that lie `panel` apart. Stage by stage for all of them, whose long chains of operations then
 // run side by side.
@@ -48,7 +54,7 @@ LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, i
     const int64_t n = left(k), step_row = t * a.B + b + k % R;
     store(c + place(k), cell[k], n);
     if (kPaired<S> && !last_product)  // as the projection's product takes them, H factors a row
-      store(reinterpret_cast<Input<S>*>(hidden + (b + k % R) * H) + first(k), h[k], n);
+      store(reinterpret_cast<Input<S>*>(hidden + (b + k % R) * hidden_row<S>(H)) + first(k), h[k], n);
     else
       store(hidden + place(k), h[k], n);
     if (a.gates != nullptr) {
@@ -78,7 +84,7 @@ Weights forward_weights_are(const ForwardParams<S>& a, bool may_be_in_place) {
   const bool large = 4 * a.H * a.P * int64_t(sizeof(S)) >= kLarge;
   if (a.weight_hr) return Weights::packed;  // whose product is there for packed ones only
   const bool as_they_are = sizeof(Input<S>) == sizeof(S);  // do products take the weights' numbers
-  if (may_be_in_place && as_they_are && a.B <= 4 && (a.T * a.B <= 64 || large))
+  if (may_be_in_place && as_they_are && !kTiles<S> && a.B <= 4 && (a.T * a.B <= 64 || large))
     return Weights::in_place;
   return a.T == 1 ? Weights::packed_in_passing : Weights::packed;
 }
@@ -110,7 +116,7 @@ LSTM_INLINE void add_gates(const Sums<Acc<S>>& sums, const GateWeights<S>& weigh
   const bool passing = weights.are == Weights::packed_in_passing;
   const auto* factors_in = reinterpret_cast<const Factor<S>*>(in);
   const int64_t stride = weights.stride() / kNumbers<Factor<S>>;
-  if (passing && end - begin <= kTurnedRows)
+  if (passing && !kTiles<S> && end - begin <= kTurnedRows)
     return with_rows<kTurnedRows>(end - begin, [&](auto rows) LSTM_LAMBDA {
       if (!wanted(rows, begin)) return;
       add_turned<decltype(rows)::rows>(Sums<Acc<S>>{sums.data + begin * sums.row, sums.row, 0, 0},
@@ -135,7 +141,7 @@ LSTM_INLINE void fill_inputs(Input<S>* to, int64_t stride, const S* from, int64_
   if (stride == K) return copy(rows * K);
   for (int64_t b = 0; b < rows; ++b, to += stride, from += K) {
     copy(K);
-    to[K] = {};
+    zero(to + K, stride - K);
   }
 }
 
@@ -193,7 +199,7 @@ LSTM_INLINE void prepare(const ForwardParams<S>& a, const Part& part, int64_t t,
       if (a.recurrent_mask) v *= load(a.recurrent_mask + first + k, n - k);
       store(target + k, v, n - k);
     }
-    if (stride > a.P && columns.end == a.P) masked[b * stride + a.P] = {};
+    if (columns.end == a.P) zero(masked + b * stride + a.P, stride - a.P);
   }
 }
 
@@ -223,6 +229,7 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
                   Acc<S>* work, Acc<S>* own, const Part& part, Barrier& barrier) {
   using A = Acc<S>;
   constexpr int64_t lanes = kLanes<A>, width = kGroup * lanes;
+  const TilesInUse<S> tiles;
   const int64_t H = a.H, P = a.P, begin = part.row_begin, end = part.row_end, rows = end - begin;
   const Packed<S, 3> weights = forward_weights(a);
   const Range panels = share(part, weights.w[1].panels());
@@ -235,7 +242,9 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
   for (int64_t b = begin; b < end; ++b) {
     load_rows(h + b * P + columns.begin, a.h0 + b * P + columns.begin, columns.size());
     load_rows(c + b * H + units.begin, a.c0 + b * H + units.begin, units.size());
-    if (a.weight_hr) zero(hidden + b * H + units.begin, units.size());
+    if (a.weight_hr)
+      zero(hidden + b * hidden_row<S>(H) + units.begin,
+           (units.end < H ? units.end : hidden_row<S>(H)) - units.begin);
   }
 
   const int64_t at_once = input_steps(a.T, rows);
@@ -281,8 +290,8 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
     }
     if (a.weight_hr) {
       barrier.wait(part.members);
-      plain_product(h_next, P, reinterpret_cast<const Factor<S>*>(hidden), H, begin, end,
-                    factors<S>(H), P, projected, pack + weights.size(2),
+      plain_product(h_next, P, reinterpret_cast<const Factor<S>*>(hidden), hidden_row<S>(H), begin,
+                    end, H, P, projected, pack + weights.size(2),
                     static_cast<const S*>(nullptr), live);
     }
     finish(a, part, t, units, columns, static_cast<const A*>(h), h_next);

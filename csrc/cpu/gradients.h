@@ -11,6 +11,15 @@
 
 constexpr int64_t kColumnsAtOnce = 8 * kTileRows;  // of G
 
+// Where the processor multiplies tiles, rows of G are shared out in pairs of those, and what goes through at
+// once is larger.
+template <class S>
+constexpr int64_t kGradientRows = kTiles<S> ? 2 * kTileSide : kTileRows;
+constexpr int64_t kTileColumnsAtOnce = 256, kTileRow = kTileLength / 2 + kTileSide;
+template <class S>
+constexpr int64_t kGradientRoom = kTiles<S> ? (kTileColumnsAtOnce + kTileSide) * kTileRow
+                                            : kSumLength* kColumnsAtOnce;
+
 // weight_ih as the columns of the product that gives grad_x. For few rows it is not worth the packing.
 template <class S>
 Packed<S, 1> gradient_weight(const GradientParams<S>& a) {
@@ -48,7 +57,7 @@ struct RowPanels {
   }
   int64_t of_x() const { return a.grad_ih || a.narrow_ih ? of(a.I) : 0; }
   int64_t count() const { return of_x() + (a.grad_hh || a.narrow_hh ? of(a.P) : 0); }
-  int64_t depth() const { return factors<S>(a.T * a.B); }
+  int64_t depth() const { return depth_of<S>(a.T * a.B); }
   int64_t size() const { return depth() * kGroup * kLanes<Acc<S>>; }  // of a panel, in factors
 };
 
@@ -58,7 +67,7 @@ LSTM_INLINE void pack_rows(const GradientParams<S>& a, Factor<S>* panel, int64_t
                            const S* mask, const Row& row) {
   using A = Acc<S>;
   constexpr int64_t lanes = kLanes<A>, step = kHalf * lanes, each = kNumbers<Factor<S>>;
-  const int64_t rows = a.T * a.B, depth = factors<S>(rows);
+  const int64_t rows = a.T * a.B, depth = depth_of<S>(rows);
   for (int64_t k = 0; k < depth; ++k) {
     const S *from[each], *masks[each] = {};
     for (int64_t e = 0; e < each; ++e) {
@@ -126,8 +135,69 @@ LSTM_INLINE void pack_gates(const GradientParams<S>& a, Factor<S>* to, int64_t n
   }
 }
 
+// The same as rows of tiles A, kTileRow pairs apart: (count, pairs of rows), zeros up to a whole tile.
+template <class S>
+LSTM_INLINE void pack_gate_tiles(const GradientParams<S>& a, Pair* to, int64_t n, int64_t count,
+                                 int64_t begin, int64_t end, float* bias) {
+  const auto* gates = static_cast<const bfloat16*>(a.grad_gates);
+  for (int64_t first = 0; first < count; first += kTileSide) {
+    const int64_t live = count - first < kTileSide ? count - first : kTileSide;
+    Vec<float> sum = {};
+    const auto row = [&](int64_t k) LSTM_LAMBDA {
+      return k < end ? load(gates + k * a.gates_stride + n + first, live) : Vec<float>{};
+    };
+    for (int64_t k = begin; k < end; k += 2 * kTileSide) {
+      Vec<float> pairs[kLanes<float>];  // kTileSide where there are tiles
+      for (int64_t l = 0; l < kTileSide; ++l) {
+        const Vec<float> even = row(k + 2 * l), odd = row(k + 2 * l + 1);
+        sum += even + odd;
+        pairs[l] = bit_cast<Vec<float>>(bit_cast<Pairs>(even) >> 16 | bit_cast<Pairs>(odd));
+      }
+      transpose<float>(pairs);
+      for (int64_t l = 0; l < live; ++l)
+        store(to + (first + l) * kTileRow + (k - begin) / 2, bit_cast<Pairs>(pairs[l]));
+    }
+    if (bias) store(bias + first, load(static_cast<const float*>(bias) + first, live) + sum, live);
+  }
+}
+
+// gradient_weights where the processor multiplies tiles.
+template <class S>
+void gradient_tiles(const GradientParams<S>& a, const Pair* pack, Pair* gates, int64_t begin,
+                    int64_t end) {
+  const TilesInUse<S> tiles;
+  constexpr int64_t width = kGroup * kTileSide;
+  const RowPanels<S> panels = {a};
+  const int64_t rows = a.T * a.B;
+  for (int64_t n = begin; n < end; n += kTileColumnsAtOnce) {
+    const int64_t count = end - n < kTileColumnsAtOnce ? end - n : kTileColumnsAtOnce;
+    float* bias = a.grad_bias ? a.grad_bias + n : nullptr;
+    for (int64_t first = 0; first < rows; first += kTileLength) {
+      const int64_t last = rows - first < kTileLength ? rows : first + kTileLength;
+      const bool fresh = first == 0 && !a.adds;
+      if (bias && fresh) zero(bias, count);
+      pack_gate_tiles(a, gates, n, count, first, last, bias);
+      for (int64_t p = 0; p < panels.count(); ++p) {
+        const bool of_x = p < panels.of_x();
+        const int64_t K = of_x ? a.I : a.P, column = (of_x ? p : p - panels.of_x()) * width;
+        const PackedPanel<Pair> panel = packed_panel(pack, panels.depth(), p);
+        const auto add = [&](auto* grads) LSTM_LAMBDA {
+          using Out = std::remove_pointer_t<decltype(grads)>;
+          add_panel_tiles(Sums<Out>{grads + n * K + column, K, K - column, 0, fresh}, gates, kTileRow,
+                          0, count, depth_of<S>(last - first), panel.data + first / 2 * panel.row,
+                          panel.half, Always{});
+        };
+        if (S* narrow = of_x ? a.narrow_ih : a.narrow_hh)
+          add(narrow);
+        else
+          add(of_x ? a.grad_ih : a.grad_hh);
+      }
+    }
+  }
+}
+
 // Rows [begin, end), in tiles, of the gradients of the weights, and the same part of that of the biases.
-// `room` has kSumLength * kColumnsAtOnce numbers.
+// `room` has kGradientRoom numbers.
 template <class S>
 void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* room, int64_t begin,
                       int64_t end) {
@@ -138,8 +208,11 @@ void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* 
   const auto* pack = reinterpret_cast<const F*>(packed);
   auto* gates = reinterpret_cast<F*>(room);
   const int64_t rows = a.T * a.B;
-  end = end * kTileRows < 4 * a.H ? end * kTileRows : 4 * a.H;
-  for (int64_t n = begin * kTileRows; n < end; n += kColumnsAtOnce) {
+  begin *= kGradientRows<S>;
+  end = end * kGradientRows<S> < 4 * a.H ? end * kGradientRows<S> : 4 * a.H;
+  if constexpr (kTiles<S>)
+    if (rows >= kTileSide) return gradient_tiles(a, pack, gates, begin, end);
+  for (int64_t n = begin; n < end; n += kColumnsAtOnce) {
     const int64_t count = end - n < kColumnsAtOnce ? end - n : kColumnsAtOnce;
     A* bias = a.grad_bias ? a.grad_bias + n : nullptr;
     for (int64_t first = 0; first < rows; first += kSumLength) {
@@ -183,10 +256,11 @@ void gradient_inputs(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* r
   using A = Acc<S>;
   using F = Factor<S>;
   constexpr int64_t each = kNumbers<F>;
+  const TilesInUse<S> tiles;
   const Columns<S> w = gradient_weight(a).w[0];
   const auto* gates = static_cast<const F*>(a.grad_gates) + begin * a.gates_stride / each;
   const auto product = [&](A* out) LSTM_LAMBDA {
-    plain_product(out, a.I, gates, a.gates_stride / each, 0, end - begin, 4 * a.H / each, a.I,
+    plain_product(out, a.I, gates, a.gates_stride / each, 0, end - begin, 4 * a.H, a.I,
                   Range{0, w.panels()}, reinterpret_cast<const F*>(packed), a.weight_ih, Always{});
   };
   if constexpr (sizeof(S) == sizeof(A)) {

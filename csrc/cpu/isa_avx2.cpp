@@ -19,8 +19,7 @@ namespace stateful_lstm::cpu::avx2 {
 constexpr int kVectorBytes = 32;
 constexpr int kTileRows = 6, kCellRows = 3;
 constexpr int kDotColumns = 4;
-constexpr bool kPairs = false, kMasked = false, kNarrows = false;
-constexpr const char* kName = "avx2";
+constexpr bool kPairs = false, kTiled = false, kMasked = false, kNarrows = false;
 #include "simd.h"
 LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
   return bit_cast<Vec<float>>(
@@ -31,6 +30,9 @@ LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const 
       _mm256_fmadd_pd(bit_cast<__m256d>(a), bit_cast<__m256d>(b), bit_cast<__m256d>(c)));
 }
 #include "source.h"
+template Kernels<float> table<float>();
+template Kernels<double> table<double>();
+template Kernels<bfloat16> table<bfloat16>();
 }  // namespace stateful_lstm::cpu::avx2
 
 #if defined(__clang__)

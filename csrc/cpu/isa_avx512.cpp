@@ -20,11 +20,13 @@ namespace stateful_lstm::cpu::avx512 {
 constexpr int kVectorBytes = 64;
 constexpr int kTileRows = 12, kCellRows = 6;
 constexpr int kDotColumns = 8;
-constexpr bool kPairs = false, kMasked = !kWatched, kNarrows = false;
-constexpr const char* kName = "avx512";
+constexpr bool kPairs = false, kTiled = false, kMasked = !kWatched, kNarrows = false;
 #include "simd.h"
 #include "avx512.h"
 #include "source.h"
+template Kernels<float> table<float>();
+template Kernels<double> table<double>();
+template Kernels<bfloat16> table<bfloat16>();
 }  // namespace stateful_lstm::cpu::avx512
 
 #if defined(__clang__)

@@ -21,18 +21,14 @@ namespace stateful_lstm::cpu::avx512bf16 {
 constexpr int kVectorBytes = 64;
 constexpr int kTileRows = 12, kCellRows = 6;
 constexpr int kDotColumns = 8;
-constexpr bool kPairs = true, kMasked = !kWatched, kNarrows = true;
-constexpr const char* kName = "avx512bf16";
+constexpr bool kPairs = true, kTiled = false, kMasked = !kWatched, kNarrows = true;
 #include "simd.h"
 #include "avx512.h"
-LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pairs& b) {
-  return bit_cast<Vec<float>>(
-      _mm512_dpbf16_ps(bit_cast<__m512>(sum), bit_cast<__m512bh>(a), bit_cast<__m512bh>(b)));
-}
-LSTM_INLINE HalfInts narrowed(const Vec<float>& v) {
-  return bit_cast<HalfInts>(_mm512_cvtneps_pbh(bit_cast<__m512>(v)));
-}
+#include "avx512bf16.h"
 #include "source.h"
+template Kernels<float> table<float>();
+template Kernels<double> table<double>();
+template Kernels<bfloat16> table<bfloat16>();
 }  // namespace stateful_lstm::cpu::avx512bf16
 
 #if defined(__clang__)

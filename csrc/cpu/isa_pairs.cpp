@@ -9,8 +9,7 @@ namespace stateful_lstm::cpu::pairs {
 constexpr int kVectorBytes = 16;
 constexpr int kTileRows = 6, kCellRows = 3;
 constexpr int kDotColumns = 4;
-constexpr bool kPairs = true, kMasked = false, kNarrows = false;
-constexpr const char* kName = "pairs";
+constexpr bool kPairs = true, kTiled = false, kMasked = false, kNarrows = false;
 #include "simd.h"
 LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
   return a * b + c;
@@ -25,4 +24,7 @@ LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pa
   return sum + high(a) * high(b) + low(a) * low(b);
 }
 #include "source.h"
+template Kernels<float> table<float>();
+template Kernels<double> table<double>();
+template Kernels<bfloat16> table<bfloat16>();
 }  // namespace stateful_lstm::cpu::pairs

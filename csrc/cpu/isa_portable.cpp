@@ -8,8 +8,7 @@ namespace stateful_lstm::cpu::portable {
 constexpr int kVectorBytes = 16;
 constexpr int kTileRows = 6, kCellRows = 3;
 constexpr int kDotColumns = 4;
-constexpr bool kPairs = false, kMasked = false, kNarrows = false;
-constexpr const char* kName = "portable";
+constexpr bool kPairs = false, kTiled = false, kMasked = false, kNarrows = false;
 #include "simd.h"
 LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
   return a * b + c;
@@ -18,4 +17,7 @@ LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const 
   return a * b + c;
 }
 #include "source.h"
+template Kernels<float> table<float>();
+template Kernels<double> table<double>();
+template Kernels<bfloat16> table<bfloat16>();
 }  // namespace stateful_lstm::cpu::portable

@@ -1,5 +1,6 @@
 // The CPU kernels as a table of functions, one table per instruction set and parameter type.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <string>
 
@@ -29,9 +30,10 @@ struct Packing {
 
 template <class S>
 struct Kernels {
-  const char* name;  // of the instruction set
+  const char* name;  // of the instruction set: set by dispatch.cpp
   int64_t lanes;     // numbers of type Acc<S> in a vector
   bool paired;       // whether products take pairs of S, with sums of type Acc<S>
+  bool tiled;        // and tiles of them
 
   // How a call is to read the weights; if not packed before, `pack` is null. Forward it depends on T and B
   // whether they are read in place, and with it the order of sums: so only if it `may_be_in_place`.
@@ -72,17 +74,22 @@ struct Kernels {
 
 // From one row of n numbers to the next: rows whose lengths are multiples of a page's half would all meet in a
 // few sets of L1, and a tile that reads a dozen of them together would find none there.
-constexpr int64_t kMostSpread = 32;  // numbers more, at most
+constexpr int64_t kMostSpread = 64;  // numbers more, at most
 template <class X>
 constexpr int64_t spread_row(int64_t n) {
   constexpr int64_t kHalfPage = 2048, kLine = 64;
   return n * int64_t(sizeof(X)) % kHalfPage == 0 ? n + kLine / int64_t(sizeof(X)) : n;
 }
 
+// Tiles read whole ones: rows end in zeros, so many numbers of type Acc<S> at most, and so many rows more
+// may be read than there are.
+constexpr int64_t kTileSide = 16;
+
 // Elements of Acc<S> that the parts of one call need for h, c and their gradients.
 template <class S>
 int64_t work_size(const SequenceParams<S>& p) {
-  return p.B * (4 * p.P + 2 * kMostSpread + 2 * p.H);
+  const int64_t last = p.weight_hr ? kTileSide * (std::max(p.H, p.P) + kTileSide) : 0;
+  return p.B * (4 * p.P + 2 * kMostSpread + 2 * p.H + kTileSide) + last;
 }
 
 // Forward works on the inputs of some steps at once: as many as make so many rows, but one at least.
@@ -92,17 +99,37 @@ inline int64_t input_steps(int64_t T, int64_t rows) {
   const int64_t steps = rows > 0 ? kInputRows / rows : 1;
   return steps < 1 ? 1 : steps < T ? steps : T;
 }
+// Elements of Acc<S> for the inputs of a step: (B, I + P) numbers. Tiles have columns for fewer than two rows
+// in place of one, of pairs.
+template <class S>
+int64_t step_size(int64_t B, int64_t I, int64_t P) {
+  return B * (I + P + 4 * kTileSide) + kTileSide;
+}
+
+// Numbers from one row of the gradients of gates to the next, of those that products take; and in all.
+template <class S>
+int64_t gates_stride(const Kernels<S>& kernel, int64_t H) {
+  constexpr int64_t kWhole = 2 * kTileSide;
+  const int64_t n = 4 * H, whole = kernel.tiled ? (n + kWhole - 1) / kWhole * kWhole : n;
+  return kernel.paired ? spread_row<S>(whole) : spread_row<Acc<S>>(whole);
+}
+template <class S>
+int64_t gates_size(const Kernels<S>& kernel, const SequenceParams<S>& p) {
+  return (p.T * p.B + (kernel.tiled ? kTileSide : 0)) * gates_stride(kernel, p.H);
+}
+
 // Elements that a part of so many rows or fewer needs for itself forward: inputs, what their products
 // are, and a panel. Fewer rows may come to more of them in all, as more steps fit.
 template <class S>
 int64_t own_size(const ForwardParams<S>& p, int64_t rows, int64_t lanes) {
   const int64_t units = (p.H + lanes - 1) / lanes * lanes, fit = p.T * rows;
   const int64_t most = fit < kInputRows ? fit : rows > kInputRows ? rows : kInputRows;
-  return most * (p.I + kMostSpread + 4 * units) + 4 * lanes * (p.I > p.P ? p.I : p.P);
+  return most * (p.I + kMostSpread + 4 * units) +
+         4 * lanes * (std::max(p.I, p.P) + kTileSide);
 }
 
 // The table for this machine: the best instruction set it has, or the one that the environment variable
-// STATEFUL_LSTM_CPU names ("portable", "pairs", "avx2", "avx512", "avx512bf16"). Throws
+// STATEFUL_LSTM_CPU names ("portable", "pairs", "tiles", "avx2", "avx512", "avx512bf16", "amx"). Throws
 // std::runtime_error when that is not to be had here.
 template <class S>
 const Kernels<S>& kernels();
@@ -121,6 +148,8 @@ LSTM_INSTRUCTION_SET(pairs)
 LSTM_INSTRUCTION_SET(avx2)
 LSTM_INSTRUCTION_SET(avx512)
 LSTM_INSTRUCTION_SET(avx512bf16)
+LSTM_INSTRUCTION_SET(amx)
+LSTM_INSTRUCTION_SET(tiles)
 #undef LSTM_INSTRUCTION_SET
 
 }  // namespace stateful_lstm::cpu

@@ -3,7 +3,8 @@
 // A matrix W (N columns of length K) is packed into panels of kGroup = 4 vectors of columns:
 //   pack[panel][2][k][2][lanes],   columns past N are zero:
 // two halves of two vectors. Where the processor multiplies pairs of bfloat16, such weights are packed as
-// pairs of two numbers of one column, k counts pairs, and a last number without another is beside zero.
+// pairs of two numbers of one column, k counts pairs, and a last number without another is beside zero; where
+// it multiplies tiles, zeros fill the last one.
 // Column j * lanes + l of panel p is n = first(p, j) + l, where first(p, j) is
 //   gates:  j * H + p * lanes      (one panel holds i, f, g, o of the same units)
 //   plain:  (p * 4 + j) * lanes
@@ -38,7 +39,7 @@ struct Columns {
     const int64_t each = (gates ? 1 : kGroup) * kLanes<Acc<S>>;
     return (units() + each - 1) / each;
   }
-  int64_t depth() const { return factors<S>(K); }
+  int64_t depth() const { return depth_of<S>(K); }
   int64_t panel_size() const { return depth() * kGroup * kLanes<Acc<S>>; }
   int64_t pack_size() const { return panels() * panel_size(); }
 };

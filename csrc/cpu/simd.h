@@ -4,7 +4,8 @@
 // instruction set and might be the copy that the linker keeps for all.
 
 // Keeps the compiler from reasoning about a value it has in a register.
-#if defined(__AVX512F__)
+#if defined(LSTM_HIDE)  // by an instruction set's file, for vectors that no register holds
+#elif defined(__AVX512F__)
 #define LSTM_HIDE(v) __asm__("" : "+v"(v))
 #elif defined(__x86_64__)
 #define LSTM_HIDE(v) __asm__("" : "+x"(v))
@@ -118,16 +119,34 @@ LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pa
 // What products multiply: numbers of the type of sums, or pairs of bfloat16.
 template <class S>
 constexpr bool kPaired = kPairs && sizeof(S) == sizeof(bfloat16);
+// Tiles, where the file of an instruction set that has them defines kTiled as true, and these: tiles.h.
+template <class S>
+constexpr bool kTiles = kTiled && kPaired<S>;
+LSTM_INLINE void tile_shape(int64_t rows, int64_t columns);
+LSTM_INLINE void tile_release();
+template <int tile>
+LSTM_INLINE void tile_zero();
+template <int tile>
+LSTM_INLINE void tile_load(const void* from, int64_t row);  // bytes from one row to the next
+template <int tile>
+LSTM_INLINE void tile_store(void* to, int64_t row);
+template <int sums, int a, int b>
+LSTM_INLINE void tile_multiply();
+
 template <class S>
 using Factor = std::conditional_t<kPaired<S>, Pair, Acc<S>>;
 template <class F>
 constexpr int64_t kNumbers = 1;  // in a factor
 template <>
 constexpr int64_t kNumbers<Pair> = 2;
-// How many factors n numbers make.
+// How many factors n numbers make, and how many of them products go through: whole tiles.
 template <class S>
 constexpr int64_t factors(int64_t n) {
   return kPaired<S> ? (n + 1) / 2 : n;
+}
+template <class S>
+constexpr int64_t depth_of(int64_t n) {
+  return kTiles<S> ? (factors<S>(n) + kTileSide - 1) / kTileSide * kTileSide : factors<S>(n);
 }
 LSTM_INLINE Vec<float> multiply_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
   return fused(a, b, c);
@@ -349,10 +368,10 @@ struct Math {
     }
   }
 
-  static LSTM_INLINE Exp exp_parts(V x, A limit = ExpConstants<A>::limit) {
+  static LSTM_INLINE Exp exp_parts(const V& at, A limit = ExpConstants<A>::limit) {
     using K = ExpConstants<A>;
     using Bits = typename VectorOf<A>::uints;
-    x = clamp(x, limit);
+    const V x = clamp(at, limit);
     const V shifted = x * K::log2e + K::magic;  // n now stands in the low bits of the mantissa
     const V n = shifted - K::magic;
     const V r = (x - n * K::ln2_hi) - n * K::ln2_lo;

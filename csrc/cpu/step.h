@@ -21,7 +21,13 @@ LSTM_INLINE Input<S>* inputs(const StepParams<S>& a) {
   return reinterpret_cast<Input<S>*>(a.in);
 }
 template <class S>
+void tile_step_inputs(const StepParams<S>& a);  // step_tiles.h
+template <class S>
+void tile_step_units(const StepParams<S>& a, int64_t begin, int64_t end);
+
+template <class S>
 void step_inputs(const StepParams<S>& a) {
+  if constexpr (kTiles<S>) return tile_step_inputs(a);
   Input<S>* in = inputs(a);
   for (int64_t b = 0; b < a.B; ++b, in += a.I + a.P) {
     const int64_t slot = slot_of(a, b);
@@ -80,6 +86,7 @@ void step_block(const StepParams<S>& a, int64_t unit, int64_t begin, int64_t end
 
 template <class S>
 void step_units(const StepParams<S>& a, int64_t begin, int64_t end) {
+  if constexpr (kTiles<S>) return tile_step_units(a, begin, end);
   constexpr int64_t lanes = kLanes<Acc<S>>, most = kRowsAtOnce<Acc<S>>;
   for (int64_t k = begin; k < end; ++k) {
     const int64_t unit = (a.backwards ? begin + end - 1 - k : k) * lanes;

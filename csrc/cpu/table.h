@@ -11,9 +11,9 @@ Packing<S, Params> packing() {
 template <class S>
 Kernels<S> table() {
   Kernels<S> k;
-  k.name = kName;
   k.lanes = kLanes<Acc<S>>;
   k.paired = kPaired<S>;
+  k.tiled = kTiles<S>;
   k.forward_weights_are = forward_weights_are<S>;
   k.backward_weights_are = backward_weights_are<S>;
   k.forward_weights = packing<S, ForwardParams<S>, forward_weights<S>>();
@@ -22,8 +22,8 @@ Kernels<S> table() {
   k.backward_part = backward_part<S>;
   k.gradient_weight_is = gradient_weight_is<S>;
   k.gradient_weight = packing<S, GradientParams<S>, gradient_weight<S>>();
-  k.tile_rows = kTileRows;
-  k.gradient_room = kSumLength * kColumnsAtOnce;
+  k.tile_rows = kGradientRows<S>;
+  k.gradient_room = kGradientRoom<S>;
   k.gradient_panels = [](const GradientParams<S>& a) { return RowPanels<S>{a}.count(); };
   k.gradient_panel_size = [](const GradientParams<S>& a) { return RowPanels<S>{a}.size(); };
   k.gradient_pack = gradient_pack<S>;
@@ -36,6 +36,3 @@ Kernels<S> table() {
   k.step_commit = step_commit<S>;
   return k;
 }
-template Kernels<float> table<float>();
-template Kernels<double> table<double>();
-template Kernels<bfloat16> table<bfloat16>();

@@ -1,0 +1,9 @@
+// What instruction sets with AVX512-BF16 share. Included only by isa_avx512bf16.cpp and isa_amx.cpp, after
+// avx512.h.
+LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pairs& b) {
+  return bit_cast<Vec<float>>(
+      _mm512_dpbf16_ps(bit_cast<__m512>(sum), bit_cast<__m512bh>(a), bit_cast<__m512bh>(b)));
+}
+LSTM_INLINE HalfInts narrowed(const Vec<float>& v) {
+  return bit_cast<HalfInts>(_mm512_cvtneps_pbh(bit_cast<__m512>(v)));
+}
