@@ -31,7 +31,7 @@ class Row:
     floor: float  # seconds at the machine's peak
     limit: str  # the peak of what
     others: float  # share of the processors that other processes took meanwhile
-    absent: dict[str, str]  # peers left out, and why
+    absent: dict[str, str]  # peers left out, or that compute something else, and why
 
     @property
     def ours(self) -> Timing:
@@ -89,7 +89,8 @@ class Row:
             "peak of": self.limit,
             "taken by other processes": round(self.others, 3),
             "times": times,
-            "left out": self.absent,
+            "left out": {name: why for name, why in self.absent.items() if name not in self.times},
+            "wrong": {name: why for name, why in self.absent.items() if name in self.times},
         }
 
 
@@ -223,15 +224,17 @@ def print_extras(extras: list[Extra]) -> None:
 
 
 def print_absent(rows: list[Row]) -> None:
-    """The peers left out of a row, and why; a peer that is not there at all is named once."""
+    """The peers that are not there, and those that compute something else; each reason once."""
     reasons: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         for item in row.absent.items():
             reasons.setdefault(item, []).append(row)
     for (name, why), found in reasons.items():
         row = found[0]
-        where = f" ({row.kind} {row.dtype} {row.shape})" if len(found) == 1 else ""
-        print(f"\nleft out{where}: {name}: {why}")
+        if name in row.times:
+            print(f"\n{name} {why}, in {row.kind} {row.dtype} {row.shape}; timed all the same")
+        else:
+            print(f"\nleft out: {name}: {why}")
 
 
 def print_summary(rows: list[Row]) -> None:

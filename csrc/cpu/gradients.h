@@ -212,6 +212,8 @@ void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* 
   end = end * kGradientRows<S> < 4 * a.H ? end * kGradientRows<S> : 4 * a.H;
   if constexpr (kTiles<S>)
     if (rows >= kTileSide) return gradient_tiles(a, pack, gates, begin, end);
+  constexpr int64_t kSmall = 1 << 18;  // bytes of [X, R] that stay in the cache while rows are written
+  const bool rows_of_gradients = panels.count() * panels.size() * int64_t(sizeof(F)) <= kSmall;
   for (int64_t n = begin; n < end; n += kColumnsAtOnce) {
     const int64_t count = end - n < kColumnsAtOnce ? end - n : kColumnsAtOnce;
     A* bias = a.grad_bias ? a.grad_bias + n : nullptr;
@@ -220,31 +222,33 @@ void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* 
       const bool fresh = first == 0 && !a.adds;
       if (bias && fresh) zero(bias, count);
       pack_gates(a, gates, n, count, first, last, bias);
-      for (int64_t p = 0; p < panels.count(); ++p) {
+      const int64_t length = factors<S>(last - first);
+      const auto add = [&](int64_t p, int64_t half, auto tile, int64_t r) LSTM_LAMBDA {
+        constexpr int R = decltype(tile)::rows;
         const bool of_x = p < panels.of_x();
-        const int64_t K = of_x ? a.I : a.P, column = (of_x ? p : p - panels.of_x()) * width;
+        const int64_t K = of_x ? a.I : a.P, at = (of_x ? p : p - panels.of_x()) * width + half * width / 2;
+        if (at >= K) return;
         A* grads = of_x ? a.grad_ih : a.grad_hh;
         S* narrow = of_x ? a.narrow_ih : a.narrow_hh;
-        PackedPanel<F> panel = packed_panel(pack, panels.depth(), p);
-        panel.data += first / each * panel.row;
-        for (int64_t half = 0; half < kGroup / kHalf; ++half) {
-          const int64_t at = half * kHalf * lanes;
-          if (column + at >= K) break;
-          PackedPanel<F> part = panel;
-          part.data += half * panel.half;
+        PackedPanel<F> part = packed_panel(pack, panels.depth(), p);
+        part.data += first / each * part.row + half * part.half;
+        part.fetch(r / kTileRows, part.half, kSumLength / each);
+        const ColumnInputs<F> in = {gates + r, count};
+        const int64_t first_sum = (n + r) * K + at;
+        if (narrow)
+          add_tile<R, kHalf>(Sums<S>{narrow + first_sum, K, K - at, 0, fresh}, in, length, part);
+        else
+          add_tile<R, kHalf>(Sums<A>{grads + first_sum, K, K - at, 0, fresh}, in, length, part);
+      };
+      if (rows_of_gradients)  // they are written from their beginnings to their ends
+        in_tiles<kTileRows>(0, count, [&](auto tile, int64_t r) LSTM_LAMBDA {
+          for (int64_t k = 0; k < 2 * panels.count(); ++k) add(k / 2, k % 2, tile, r);
+        });
+      else
+        for (int64_t k = 0; k < 2 * panels.count(); ++k)
           in_tiles<kTileRows>(0, count, [&](auto tile, int64_t r) LSTM_LAMBDA {
-            constexpr int R = decltype(tile)::rows;
-            part.fetch(r / kTileRows, panel.half, kSumLength / each);
-            const ColumnInputs<F> in = {gates + r, count};
-            const int64_t first_sum = (n + r) * K + column + at, live = K - column - at;
-            const int64_t length = factors<S>(last - first);
-            if (narrow)
-              add_tile<R, kHalf>(Sums<S>{narrow + first_sum, K, live, 0, fresh}, in, length, part);
-            else
-              add_tile<R, kHalf>(Sums<A>{grads + first_sum, K, live, 0, fresh}, in, length, part);
+            add(k / 2, k % 2, tile, r);
           });
-        }
-      }
     }
   }
 }

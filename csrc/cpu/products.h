@@ -82,6 +82,7 @@ LSTM_APART void add_turned(const Sums<Acc<S>>& out, const Factor<S>* in, int64_t
                            const Columns<S>& w, int64_t unit) {
   using A = Acc<S>;
   constexpr int64_t lanes = kLanes<A>, each = kNumbers<Factor<S>>, length = kSumLength / each;
+  constexpr int64_t kAhead = 6;  // squares; or else memory does not keep up with so many rows at once
   const int64_t left = w.units() - unit, live = left < lanes ? left : lanes, depth = w.depth();
   for (int64_t begin = 0; begin < depth; begin += length) {
     const int64_t end = depth - begin < length ? depth : begin + length;
@@ -101,6 +102,8 @@ LSTM_APART void add_turned(const Sums<Acc<S>>& out, const Factor<S>* in, int64_t
       };
       for (; live == lanes && k + lanes <= end && each * (k + lanes) <= w.K; k += lanes) {
         Vec<A> row[lanes];
+        for (int l = 0; l < lanes; ++l)
+          __builtin_prefetch(source + l * w.n_stride + each * (k + kAhead * lanes), 0, 2);
         load_square(row, w, source, k);
         add(row, lanes);
       }
