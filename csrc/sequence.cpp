@@ -28,6 +28,8 @@ Split split(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
   constexpr int64_t kRows = 6, kColumns = 32;   // that keep a thread's multipliers busy
   constexpr int64_t kStep = 1 << 11;            // a member's of a step, worth a meeting, in vectors
   constexpr int64_t kHeavy = int64_t{8} << 20;  // bytes of weights too many to read twice a step
+  constexpr int64_t kTilesHeavy = int64_t{1} << 20;
+  const auto& kernel = cpu::kernels<S>();
   const int64_t threads = torch::stable::get_num_threads();
   static const char* name = std::getenv("STATEFUL_LSTM_SPLIT");
   static const std::string forced = name ? name : "";
@@ -36,10 +38,12 @@ Split split(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
   if (!forced.empty()) return {forced == "units", threads};
   const int64_t most = std::max<int64_t>(1, std::min(threads, work / kWork));
   const int64_t by_rows = std::clamp<int64_t>(p.B / kRows, 1, most);
-  const int64_t meetings = p.B * 4 * p.H * p.P / (kStep * cpu::kernels<S>().lanes);
+  const int64_t meetings = p.B * 4 * p.H * p.P / (kStep * kernel.lanes);
   const int64_t by_units =
       std::clamp<int64_t>(std::min((p.H + kColumns - 1) / kColumns, meetings), 1, most);
-  const bool heavy = 4 * p.H * p.P * int64_t(sizeof(Acc<S>)) > kHeavy;
+  const int64_t weights = 4 * p.H * p.P;  // tiles are quicker than any cache but L2 hands them out
+  const bool heavy = kernel.tiled ? weights * int64_t(sizeof(S)) > kTilesHeavy
+                                  : weights * int64_t(sizeof(Acc<S>)) > kHeavy;
   const bool once = are == cpu::Weights::packed_in_passing;  // each panel by one thread only
   if (by_units > by_rows || ((heavy || once) && by_units == by_rows)) return {true, by_units};
   return {false, most};
@@ -109,7 +113,7 @@ void run_forward(const ForwardParams<S>& p, bool may_be_in_place) {
   const cpu::Weights are = kernel.forward_weights_are(p, may_be_in_place && !always_pack());
   const Buffer<A> pack = pack_weights(kernel.forward_weights, p, are);
   const Split how = split(p, are, p.I);
-  const int64_t own_size = cpu::own_size(p, how.rows(p.B), kernel.lanes);
+  const int64_t own_size = cpu::own_size(kernel, p, how.rows(p.B));
   const Buffer<A> work(cpu::work_size(p), Kept::work);
   in_parts(p, how, [&](const cpu::Part& part, cpu::Barrier& barrier) {
     const Buffer<A> own(own_size, Kept::own);
@@ -160,7 +164,7 @@ void run_layers(const std::vector<ForwardParams<S>>& layers) {
         const int64_t begin = (wave - k) * piece;
         if (begin < 0 || begin >= p.T) continue;
         const auto some = some_steps(layers[k], begin, std::min(p.T, begin + piece));
-        const Buffer<A> own(cpu::own_size(some, p.B, kernel.lanes), Kept::own);
+        const Buffer<A> own(cpu::own_size(kernel, some, p.B), Kept::own);
         cpu::Barrier unused;
         kernel.forward_part(some, are, packs[k].get(), work.get(), own.get(),
                             cpu::Part{0, p.B, 0, 1}, unused);

@@ -56,7 +56,8 @@ void run_steps(const StackCall<S>& s) {
   const auto& kernel = cpu::kernels<S>();
   const int64_t B = s.B, width = s.D * s.P;  // of every layer's output
   const bool projection = s.w[0].weight_hr != nullptr;
-  const Buffer<A> in(cpu::step_size<S>(B, std::max(s.I, width), s.P)), hidden(projection ? B * s.H : 0);
+  const Buffer<A> in(cpu::step_size<S>(B, std::max(s.I, width), s.P)),
+      hidden(projection ? B * s.H : 0);
   const Buffer<S> between(s.L > 1 ? 2 * B * width : 0);
   std::fill_n(hidden.get(), projection ? B * s.H : 0, A{});
   std::vector<int64_t> live(s.lengths ? B : 0);  // slots of the rows that have this step

@@ -54,7 +54,8 @@ LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, i
     const int64_t n = left(k), step_row = t * a.B + b + k % R;
     store(c + place(k), cell[k], n);
     if (kPaired<S> && !last_product)  // as the projection's product takes them, H factors a row
-      store(reinterpret_cast<Input<S>*>(hidden + (b + k % R) * hidden_row<S>(H)) + first(k), h[k], n);
+      store(reinterpret_cast<Input<S>*>(hidden + (b + k % R) * hidden_row<S>(H)) + first(k), h[k],
+            n);
     else
       store(hidden + place(k), h[k], n);
     if (a.gates != nullptr) {
@@ -247,7 +248,7 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
            (units.end < H ? units.end : hidden_row<S>(H)) - units.begin);
   }
 
-  const int64_t at_once = input_steps(a.T, rows);
+  const int64_t at_once = input_steps(a.T, rows, kTiles<S>);
   const auto* pack = reinterpret_cast<const Factor<S>*>(packed_weights);
   auto* in = reinterpret_cast<Input<S>*>(own);
   A* sums_x = own + at_once * rows * (a.I + kMostSpread);
@@ -291,8 +292,8 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
     if (a.weight_hr) {
       barrier.wait(part.members);
       plain_product(h_next, P, reinterpret_cast<const Factor<S>*>(hidden), hidden_row<S>(H), begin,
-                    end, H, P, projected, pack + weights.size(2),
-                    static_cast<const S*>(nullptr), live);
+                    end, H, P, projected, pack + weights.size(2), static_cast<const S*>(nullptr),
+                    live);
     }
     finish(a, part, t, units, columns, static_cast<const A*>(h), h_next);
     swap(h, h_next);

@@ -17,8 +17,8 @@ template <class S>
 constexpr int64_t kGradientRows = kTiles<S> ? 2 * kTileSide : kTileRows;
 constexpr int64_t kTileColumnsAtOnce = 256, kTileRow = kTileLength / 2 + kTileSide;
 template <class S>
-constexpr int64_t kGradientRoom = kTiles<S> ? (kTileColumnsAtOnce + kTileSide) * kTileRow
-                                            : kSumLength* kColumnsAtOnce;
+constexpr int64_t kGradientRoom =
+    kTiles<S> ? (kTileColumnsAtOnce + kTileSide) * kTileRow : kSumLength * kColumnsAtOnce;
 
 // weight_ih as the columns of the product that gives grad_x. For few rows it is not worth the packing.
 template <class S>
@@ -183,9 +183,9 @@ void gradient_tiles(const GradientParams<S>& a, const Pair* pack, Pair* gates, i
         const PackedPanel<Pair> panel = packed_panel(pack, panels.depth(), p);
         const auto add = [&](auto* grads) LSTM_LAMBDA {
           using Out = std::remove_pointer_t<decltype(grads)>;
-          add_panel_tiles(Sums<Out>{grads + n * K + column, K, K - column, 0, fresh}, gates, kTileRow,
-                          0, count, depth_of<S>(last - first), panel.data + first / 2 * panel.row,
-                          panel.half, Always{});
+          add_panel_tiles(Sums<Out>{grads + n * K + column, K, K - column, 0, fresh}, gates,
+                          kTileRow, 0, count, depth_of<S>(last - first),
+                          panel.data + first / 2 * panel.row, panel.half, Always{});
         };
         if (S* narrow = of_x ? a.narrow_ih : a.narrow_hh)
           add(narrow);
@@ -212,7 +212,8 @@ void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* 
   end = end * kGradientRows<S> < 4 * a.H ? end * kGradientRows<S> : 4 * a.H;
   if constexpr (kTiles<S>)
     if (rows >= kTileSide) return gradient_tiles(a, pack, gates, begin, end);
-  constexpr int64_t kSmall = 1 << 18;  // bytes of [X, R] that stay in the cache while rows are written
+  constexpr int64_t kSmall =
+      1 << 18;  // bytes of [X, R] that stay in the cache while rows are written
   const bool rows_of_gradients = panels.count() * panels.size() * int64_t(sizeof(F)) <= kSmall;
   for (int64_t n = begin; n < end; n += kColumnsAtOnce) {
     const int64_t count = end - n < kColumnsAtOnce ? end - n : kColumnsAtOnce;
@@ -226,7 +227,8 @@ void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* 
       const auto add = [&](int64_t p, int64_t half, auto tile, int64_t r) LSTM_LAMBDA {
         constexpr int R = decltype(tile)::rows;
         const bool of_x = p < panels.of_x();
-        const int64_t K = of_x ? a.I : a.P, at = (of_x ? p : p - panels.of_x()) * width + half * width / 2;
+        const int64_t K = of_x ? a.I : a.P,
+                      at = (of_x ? p : p - panels.of_x()) * width + half * width / 2;
         if (at >= K) return;
         A* grads = of_x ? a.grad_ih : a.grad_hh;
         S* narrow = of_x ? a.narrow_ih : a.narrow_hh;
@@ -246,9 +248,8 @@ void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* 
         });
       else
         for (int64_t k = 0; k < 2 * panels.count(); ++k)
-          in_tiles<kTileRows>(0, count, [&](auto tile, int64_t r) LSTM_LAMBDA {
-            add(k / 2, k % 2, tile, r);
-          });
+          in_tiles<kTileRows>(
+              0, count, [&](auto tile, int64_t r) LSTM_LAMBDA { add(k / 2, k % 2, tile, r); });
     }
   }
 }

@@ -93,10 +93,10 @@ int64_t work_size(const SequenceParams<S>& p) {
 }
 
 // Forward works on the inputs of some steps at once: as many as make so many rows, but one at least.
-constexpr int64_t kInputRows = 96;
 constexpr int64_t kSumLength = 256;  // long sums are sums of sums over so many numbers
-inline int64_t input_steps(int64_t T, int64_t rows) {
-  const int64_t steps = rows > 0 ? kInputRows / rows : 1;
+constexpr int64_t input_rows(bool tiled) { return tiled ? 192 : 96; }
+inline int64_t input_steps(int64_t T, int64_t rows, bool tiled) {
+  const int64_t steps = rows > 0 ? input_rows(tiled) / rows : 1;
   return steps < 1 ? 1 : steps < T ? steps : T;
 }
 // Elements of Acc<S> for the inputs of a step: (B, I + P) numbers. Tiles have columns for fewer than two rows
@@ -121,11 +121,10 @@ int64_t gates_size(const Kernels<S>& kernel, const SequenceParams<S>& p) {
 // Elements that a part of so many rows or fewer needs for itself forward: inputs, what their products
 // are, and a panel. Fewer rows may come to more of them in all, as more steps fit.
 template <class S>
-int64_t own_size(const ForwardParams<S>& p, int64_t rows, int64_t lanes) {
-  const int64_t units = (p.H + lanes - 1) / lanes * lanes, fit = p.T * rows;
-  const int64_t most = fit < kInputRows ? fit : rows > kInputRows ? rows : kInputRows;
-  return most * (p.I + kMostSpread + 4 * units) +
-         4 * lanes * (std::max(p.I, p.P) + kTileSide);
+int64_t own_size(const Kernels<S>& kernel, const ForwardParams<S>& p, int64_t rows) {
+  const int64_t lanes = kernel.lanes, units = (p.H + lanes - 1) / lanes * lanes;
+  const int64_t most = std::min(p.T * rows, std::max(rows, input_rows(kernel.tiled)));
+  return most * (p.I + kMostSpread + 4 * units) + 4 * lanes * (std::max(p.I, p.P) + kTileSide);
 }
 
 // The table for this machine: the best instruction set it has, or the one that the environment variable

@@ -75,7 +75,7 @@ LSTM_INLINE void add_step_tiles(const StepTiles<S>& tiles, int64_t j, int64_t un
     for (int64_t g = 0; g < G; ++g)
       for (int64_t l = 0; l < height; ++l)
         end[g][l] = load_pairs(first + (g * a.H + l) * K + whole * 2 * kTileSide, left);
-    const TileOperand b_end = {b_whole.at(0, whole), b_whole.row, b_whole.beside, 0};
+    const TileOperand b_end = {b_whole.data + whole * along, b_whole.row, b_whole.beside, 0};
     multiply_tiles<G, N>({end, sizeof end[0][0], sizeof end[0], 0}, b_end, 1);
   };
   const Pair* in = tiles.at(b);
@@ -102,7 +102,8 @@ LSTM_APART void step_tile_block(const StepTiles<S>& tiles, int64_t unit, int64_t
     alignas(64) float bias[kTileSide] = {};
     const int64_t row = j * a.H + first;
     if (a.bias_ih)
-      store(static_cast<float*>(bias), load(a.bias_ih + row, height) + load(a.bias_hh + row, height));
+      store(static_cast<float*>(bias),
+            load(a.bias_ih + row, height) + load(a.bias_hh + row, height));
     for (int64_t n = 0; n < N; ++n) {
       float* to = sums + j * gate_size + n * kStepRows * columns;
       for (int64_t l = 0; columns > 1 && l < height; ++l)
@@ -120,7 +121,8 @@ LSTM_APART void step_tile_block(const StepTiles<S>& tiles, int64_t unit, int64_t
     V pre[kGroup][kLanes<float>];
     for (int64_t j = 0; j < kGroup; ++j) {
       const float* from = sums + j * gate_size + (n * kStepRows + shift) * columns;
-      for (int64_t l = 0; l < (columns > 1 ? kTileSide : 1); ++l) pre[j][l] = load(from + l * columns);
+      for (int64_t l = 0; l < (columns > 1 ? kTileSide : 1); ++l)
+        pre[j][l] = load(from + l * columns);
       if (columns > 1) transpose<float>(pre[j]);
     }
     for (int64_t r = 0; r < columns; ++r) {

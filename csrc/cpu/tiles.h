@@ -55,30 +55,31 @@ LSTM_INLINE void each_number(const F& f) {
 
 // Tiles A and B as they follow each other: the next one beside it, and the next along the sums, bytes apart.
 struct TileOperand {
-  const void* data;
+  const char* data;
   int64_t row, beside, along;
-  LSTM_INLINE const char* at(int64_t place, int64_t k) const {
-    return static_cast<const char*>(data) + place * beside + k * along;
-  }
+
+  LSTM_INLINE TileOperand(const void* from, int64_t row, int64_t beside, int64_t along)
+      : data(static_cast<const char*>(from)), row(row), beside(beside), along(along) {}
+  LSTM_INLINE const char* at(int64_t place) const { return data + place * beside; }
 };
 
 // Tiles 0 to R * C - 1, of R by C, += A B over so many tiles' lengths. Tiles 4, 5 hold A, 6 and 7 B.
 template <int R, int C>
-LSTM_INLINE void multiply_tiles(const TileOperand& a, const TileOperand& b, int64_t lengths) {
-  for (int64_t k = 0; k < lengths; ++k) {
+LSTM_INLINE void multiply_tiles(TileOperand a, TileOperand b, int64_t lengths) {
+  for (int64_t k = 0; k < lengths; ++k, a.data += a.along, b.data += b.along) {
     if constexpr (R <= 2) {
-      each_number<R>([&](auto r) LSTM_LAMBDA { tile_load<4 + r.value>(a.at(r.value, k), a.row); });
+      each_number<R>([&](auto r) LSTM_LAMBDA { tile_load<4 + r.value>(a.at(r.value), a.row); });
       each_number<C>([&](auto c) LSTM_LAMBDA {
-        tile_load<6 + c.value % 2>(b.at(c.value, k), b.row);
+        tile_load<6 + c.value % 2>(b.at(c.value), b.row);
         each_number<R>([&](auto r) LSTM_LAMBDA {
           tile_multiply<r.value * C + c.value, 4 + r.value, 6 + c.value % 2>();
         });
       });
     } else {
       static_assert(C == 1);
-      tile_load<6>(b.at(0, k), b.row);
+      tile_load<6>(b.at(0), b.row);
       each_number<R>([&](auto r) LSTM_LAMBDA {
-        tile_load<4 + r.value % 2>(a.at(r.value, k), a.row);
+        tile_load<4 + r.value % 2>(a.at(r.value), a.row);
         tile_multiply<r.value, 4 + r.value % 2, 6>();
       });
     }
@@ -112,8 +113,8 @@ LSTM_APART void add_tiles(const Sums<Out>& out, int64_t rows, int64_t height, co
         return tile_load<tile>(data(r.value, c.value), out.row * sizeof(Out));
       for (int64_t k = 0; k < rows_of(r.value); ++k)
         if (columns_of(c.value) > 0)
-          store(room[k],
-                load(static_cast<const Out*>(data(r.value, c.value)) + k * out.row, columns_of(c.value)));
+          store(room[k], load(static_cast<const Out*>(data(r.value, c.value)) + k * out.row,
+                              columns_of(c.value)));
       tile_load<tile>(room, sizeof room[0]);
     });
   });
