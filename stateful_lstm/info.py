@@ -22,7 +22,7 @@ def info() -> dict[str, Any]:
         * backends: name -> True, or the reason why it cannot be had.
         * quick_step: True if short inference goes past torch's dispatcher here, or the reason why
           it takes the longer way, to the same results.
-        * cpu_capability: instruction set of the CPU kernels ("avx512bf16", "avx512", "avx2",
+        * cpu_capability: instruction set of the CPU kernels ("amx", "avx512bf16", "avx512", "avx2",
           "portable"), None if not built.
         * cpu_capabilities: all of them to be had here, the best first: what the environment
           variable STATEFUL_LSTM_CPU may name.

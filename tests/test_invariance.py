@@ -9,7 +9,7 @@ from each other in the last bits:
 * packed: all the rest, and with STATEFUL_LSTM_PACK=always everything but the steps.
 
 Training takes the last two as inference does, so that its outputs have the same bits. The backward
-recurrence is packed always.
+recurrence is packed always. In bfloat16 on AMX's tiles all three are one, but for projections.
 """
 
 import hashlib
@@ -32,6 +32,7 @@ pytestmark = [
 ]
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+TILED = ops.missing is None and ops.cpu_capability() in ("amx", "tiles")
 SIZES = [1, 7, 8, 33, 64, 100]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 sizes = pytest.mark.parametrize("H", SIZES)
@@ -133,6 +134,18 @@ def test_steps_are_the_same_in_one_call_and_in_several(dtype, cut):
     state = steps.state(rows)
     y = torch.cat([steps.call(part, state) for part in steps.x.split(cut)])
     steps.check(rows, y, state)
+
+
+@pytest.mark.skipif(not TILED, reason="needs AMX's tiles, or those written out")
+@sizes
+@pytest.mark.parametrize("B", [1, 2, 16, 17, 50])
+def test_tiles_give_steps_and_sequences_of_bfloat16_the_same_bits(H, B):
+    steps = Steps(H, torch.bfloat16, rows=B)
+    start = steps.h0, steps.c0
+    y, (h, _) = steps.lstm(steps.x, start)  # training: packed
+    assert same_bits(y.detach(), steps.y) and same_bits(h.detach(), steps.h)
+    first, state = steps.lstm(steps.x[:1], start)  # packed in passing
+    assert same_bits(first[0].detach(), steps.y[0]) and same_bits(state[0][0].detach(), first[0])
 
 
 @few

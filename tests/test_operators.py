@@ -245,7 +245,7 @@ def test_every_instruction_set_can_be_forced_and_agrees() -> None:
         return [[float(number) for number in line.split()] for line in lines]
 
     names = ops.cpu_capabilities()
-    assert ops.cpu_capability() in names and {"portable", "pairs"} <= set(names)
+    assert ops.cpu_capability() in names and {"portable", "pairs", "tiles"} <= set(names)
     portable = run("portable").stdout.splitlines()
     assert portable[0] == "portable" and len(portable) == 4
     for name in names:

@@ -23,8 +23,8 @@ constexpr int64_t hidden_row(int64_t H) {
 // run side by side.
 template <class S, int R, int N>
 LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, int64_t unit,
-                              const Acc<S>* sums, int64_t panel, Acc<S>* c, Acc<S>* hidden,
-                              bool last_product) {
+                              const Acc<S>* sums, int64_t panel, int64_t gate_lanes, Acc<S>* c,
+                              Acc<S>* hidden, bool last_product) {
   using A = Acc<S>;
   using V = Vec<A>;
   constexpr int64_t lanes = kLanes<A>;
@@ -39,7 +39,7 @@ LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, i
   for (int k = 0; k < all; ++k) {
     const A* sum = sums + k / R * panel + k % R * kGroup * lanes;
     gate[k] = activate<Math<A>, V>(
-        {load(sum), load(sum + lanes), load(sum + 2 * lanes), load(sum + 3 * lanes)});
+        {load(sum), load(sum + gate_lanes), load(sum + 2 * gate_lanes), load(sum + 3 * gate_lanes)});
   }
 #pragma GCC unroll 6
   for (int k = 0; k < all; ++k)
@@ -100,6 +100,14 @@ struct GateWeights {
   Factor<S>* room;
 
   int64_t stride() const { return are == Weights::in_place ? w.K : input_stride<S>(w.K); }
+  int64_t gate_lanes(int64_t panel) const {
+    return are == Weights::packed ? w.gate_lanes(panel) : kLanes<Acc<S>>;
+  }
+  // How many of these panels are whole.
+  int64_t whole(const Range& panels) const {
+    const bool shared = panels.size() > 0 && gate_lanes(panels.end - 1) < kLanes<Acc<S>>;
+    return panels.size() - shared;
+  }
 };
 
 constexpr int64_t kTurnedRows = 3;  // for more it pays to have packed
@@ -161,18 +169,20 @@ void input_products(const ForwardParams<S>& a, const Part& part, int64_t step, i
                 a.x + (t * a.B + part.row_begin) * a.I, rows, a.I);
   }
   for (int64_t p = panels.begin; p < panels.end; ++p) {
-    const int64_t unit = p * lanes, n = a.H - unit;
+    const int64_t unit = p * lanes, n = a.H - unit, gate_lanes = weights.gate_lanes(p);
     Vec<A> bias[kGroup] = {};
     for (int64_t j = 0; a.bias_ih && j < kGroup; ++j)
       bias[j] = load(a.bias_ih + j * a.H + unit, n) + load(a.bias_hh + j * a.H + unit, n);
     A* to = sums + (p - panels.begin) * all * width;
     for (int64_t row = 0; row < all; ++row)
-      for (int64_t j = 0; j < kGroup; ++j) store(to + row * width + j * lanes, bias[j]);
+      for (int64_t j = 0; j < kGroup; ++j) store(to + row * width + j * gate_lanes, bias[j]);
   }
+  const int64_t whole = panels.begin + weights.whole(panels);
   for (int64_t p = panels.begin, together; p < panels.end; p += together) {
-    together = weights.are == Weights::packed ? panels_together(all, panels.end - p) : 1;
-    add_gates(Sums<A>{sums + (p - panels.begin) * all * width, width, width, all * width}, weights,
-              in, 0, all, p, together, Always{});
+    together = weights.are == Weights::packed ? panels_together(all, whole - p) : 1;
+    add_gates(Sums<A>{sums + (p - panels.begin) * all * width, width,
+                      kGroup * weights.gate_lanes(p), all * width},
+              weights, in, 0, all, p, together, Always{});
   }
 }
 
@@ -268,18 +278,15 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
       if (takes_h(a, of_h.stride())) product_h = h;
     const AnyLive<S> live = {a, t};
     A* out = a.weight_hr ? hidden : h_next;
-    for (int64_t done = 0, together; done < panels.size(); done += together) {
-      const int64_t left = panels.size() - done;
-      together = are == Weights::packed ? panels_together(rows, left) : 1;
-      // Every other step backwards: what was read last is still in the cache.
-      const int64_t p = step % 2 == 1 ? panels.begin + left - together : panels.begin + done;
+    const auto some_panels = [&](int64_t p, int64_t together) LSTM_LAMBDA {
+      const int64_t gate_lanes = of_h.gate_lanes(p);
       A* sums = sums_x + (p - panels.begin) * panel_size + (step - first) * rows * width;
-      add_gates(Sums<A>{sums - begin * width, width, width, panel_size}, of_h, product_h, begin,
-                end, p, together, live);
+      add_gates(Sums<A>{sums - begin * width, width, kGroup * gate_lanes, panel_size}, of_h,
+                product_h, begin, end, p, together, live);
       const auto cells = [&](auto tile, auto vectors, int64_t b) LSTM_LAMBDA {
         if (live(tile, b))
           forward_cells<S, decltype(tile)::rows, decltype(vectors)::rows>(
-              a, t, b, p * lanes, sums + (b - begin) * width, panel_size, c, out,
+              a, t, b, p * lanes, sums + (b - begin) * width, panel_size, gate_lanes, c, out,
               a.weight_hr == nullptr);
       };
       if (together > 1)
@@ -288,7 +295,15 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
       else
         in_tiles<kCellRows>(begin, end,
                             [&](auto tile, int64_t b) LSTM_LAMBDA { cells(tile, Rows<1>{}, b); });
+    };
+    const int64_t whole = of_h.whole(panels), last = panels.begin + whole;
+    const bool backwards = step % 2 == 1;  // what was read last is still in the cache
+    if (backwards && last < panels.end) some_panels(last, 1);
+    for (int64_t done = 0, together; done < whole; done += together) {
+      together = are == Weights::packed ? panels_together(rows, whole - done) : 1;
+      some_panels(backwards ? last - done - together : panels.begin + done, together);
     }
+    if (!backwards && last < panels.end) some_panels(last, 1);
     if (a.weight_hr) {
       barrier.wait(part.members);
       plain_product(h_next, P, reinterpret_cast<const Factor<S>*>(hidden), hidden_row<S>(H), begin,

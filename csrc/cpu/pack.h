@@ -8,6 +8,8 @@
 // Column j * lanes + l of panel p is n = first(p, j) + l, where first(p, j) is
 //   gates:  j * H + p * lanes      (one panel holds i, f, g, o of the same units)
 //   plain:  (p * 4 + j) * lanes
+// Where the units of the last panel of gates fill half a vector at most, i and f share one, and so do g and o:
+// half a panel, and half the work.
 // Packing happens anew in every call, so it must cost little beside one step's product: vectors are
 // copied, or turned in registers where W lies the other way, and panels are shared out to threads.
 
@@ -38,6 +40,11 @@ struct Columns {
   int64_t panels() const {
     const int64_t each = (gates ? 1 : kGroup) * kLanes<Acc<S>>;
     return (units() + each - 1) / each;
+  }
+  // Lanes of a vector that one gate has in a panel.
+  int64_t gate_lanes(int64_t panel) const {
+    constexpr int64_t lanes = kLanes<Acc<S>>;
+    return !kTiles<S> && gates && units() - panel * lanes <= lanes / 2 ? lanes / 2 : lanes;
   }
   int64_t depth() const { return depth_of<S>(K); }
   int64_t panel_size() const { return depth() * kGroup * kLanes<Acc<S>>; }
@@ -116,6 +123,27 @@ LSTM_INLINE void pack_columns(Factor<S>* target, const Columns<S>& w, const S* s
   }
 }
 
+// A last panel whose gates share vectors, in pairs.
+template <class S>
+void pack_shared(Factor<S>* target, const Columns<S>& w, int64_t panel) {
+  using A = Acc<S>;
+  constexpr int64_t lanes = kLanes<A>, half = lanes / 2, each = kNumbers<Factor<S>>;
+  const int64_t units = w.units(), unit = panel * lanes;
+  for (int64_t j = 0; j < kGroup; j += 2)
+    for (int64_t k = 0; k < w.depth(); k += lanes) {
+      Vec<A> row[lanes];
+      for (int64_t l = 0; l < lanes; ++l) {
+        const int64_t u = unit + l % half, column = (j + l / half) * units + u;
+        row[l] = u < units ? bit_cast<Vec<A>>(load_factors(
+                                 w.data + column * w.n_stride + each * k, w.K - each * k))
+                           : Vec<A>{};
+      }
+      transpose<A>(row);
+      for (int64_t l = 0; l < lanes && k + l < w.depth(); ++l)
+        store(target + ((k + l) * kHalf + j / 2) * lanes, bit_cast<decltype(load(target))>(row[l]));
+    }
+}
+
 template <class S>
 void pack_panel(Factor<S>* target, const Columns<S>& w, int64_t panel) {
   constexpr int64_t lanes = kLanes<Acc<S>>;
@@ -132,7 +160,9 @@ void pack_panel(Factor<S>* target, const Columns<S>& w, int64_t panel) {
 // Panels [begin, end) of W, each to its place in `pack`.
 template <class S>
 void pack_panels(Factor<S>* pack, const Columns<S>& w, int64_t begin, int64_t end) {
-  for (int64_t p = begin; p < end; ++p) pack_panel(pack + p * w.panel_size(), w, p);
+  for (int64_t p = begin; p < end; ++p)
+    (w.gate_lanes(p) < kLanes<Acc<S>> ? pack_shared<S> : pack_panel<S>)(pack + p * w.panel_size(),
+                                                                        w, p);
 }
 
 // The packed weights of one call, one matrix after the other: those of gates, then a projection's

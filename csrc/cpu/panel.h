@@ -36,15 +36,16 @@ LSTM_INLINE void in_tiles(int64_t b, int64_t end, const F& tile) {
 constexpr int64_t kManySums = kTileRows * kHalf * 2 / 3;
 constexpr int64_t panels_together(int64_t rows, int64_t panels) {
   int64_t count = kManySums / kGroup / (rows > 0 ? rows : 1);
-  while (count > panels) count /= 2;
+  if (count > panels) count = panels;
   return count > 1 ? count : 1;
 }
 // Calls f(Rows<R>, Rows<N>) for the R rows and the N > 1 panels that go together.
 template <class F>
 LSTM_INLINE void with_few(int64_t rows, int64_t together, const F& f) {
+  if (rows == 2) return f(Rows<2>{}, Rows<2>{});
   if (together >= 4) return f(Rows<1>{}, Rows<4>{});
-  if (rows == 1) return f(Rows<1>{}, Rows<2>{});
-  f(Rows<2>{}, Rows<2>{});
+  if (together == 3) return f(Rows<1>{}, Rows<3>{});
+  f(Rows<1>{}, Rows<2>{});
 }
 constexpr int tile_columns(int rows) { return rows * kGroup <= kManySums + 4 ? kGroup : kHalf; }
 

@@ -54,17 +54,22 @@ LSTM_INLINE void add_panels(const Sums<A>& out, const F* in, int64_t in_stride, 
                      K - k < length ? K - k : length, part_of(k, 0));
   };
   if (together > 1) return with_few(end - begin, together, few);
-  for (int64_t half = 0; half < kGroup / kHalf; ++half)
+  const bool whole = out.n > kHalf * lanes;  // or what exists is in the first half
+  for (int64_t half = 0; half < (whole ? kGroup / kHalf : 1); ++half)
     for (int64_t k = 0; k < K; k += length) {
       const int64_t column = half * kHalf * lanes;
       const auto tile = [&](auto rows, int64_t b) LSTM_LAMBDA {
         constexpr int R = decltype(rows)::rows, C = tile_columns(R);
-        if ((C == kGroup && half > 0) || !wanted(rows, b)) return;
+        if ((whole && C == kGroup && half > 0) || !wanted(rows, b)) return;
         Panel part = part_of(k, half);
         part.fetch((b - begin) / kTileRows, length * panel.row, length);
-        add_tile<R, C>(Sums<A>{out.data + b * out.row + column, out.row, out.n - column, 0},
-                       RowInputs<F>{in + b * in_stride + k, in_stride},
-                       K - k < length ? K - k : length, part);
+        const Sums<A> to = {out.data + b * out.row + column, out.row, out.n - column, 0};
+        const RowInputs<F> from = {in + b * in_stride + k, in_stride};
+        const int64_t left = K - k < length ? K - k : length;
+        if (whole)
+          add_tile<R, C>(to, from, left, part);
+        else
+          add_tile<R, kHalf>(to, from, left, part);
       };
       in_tiles<kTileRows>(begin, end, tile);
     }
