@@ -5,7 +5,7 @@ table gives medians, spreads and ratios, losing shapes first. Milliseconds are o
 this moment; only the ratios compare. Peers that are not installed are named and left out:
 requirements/peers.txt lists them.
 
-    python benchmarks/bench.py [--quick] [--out build/bench] [--seconds 1] [--passes 1]
+    python benchmarks/bench.py [--quick] [--out build/bench] [--name cpu] [--seconds 1] [--passes 1]
                                [--only step,infer,train,resets] [--dtypes float32,bfloat16]
 """
 
@@ -138,6 +138,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few small shapes")
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    parser.add_argument("--name", default="cpu", help="of the files")
     parser.add_argument("--seconds", type=float, help="for each row; 1, or 0.1 with --quick")
     parser.add_argument("--passes", type=int, default=1, help="over all rows: minutes lie between")
     parser.add_argument("--only", type=lambda text: choices(text, KINDS), default=list(KINDS))
@@ -211,7 +212,7 @@ def main() -> None:
     print(text.getvalue())
 
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "cpu.json"
+    path = options.out / f"{options.name}.json"
     path.with_suffix(".txt").write_text(text.getvalue().lstrip())
     contents = {
         "machine": about,
@@ -222,7 +223,7 @@ def main() -> None:
         "rows": [row.json() for row in sorted(rows, key=lambda row: row.ratio)],
     }
     path.write_text(json.dumps(contents, indent=1) + "\n")
-    draw(rows, goals, about, options.out / "cpu.png")
+    draw(rows, goals, about, path.with_suffix(".png"))
     print(f"\nwritten: {path}, .txt and .png beside it")
 
 
