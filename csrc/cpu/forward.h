@@ -38,8 +38,8 @@ LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, i
 #pragma GCC unroll 6
   for (int k = 0; k < all; ++k) {
     const A* sum = sums + k / R * panel + k % R * kGroup * lanes;
-    gate[k] = activate<Math<A>, V>(
-        {load(sum), load(sum + gate_lanes), load(sum + 2 * gate_lanes), load(sum + 3 * gate_lanes)});
+    gate[k] = activate<Math<A>, V>({load(sum), load(sum + gate_lanes), load(sum + 2 * gate_lanes),
+                                    load(sum + 3 * gate_lanes)});
   }
 #pragma GCC unroll 6
   for (int k = 0; k < all; ++k)

@@ -134,8 +134,8 @@ void pack_shared(Factor<S>* target, const Columns<S>& w, int64_t panel) {
       Vec<A> row[lanes];
       for (int64_t l = 0; l < lanes; ++l) {
         const int64_t u = unit + l % half, column = (j + l / half) * units + u;
-        row[l] = u < units ? bit_cast<Vec<A>>(load_factors(
-                                 w.data + column * w.n_stride + each * k, w.K - each * k))
+        row[l] = u < units ? bit_cast<Vec<A>>(load_factors(w.data + column * w.n_stride + each * k,
+                                                           w.K - each * k))
                            : Vec<A>{};
       }
       transpose<A>(row);
