@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from support import DTYPES, assert_close, cotangent, random_hx, settings, tolerance
+from state_support import same_bits
 from torch import nn
 
 import stateful_lstm
@@ -330,3 +331,30 @@ def test_gradients_stop_at_the_resident_state():
     (output.sum() + h.sum() + c.sum()).backward()
     expected = {n: w.grad for n, w in lstm.named_parameters()}
     assert_close(got, expected, tolerance(x.dtype, 2 * T, 4 * H + T * B))
+
+
+@dtypes
+@pytest.mark.parametrize("config", [{}, {"proj_size": 3}, {"bidirectional": True}], ids=str)
+@pytest.mark.parametrize("sizes", [(1, 1, 50), (1, 17, 33), (6, 1, 9), (6, 5, 16), (6, 17, 50)])
+def test_nan_that_an_earlier_call_left_in_memory_reaches_nothing(sizes, dtype, config):
+    # Rows and columns are filled up, and the memory of a call is the next one's.
+    steps, rows, units = sizes
+    torch.manual_seed(0)
+    lstm = StatefulLSTM(units + 2, units, dtype=dtype, **config)
+    x = torch.randn(steps, rows, units + 2, dtype=dtype)
+
+    def everything(x):
+        x = x.clone().requires_grad_()
+        output, (h, c) = lstm(x)
+        (output.sum() + h.sum() + c.sum()).backward()
+        grads = [x.grad, *(w.grad for w in lstm.parameters())]
+        lstm.zero_grad()
+        with torch.no_grad():
+            more = lstm(x)[0]  # on a state that is there
+        lstm.reset_state()
+        return [output.detach(), h.detach(), c.detach(), more, *grads]
+
+    before = everything(x)
+    assert everything(torch.full_like(x, torch.nan))[0].isnan().any()
+    for after, expected in zip(everything(x), before, strict=True):
+        assert same_bits(after, expected)

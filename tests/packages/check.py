@@ -152,13 +152,19 @@ class Environment:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", default="torch==2.11.0", help="another than the one here")
-    parser.add_argument("--python", nargs="+", default=PYTHONS, metavar="VERSION")
+    parser.add_argument(
+        "--python",
+        nargs="+",
+        metavar="VERSION",
+        help=f"these, each of which must be here; without it those of {', '.join(PYTHONS)} that are",
+    )
     parser.add_argument("--keep", action="store_true", help="do not remove the environments")
     given = parser.parse_args(arguments)
-    pythons = {version: find_python(version) for version in given.python}
+    pythons = {version: find_python(version) for version in given.python or PYTHONS}
     found = {version: python for version, python in pythons.items() if python}
-    if not found:
-        sys.exit(f"packages: none of these Pythons is here: {', '.join(given.python)}")
+    lacking = [version for version in pythons if version not in found]
+    if not found or (given.python and lacking):
+        sys.exit(f"packages: not here, or without venv: Python {', '.join(lacking)}")
     here = "{}.{}".format(*sys.version_info)
     source_in = here if here in found else next(iter(found))  # `make` knows that one has headers
 
