@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -129,6 +132,18 @@ def test_a_model_with_the_layer_inside_is_saved_and_loaded():
     close(torch.export.load(file).module()(*example), model(*example))
 
 
+# A process that has the package, and of this library the operators alone.
+SERVER = """
+import sys
+import torch
+import stateful_lstm
+step = torch._inductor.aoti_load_package(sys.argv[1])
+x, hx, expected = torch.load(sys.argv[2])
+y, states = step(x, hx)
+torch.testing.assert_close((y, tuple(states)), expected)
+"""
+
+
 # Of torch's own making: what it says when a C++ wrapper is compiled, and how it copies its trees.
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_aotinductor_packages_a_step_with_explicit_states(tmp_path):
@@ -152,6 +167,13 @@ def test_aotinductor_packages_a_step_with_explicit_states(tmp_path):
                 expected, y = lstm(x, hx), step(x, hx)
                 close(y, expected)
                 x, hx = noise(1, rows, INPUT, seed=9, dtype=torch.float32), y[1]
+
+    x, hx = arguments(lstm, 1, 4)
+    with torch.no_grad():
+        torch.save((x, hx, lstm(x, hx)), tmp_path / "call.pt")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", SERVER, package, str(tmp_path / "call.pt")]
+    subprocess.run(command, env=env, check=True)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
