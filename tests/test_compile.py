@@ -42,6 +42,29 @@ def gradients(module, y):
     return torch.autograd.grad(y.square().sum(), module.parameters())
 
 
+@pytest.mark.parametrize("stateful", [False, True])
+@pytest.mark.parametrize("what", ["autocast", "weight_norm", "dropout"])
+def test_what_lies_around_and_inside_the_layer_compiles_with_it(what, stateful):
+    dropping = {"num_layers": 2, "dropout": 0.4, "recurrent_dropout": 0.3}
+    dtype = torch.float32 if what == "autocast" else torch.float64
+    layers = pair(dtype, stateful=stateful, **(dropping if what == "dropout" else {}))
+    results = []
+    for layer, run in zip(layers, (layers[0], compiled(layers[1])[0]), strict=True):
+        if what == "weight_norm":
+            nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
+        if stateful:
+            layer.allocate_state(B)
+        torch.manual_seed(0)  # aot_eager draws as eager does
+        for k in range(2):
+            x = noise(4, B, INPUT, seed=k, dtype=dtype)
+            with torch.autocast("cpu", torch.bfloat16, enabled=what == "autocast"):
+                y, (h, c) = run(x)
+            assert y.dtype == (torch.bfloat16 if what == "autocast" else dtype)
+            results.append((y.detach(), h.detach(), c.detach(), *gradients(layer, y)))
+    for eager, other in zip(results[:2], results[2:], strict=True):
+        close(other, eager)
+
+
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_windows_of_a_stateful_layer_share_one_graph(steps, train):
