@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--python",
         nargs="+",
         metavar="VERSION",
-        help=f"these, each of which must be here; without it those of {', '.join(PYTHONS)} that are",
+        help=f"each must be here; without it: those of {', '.join(PYTHONS)} that are",
     )
     parser.add_argument("--keep", action="store_true", help="do not remove the environments")
     given = parser.parse_args(arguments)
