@@ -83,13 +83,13 @@ def train(penalty: float, updates: int) -> tuple[list[float], list[float]]:
 
 def main() -> None:
     settings = options("A critic with a gradient penalty", "fewer updates")
-    updates = 45 if settings.quick else 200
+    updates, late = 60 if settings.quick else 200, 10
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    last = {}
+    last: dict[str, list[float]] = {}
     for penalty in (10.0, 0.0):
         name = "with the penalty" if penalty else "without"
         distances, slopes = train(penalty, updates)
-        last[name] = slopes[-1]
+        last[name] = slopes[-late:]  # one pass alone may be anything: it goes up and down
         print(f"{name:17} distance {distances[-1]:8.2f}, slope {slopes[-1]:8.2f}")
         for axis, values in zip(axes, (distances, slopes), strict=True):
             axis.plot(values, label=name)
@@ -97,7 +97,8 @@ def main() -> None:
         axis.set(xlabel="passes", ylabel=label, yscale="symlog")
         axis.legend()
     save(figure, settings.out, "gradient_penalty.png")
-    assert abs(last["with the penalty"] - 1) < 0.3 < last["without"] - 1
+    assert max(abs(value - 1) for value in last["with the penalty"]) < 0.3
+    assert max(last["without"]) > 1.5
 
 
 if __name__ == "__main__":
