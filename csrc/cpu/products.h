@@ -87,8 +87,7 @@ LSTM_APART void add_turned(const Sums<Acc<S>>& out, const Factor<S>* in, int64_t
                            const Columns<S>& w, int64_t unit) {
   using A = Acc<S>;
   constexpr int64_t lanes = kLanes<A>, each = kNumbers<Factor<S>>, length = kSumLength / each;
-  constexpr int64_t kAhead =
-      6;  // squares; or else memory does not keep up with so many rows at once
+  constexpr int64_t kAhead = 6;  // squares, or else memory does not keep up with so many rows
   const int64_t left = w.units() - unit, live = left < lanes ? left : lanes, depth = w.depth();
   for (int64_t begin = 0; begin < depth; begin += length) {
     const int64_t end = depth - begin < length ? depth : begin + length;

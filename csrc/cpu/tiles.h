@@ -1,10 +1,10 @@
 // Products of tiles: 16 rows by 16 columns of sums, to which a processor with AMX adds the products of 32
 // numbers of each row and column at once. Included only by isa_*.cpp, after panel.h.
 //
-// Sums (rows, columns) += A (rows, pairs) B (pairs, columns), as pack.h has them: a packed
-// half panel is two columns of tiles B, and rows of inputs are tiles A where they lie. Four tiles of sums, two
-// by two, use each loaded tile twice, or else loading would take longer than multiplying. They stay
-// while kTileLength numbers go by, as many as leave half a panel in L1 for the next rows.
+// Sums (rows, columns) += A (rows, pairs) B (pairs, columns), as pack.h has them: a packed half panel is two
+// columns of tiles B, and rows of inputs are tiles A where they lie. Four tiles of sums, two by two, use each
+// loaded tile twice, or else loading would take longer than multiplying. They stay while kTileLength numbers
+// go by, as many as leave half a panel in L1 for the next rows.
 //
 // What a sum comes to depends on its own row and column alone. Its numbers are added in order, 32 at a time,
 // wherever a loop over them is cut; so it is the same number in whatever block, and with A and B
@@ -34,9 +34,10 @@ struct TilesInUse {
   TilesInUse() {}
   TilesInUse(const TilesInUse&) = delete;
   ~TilesInUse() {
-    if constexpr (kTiles<S>)
+    if constexpr (kTiles<S>) {
       if (tiles_now != 0) tile_release();
-    if constexpr (kTiles<S>) tiles_now = 0;
+      tiles_now = 0;
+    }
   }
 };
 
