@@ -60,7 +60,10 @@ struct PackedPanel {
   const char* next =
       nullptr;  // lines that will be wanted, one fetched with each row: set by fetch()
 
-  LSTM_INLINE void fetch_next(int64_t k) const { __builtin_prefetch(next + k * 64, 0, 2); }
+  // A row of 32-byte vectors is soon done: there a fetch with each costs more than it hides.
+  LSTM_INLINE void fetch_next(int64_t k) const {
+    if constexpr (kVectorBytes == 64) __builtin_prefetch(next + k * 64, 0, 2);
+  }
   LSTM_INLINE auto column(int64_t k, int64_t j) const {
     constexpr int64_t lanes = kVectorBytes / sizeof(F);
     return load(data + k * row + j / kHalf * half + j % kHalf * lanes);
