@@ -60,7 +60,7 @@ struct PackedPanel {
   const char* next =
       nullptr;  // lines that will be wanted, one fetched with each row: set by fetch()
 
-  // A row of shorter vectors is soon done: there a fetch with each costs more than it hides.
+  // Not with 32-byte vectors, where it was slower (docs/performance.md, Weights ahead of time).
   LSTM_INLINE void fetch_next(int64_t k) const {
     if constexpr (kVectorBytes == 64) __builtin_prefetch(next + k * 64, 0, 2);
   }
