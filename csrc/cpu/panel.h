@@ -157,16 +157,26 @@ LSTM_APART void add_tile(const Sums<Out>& out, const In& in, int64_t K, const Pa
     for (int next = 0; next < kAtOnce; ++next) add(k + next);
   }
   for (; k < K; ++k) add(k);
+  // One way for all sums of a tile: with a choice for each of them, short products took a third longer, and
+  // g++ had too few registers for the loop above.
+  const auto put = [&](const auto& one) LSTM_LAMBDA {
 #pragma GCC unroll 12  // or else the sums would live in memory
-  for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-    for (int j = 0; j < C; ++j) {
-      Out* to = out.data + r * out.row + j / kGroup * out.panel + j % kGroup * lanes;
-      const int64_t n = C > kGroup ? lanes : out.n - j * lanes;
-      if (n <= 0) continue;
-      if (sizeof(Out) < sizeof(A) || out.fresh)
-        store(to, sum[r][j], n);
-      else
-        store(to, load(static_cast<const Out*>(to), n) + sum[r][j], n);
-    }
+      for (int j = 0; j < C; ++j)
+        one(out.data + r * out.row + j / kGroup * out.panel + j % kGroup * lanes, sum[r][j],
+            j * lanes);
+  };
+  const bool fresh = sizeof(Out) < sizeof(A) || out.fresh;
+  if (C <= kGroup && out.n < C * lanes)
+    put([&](Out* to, const Vec<A>& add, int64_t column) LSTM_LAMBDA {
+      const int64_t n = out.n - column;
+      if (n > 0) store(to, fresh ? add : load(static_cast<const Out*>(to), n) + add, n);
+    });
+  else if (fresh)
+    put([&](Out* to, const Vec<A>& add, int64_t) LSTM_LAMBDA { store(to, add); });
+  else
+    put([&](Out* to, const Vec<A>& add, int64_t) LSTM_LAMBDA {
+      store(to, load(static_cast<const Out*>(to)) + add);
+    });
 }
