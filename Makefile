@@ -60,7 +60,8 @@ ifneq ($(shell "$(PY)" -c pass 2>/dev/null && cat "$(ENVIRONMENT)" 2>/dev/null),
 CLEAR := $(if $(wildcard $(ENVIRONMENT)),--clear)
 endif
 
-# torch comes first and pinned: nothing in the requirements asks for another.
+# torch comes first and pinned: nothing in the requirements asks for another. --no-compile: Python
+# compiles of their thousands of modules what is imported, when it is.
 $(ENVIRONMENT): $(REQUIREMENTS)
 	@command -v $(PYTHON) >/dev/null || \
 	    { echo "make: no $(PYTHON): sudo apt install python3 python3-venv" >&2; exit 1; }
@@ -68,8 +69,8 @@ $(ENVIRONMENT): $(REQUIREMENTS)
 	@"$(PY)" -c pass 2>/dev/null || rm -f "$(VENV_PATH)"/bin/python*  # dead links stop venv
 	@echo "Installing $(TORCH) and the tools into $(VENV). This is done once."
 	@$(PYTHON) -m venv $(CLEAR) "$(VENV)"
-	"$(PY)" -m pip install -q "$(TORCH)" numpy
-	"$(PY)" -m pip install -q $(addprefix -r ,$(REQUIREMENTS))
+	"$(PY)" -m pip install -q --no-compile "$(TORCH)" numpy
+	"$(PY)" -m pip install -q --no-compile $(addprefix -r ,$(REQUIREMENTS))
 	@echo '$(MADE_FOR)' > "$@"
 
 # One by one: where a package has no wheel, the others still take part.

@@ -20,6 +20,7 @@ CUDA kernels are built where nvcc is found and torch has CUDA; that takes no GPU
 """
 
 import os
+import re
 import sys
 from glob import glob
 from pathlib import Path
@@ -127,6 +128,11 @@ if os.environ.get("STATEFUL_LSTM_SANITIZE") == "1":
     calls = ["--param", "asan-instrumentation-with-call-threshold=0"]
     # Python's own flags say -fwrapv, under which no sum of integers can overflow.
     flags += [*sanitizers, *calls, "-fno-wrapv", "-fno-omit-frame-pointer", "-O0", "-g1"]
+    # No test of this machine could run kernels that it has no instructions for.
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and "avx512f" not in cpuinfo.read_text():
+        flags.append("-DSTATEFUL_LSTM_WITHOUT_AVX512")
+        sources = [source for source in sources if not re.search("isa_(avx512|amx)", source)]
 
 setuptools.setup(
     ext_modules=[

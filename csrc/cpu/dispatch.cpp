@@ -45,6 +45,7 @@ std::vector<Choice<S>> available() {
   std::vector<Choice<S>> list;
 #if defined(__x86_64__)
   const bool fma = __builtin_cpu_supports("fma");
+#if !defined(STATEFUL_LSTM_WITHOUT_AVX512)  // as setup.py asks for where sanitizers watch
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (fma && avx512 && __builtin_cpu_supports("avx512bf16")) {
@@ -56,6 +57,7 @@ std::vector<Choice<S>> available() {
     list.push_back({"avx512bf16", avx512bf16::table<S>});
   }
   if (fma && avx512) list.push_back({"avx512", avx512::table<S>});
+#endif
   if (fma && __builtin_cpu_supports("avx2")) list.push_back({"avx2", avx2::table<S>});
 #endif
   list.push_back({"portable", portable::table<S>});

@@ -26,7 +26,7 @@ BUILD = ROOT / "build" / "emulator"
 
 EMULATOR = [HERE / f"{name}.cpp" for name in ("arena", "device", "fiber", "machine", "meeting")]
 FLAGS = [
-    *("-std=c++17", "-O1", "-g", "-fPIC", "-fvisibility=hidden", "-fno-omit-frame-pointer"),
+    *("-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-fno-omit-frame-pointer"),
     "-fno-strict-aliasing",  # nvcc lets a kernel read two halves as one word
     *("-Wall", "-Wextra", "-Werror", "-DSTATEFUL_LSTM_EMULATOR"),
     "-Wno-unknown-pragmas",  # `#pragma unroll`, which is nvcc's
