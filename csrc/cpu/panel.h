@@ -176,7 +176,6 @@ LSTM_APART void add_tile(const Sums<Out>& out, const In& in, int64_t K, const Pa
   else if (fresh)
     put([&](Out* to, const Vec<A>& add, int64_t) LSTM_LAMBDA { store(to, add); });
   else
-    put([&](Out* to, const Vec<A>& add, int64_t) LSTM_LAMBDA {
-      store(to, load(static_cast<const Out*>(to)) + add);
-    });
+    put([&](Out* to, const Vec<A>& add, int64_t)
+            LSTM_LAMBDA { store(to, load(static_cast<const Out*>(to)) + add); });
 }
