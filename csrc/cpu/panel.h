@@ -157,8 +157,8 @@ LSTM_APART void add_tile(const Sums<Out>& out, const In& in, int64_t K, const Pa
     for (int next = 0; next < kAtOnce; ++next) add(k + next);
   }
   for (; k < K; ++k) add(k);
-  // One way for all sums of a tile: with a choice for each of them, short products took a third longer, and
-  // g++ had too few registers for the loop above.
+  // One way for all sums of a tile: with a choice for each of them short products took longer, and g++ had
+  // too few registers for the loop above.
   const auto put = [&](const auto& one) LSTM_LAMBDA {
 #pragma GCC unroll 12  // or else the sums would live in memory
     for (int r = 0; r < R; ++r)
