@@ -76,7 +76,7 @@ $(ENVIRONMENT): $(REQUIREMENTS)
 # One by one: where a package has no wheel, the others still take part.
 $(PEERS): requirements/peers.txt $(ENVIRONMENT)
 	@grep -v '^#' $< | { lacking=; while read -r peer; do \
-	    "$(PY)" -m pip install -q "$$peer" || lacking="$$lacking $$peer"; done; \
+	    "$(PY)" -m pip install -q --no-compile "$$peer" || lacking="$$lacking $$peer"; done; \
 	    [ -z "$$lacking" ] && touch "$@" || echo "make: without$$lacking"; }
 
 # They ask for some torch or other: the one that is there stays.

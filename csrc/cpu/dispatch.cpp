@@ -21,7 +21,7 @@ namespace {
 
 // Whether the processor has AMX's tiles of bfloat16, and the system lets this process use them: the memory
 // for a thread's tiles is there for whoever asks.
-bool has_tiles() {
+[[maybe_unused]] bool has_tiles() {
 #if defined(__x86_64__) && defined(__linux__)
   constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24;
   constexpr int kAsk = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
