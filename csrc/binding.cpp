@@ -192,52 +192,25 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_gradient
     Tensor grad_c0 = make<A>({p.B, p.H});
     Tensor grad_hidden = make<A>({weight_hr ? p.T : 0, p.B, p.P});
     g.grad_x = want_x ? mutable_data<S>(grad_x) : nullptr;
-    // The sums are the results; or, where those are narrower, lie apart until they are complete.
-    const bool apart = wants(5) && sizeof(S) < sizeof(A);
+    WeightGradients<S> weights = {};
+    weights.adds = adds;
+    weights.last = wants(5);
     const auto result = [&](std::initializer_list<int64_t> shape) {
-      return apart ? make_pooled<S>(shape) : make_pooled<A>(shape);
+      return weights.last ? make_pooled<S>(shape) : make_pooled<A>(shape);
     };
     Tensor grad_ih = result({want_ih ? 4 * p.H : 0, g.I});
     Tensor grad_hh = result({want_hh ? 4 * p.H : 0, p.P});
     Tensor grad_bias = result({want_bias ? 4 * p.H : 0});
-    const bool direct = apart && !adds && p.T * p.B <= cpu::kSumLength && p.T * p.B > 0;
-    const int64_t sizes[] = {direct ? 0 : grad_ih.numel(), direct ? 0 : grad_hh.numel(),
-                             grad_bias.numel()};
-    const Buffer<A> room(apart ? sizes[0] + sizes[1] + sizes[2] : 0, Kept::sums);
-    const Tensor* results[] = {&grad_ih, &grad_hh, &grad_bias};
-    const A* before[] = {in.get<A>(sum_ih, {4 * p.H, g.I}, "sum_ih"),
-                         in.get<A>(sum_hh, {4 * p.H, p.P}, "sum_hh"),
-                         in.get<A>(sum_bias, {4 * p.H}, "sum_bias")};
-    A* sums[3] = {};
-    A* next = room.get();
-    g.adds = adds;
-    for (int k = 0; k < 3; next += sizes[k++]) {
-      if (sizes[k] == 0) continue;
-      sums[k] = apart ? next : mutable_data<A>(*results[k]);
-      if (adds) std::copy_n(before[k], sizes[k], sums[k]);
-      if (!adds && p.T * p.B == 0) std::fill_n(sums[k], sizes[k], A{});
-    }
-    g.grad_ih = sums[0];
-    g.grad_hh = sums[1];
-    g.grad_bias = sums[2];
-    g.narrow_ih = direct && want_ih ? mutable_data<S>(grad_ih) : nullptr;
-    g.narrow_hh = direct && want_hh ? mutable_data<S>(grad_hh) : nullptr;
-    const auto& kernel = cpu::kernels<S>();
-    const bool paired = kernel.paired;
-    p.gates_stride = g.gates_stride = cpu::gates_stride(kernel, p.H);
-    const int64_t count = cpu::gates_size(kernel, p);
-    const Buffer<A> wide(paired ? 0 : count, Kept::gates);
-    const Buffer<S> narrow(paired ? count : 0, Kept::gates);
-    p.grad_gates = wide.get();
-    p.grad_gates_narrow = narrow.get();
+    weights.to[0] = want_ih ? grad_ih.mutable_data_ptr() : nullptr;
+    weights.to[1] = want_hh ? grad_hh.mutable_data_ptr() : nullptr;
+    weights.to[2] = want_bias ? grad_bias.mutable_data_ptr() : nullptr;
+    weights.before[0] = in.get<A>(sum_ih, {4 * p.H, g.I}, "sum_ih");
+    weights.before[1] = in.get<A>(sum_hh, {4 * p.H, p.P}, "sum_hh");
+    weights.before[2] = in.get<A>(sum_bias, {4 * p.H}, "sum_bias");
     p.grad_h0 = want_h0 ? mutable_data<A>(grad_h0) : nullptr;
     p.grad_c0 = mutable_data<A>(grad_c0);
     p.grad_hidden = weight_hr ? mutable_data<A>(grad_hidden) : nullptr;
-    g.grad_gates = paired ? static_cast<const void*>(narrow.get()) : wide.get();
-    run_backward(p);
-    run_gradients(g);
-    for (int k = 0; apart && k < 3; ++k)
-      round_sums(mutable_data<S>(*results[k]), sums[k], sizes[k]);
+    run_all_gradients(p, g, weights);
     return std::make_tuple(grad_x, grad_ih, grad_hh, grad_bias, grad_h0, grad_c0, grad_hidden);
   });
 }

@@ -187,6 +187,9 @@ void run_backward(const BackwardParams<S>& p) {
   });
 }
 
+namespace {
+
+// What is parallel over time.
 template <class S>
 void run_gradients(const GradientParams<S>& p) {
   using A = Acc<S>;
@@ -223,6 +226,49 @@ void run_gradients(const GradientParams<S>& p) {
   });
 }
 
+}  // namespace
+
+template <class S>
+void run_all_gradients(BackwardParams<S> p, GradientParams<S> g,
+                       const WeightGradients<S>& weights) {
+  using A = Acc<S>;
+  const int64_t rows = p.T * p.B, all[] = {4 * p.H * g.I, 4 * p.H * p.P, 4 * p.H};
+  // The sums are the results; or, where those are narrower, lie apart until they are complete.
+  const bool apart = weights.last && sizeof(S) < sizeof(A);
+  const bool direct = apart && !weights.adds && rows > 0 && rows <= cpu::kSumLength;
+  int64_t sizes[3], room_size = 0;
+  for (int k = 0; k < 3; ++k) {
+    sizes[k] = weights.to[k] == nullptr || (direct && k < 2) ? 0 : all[k];
+    if (apart) room_size += sizes[k];
+  }
+  const Buffer<A> room(room_size, Kept::sums);
+  A *sums[3] = {}, *next = room.get();
+  for (int k = 0; k < 3; next += sizes[k++]) {
+    if (sizes[k] == 0) continue;
+    sums[k] = apart ? next : static_cast<A*>(weights.to[k]);
+    if (weights.adds) std::copy_n(weights.before[k], sizes[k], sums[k]);
+    if (!weights.adds && rows == 0) std::fill_n(sums[k], sizes[k], A{});
+  }
+  g.adds = weights.adds;
+  g.grad_ih = sums[0];
+  g.grad_hh = sums[1];
+  g.grad_bias = sums[2];
+  g.narrow_ih = direct ? static_cast<S*>(weights.to[0]) : nullptr;
+  g.narrow_hh = direct ? static_cast<S*>(weights.to[1]) : nullptr;
+  const auto& kernel = cpu::kernels<S>();
+  p.gates_stride = g.gates_stride = cpu::gates_stride(kernel, p.H);
+  const int64_t count = cpu::gates_size(kernel, p);
+  const Buffer<A> wide(kernel.paired ? 0 : count, Kept::gates);
+  const Buffer<S> narrow(kernel.paired ? count : 0, Kept::gates);
+  p.grad_gates = wide.get();
+  p.grad_gates_narrow = narrow.get();
+  g.grad_gates = kernel.paired ? static_cast<const void*>(narrow.get()) : wide.get();
+  run_backward(p);
+  run_gradients(g);
+  for (int k = 0; apart && k < 3; ++k)
+    round_sums(static_cast<S*>(weights.to[k]), sums[k], sizes[k]);
+}
+
 template <class S>
 void round_sums(S* to, const Acc<S>* from, int64_t n) {
   constexpr int64_t kGrain = 1 << 16;
@@ -231,11 +277,12 @@ void round_sums(S* to, const Acc<S>* from, int64_t n) {
   });
 }
 
-#define LSTM_INSTANTIATE(S)                                       \
-  template void run_forward(const ForwardParams<S>&, bool);       \
-  template void run_layers(const std::vector<ForwardParams<S>>&); \
-  template void run_backward(const BackwardParams<S>&);           \
-  template void run_gradients(const GradientParams<S>&);          \
+#define LSTM_INSTANTIATE(S)                                             \
+  template void run_forward(const ForwardParams<S>&, bool);             \
+  template void run_layers(const std::vector<ForwardParams<S>>&);       \
+  template void run_backward(const BackwardParams<S>&);                 \
+  template void run_all_gradients(BackwardParams<S>, GradientParams<S>, \
+                                  const WeightGradients<S>&);           \
   template void round_sums(S*, const Acc<S>*, int64_t);
 LSTM_INSTANTIATE(float)
 LSTM_INSTANTIATE(double)

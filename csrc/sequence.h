@@ -15,9 +15,17 @@ template <class S>
 void run_layers(const std::vector<ForwardParams<S>>& layers);
 template <class S>
 void run_backward(const BackwardParams<S>& p);
-// What is parallel over time, after that.
+// Where the gradients of weight_ih (4H, I), weight_hh (4H, P) and of either bias (4H) go.
 template <class S>
-void run_gradients(const GradientParams<S>& p);
+struct WeightGradients {
+  void* to[3];  // null: not wanted. Numbers of type S if `last`, or else of the type of sums
+  const Acc<S>* before[3];  // of other steps, which these are added to if `adds`
+  bool adds, last;
+};
+// All of backward: the recurrence, then what is parallel over time. Callers leave out where the gradients of
+// gates and of weights go.
+template <class S>
+void run_all_gradients(BackwardParams<S> p, GradientParams<S> g, const WeightGradients<S>& weights);
 // n sums as numbers of type S.
 template <class S>
 void round_sums(S* to, const Acc<S>* from, int64_t n);

@@ -1,4 +1,4 @@
-# The compiled library's Python side: csrc/python.cpp.
+# The compiled library's Python side: csrc/python.cpp, and beside it a file for each short way.
 from collections.abc import Callable
 from typing import Any
 
@@ -31,4 +31,36 @@ def step(
 
     Args: as of ``ops.lstm_step_``; the weights are found by their names in ``parameters``; x,
     reset_mask and y are (B, T, ...) with ``batch_first``.
+    """
+
+def forward(
+    x: object,
+    weight_ih: object,
+    weight_hh: object,
+    bias_ih: object,
+    bias_hh: object,
+    h0: object,
+    c0: object,
+    reset_mask: object,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None:
+    """One layer in training, past the dispatcher; or None, no effect, as for :func:`step`.
+
+    Args: as of ``ops.lstm_forward``, but h0 (1, B, H) and c0 (1, B, H); no projection.
+
+    Returns: y (T, B, H), h_n (1, B, H), c_n (1, B, H), gates (T, B, 4H), cells (T, B, H).
+    """
+
+def gradients(
+    grad_y: object,
+    grad_h_n: object,
+    grad_c_n: object,
+    saved: tuple[Tensor | None, ...],
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor | None, ...] | None:
+    """Its gradients, past the dispatcher; or None, no effect.
+
+    Args: gradients of its first three results, or None; its arguments and y, gates and cells, as
+    one tuple; and of which inputs gradients are wanted: whatever comes first, then the arguments.
+
+    Returns: the gradients of these inputs, None where it is not wanted.
     """

@@ -20,7 +20,8 @@ On CUDA a sequence is one range, but for "state", and 16-bit numbers are multipl
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,11 +100,16 @@ class _LayerFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(grad is None for grad in grads):
             return (None,) * 13
+        saved = ctx.saved_tensors
+        x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, *control, y = saved[:12]
+        inputs = (x, LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr), h0, c0)
+        steering = Control(*control, ctx.reverse)
         if torch.is_grad_enabled():  # create_graph=True: someone will differentiate these again
-            inputs = _backward_with_graph(ctx, grads)
+            found = backward_with_graph(inputs, steering, ctx.needs_input_grad, grads)
         else:
-            inputs = _backward(ctx, *grads)
-        return (*inputs, *(None,) * 5)
+            kept = Kept(ctx.ranges, ctx.keep, y, saved[12:])
+            found = backward(inputs, steering, ctx.needs_input_grad, kept, ctx.tf32, grads)
+        return (*found, *(None,) * 5)
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -131,9 +137,21 @@ if ops.missing is None:
 
 # A range's gates take about so many bytes, and so many rows at least, or else packing the weights
 # for each range would take a noticeable part of the time.
-_RANGE_BYTES, _RANGE_ROWS = 8 << 20, 1024
+_RANGE_BYTES, RANGE_ROWS = 8 << 20, 1024
 
 Range = tuple[int, int]  # steps [begin, end)
+Inputs = tuple[Tensor, LayerWeights, Tensor, Tensor]  # x, weights, h0 and c0
+Needs = tuple[bool, ...]  # which of x, the five weights, h0 and c0 want a gradient
+OutputGrads = tuple[Tensor | None, ...]  # of y, h_n and c_n
+
+
+class Kept(NamedTuple):
+    """What forward left for backward."""
+
+    ranges: list[Range]
+    keep: str  # "all", "cells" or "state"
+    y: Tensor
+    saved: Sequence[Tensor]  # for each range h and c where it begins, and what `keep` says
 
 
 def _ranges(x: Tensor, weights: LayerWeights, reverse: bool, keep: str) -> list[Range]:
@@ -145,7 +163,7 @@ def _ranges(x: Tensor, weights: LayerWeights, reverse: bool, keep: str) -> list[
         count = 1
     else:
         row_bytes = weights.w_hh.size(0) * accumulation_dtype(x.dtype).itemsize
-        rows = max(_RANGE_ROWS, _RANGE_BYTES // row_bytes)
+        rows = max(RANGE_ROWS, _RANGE_BYTES // row_bytes)
         count = -(-T * B // rows)
     if count <= 1:
         return [(0, T)]
@@ -200,40 +218,39 @@ def _forward(
     return y, h, c, saved
 
 
-def _backward(
-    ctx: Any, grad_y: Tensor | None, grad_h: Tensor | None, grad_c: Tensor | None
+def backward(
+    inputs: Inputs, control: Control, wanted: Needs, kept: Kept, tf32: bool, grads: OutputGrads
 ) -> list[Tensor | None]:
     """Gradients of x, the five weights, h0 and c0 on the kernels."""
-    x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, _, reset, lengths, mask, y, *saved = ctx.saved_tensors
-    weights = LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr)
-    control = Control(reset, lengths, mask, ctx.reverse)
-    wanted = ctx.needs_input_grad
-    sums = (LibraryGrads if cuda.on_gpu(x) else KernelGrads)(wanted, weights, ctx.tf32)
-    whole, each = len(ctx.ranges) == 1, len(saved) // len(ctx.ranges)
+    x, weights, h0, _ = inputs
+    grad_y, grad_h, grad_c = grads
+    ranges, keep, y, saved = kept
+    sums = (LibraryGrads if cuda.on_gpu(x) else KernelGrads)(wanted, weights, tf32)
+    whole, each = len(ranges) == 1, len(saved) // len(ranges)
     grad_x = torch.empty_like(x) if wanted[0] and not whole else None
 
-    for k in reversed(range(len(ctx.ranges))):
-        begin, end = ctx.ranges[k]
+    for k in reversed(range(len(ranges))):
+        begin, end = ranges[k]
         part = control if whole else _part(control, begin, end)
         part_x = x if whole else x[begin:end]
         h_begin, c_begin, *inside = saved[k * each : (k + 1) * each]
         part_y = y if whole else y[begin:end]
-        if ctx.keep == "all":
+        if keep == "all":
             cells, gates = inside
-        elif ctx.keep == "cells" and cuda.on_gpu(x):
+        elif keep == "cells" and cuda.on_gpu(x):
             (cells,) = inside
             gates = _gates_anew(part_x, weights, part_y, h_begin, part)
         else:
             _, _, _, gates, cells = ops.lstm_forward(
-                part_x, *weights, h_begin, c_begin, *part, 2, tf32=ctx.tf32
+                part_x, *weights, h_begin, c_begin, *part, 2, tf32=tf32
             )
-        grads = (
+        part_grads = (
             grad_y if grad_y is None or whole else grad_y[begin:end],
             None if grad_h is None else cast(grad_h, x.dtype),
             grad_c,
         )
         forward = Forward(part_x, part_y, h_begin, c_begin, gates, cells)
-        part_grad, grad_h, grad_c = sums.add(grads, forward, part, k == 0)
+        part_grad, grad_h, grad_c = sums.add(part_grads, forward, part, k == 0)
         if not wanted[0]:
             continue
         if grad_x is None:
@@ -271,11 +288,13 @@ def _gates_anew(
     return gates.to(x.dtype)
 
 
-def _backward_with_graph(ctx: Any, grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+def backward_with_graph(
+    inputs: Inputs, control: Control, needs: Needs, grads: OutputGrads
+) -> list[Tensor | None]:
     """The same gradients as a differentiable function: the reference, run again."""
-    *inputs, reset, lengths, mask = ctx.saved_tensors[:11]
+    flat = (inputs[0], *inputs[1], *inputs[2:])
     # Aliases, so that a tensor passed twice gets each of its gradients apart.
-    aliases = [None if t is None else t.view_as(t) for t in inputs]
+    aliases = [None if t is None else t.view_as(t) for t in flat]
     x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0 = aliases
     assert x is not None and w_ih is not None and w_hh is not None
     assert h0 is not None and c0 is not None
@@ -284,12 +303,9 @@ def _backward_with_graph(ctx: Any, grads: tuple[Tensor | None, ...]) -> list[Ten
         LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr),
         h0,
         c0,
-        reset,
-        lengths,
-        mask,
-        ctx.reverse,
+        *control,
     )
-    wanted = [t for t, need in zip(aliases, ctx.needs_input_grad, strict=False) if need]
+    wanted = [t for t, need in zip(aliases, needs, strict=False) if need]
     pairs = [
         (o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad
     ]
@@ -304,5 +320,5 @@ def _backward_with_graph(ctx: Any, grads: tuple[Tensor | None, ...]) -> list[Ten
     )
     return [
         next(found) if need and t is not None else None
-        for t, need in zip(aliases, ctx.needs_input_grad, strict=False)
+        for t, need in zip(aliases, needs, strict=False)
     ]

@@ -9,7 +9,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from . import checks, cuda, ops, reference
+from . import checks, cuda, ops, reference, short
 from .autograd import compiled_layer
 from .stack import Layer, accumulation_dtype, run_stack, split_weights
 
@@ -116,6 +116,11 @@ def run(
         )
         with torch.autocast(device, enabled=False):
             return run(call, weights, config, training, recompute, backend, packed_rows)
+    if backend == "auto" and short.fits(call, weights, config, training):
+        if _what_to_keep(recompute, call.x, weights, config) == "all":
+            done = short.run(call, weights, config)
+            if done is not None:
+                return done
     return run_stack(
         _layer(backend, recompute, call, weights, config),
         call.x,

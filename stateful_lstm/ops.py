@@ -1,7 +1,8 @@
 """The compiled operators: loads the library, tells torch their shapes, and gives them types.
 
 The library registers its operators in C++ (``csrc/binding.cpp``) and is a Python module as well,
-for the one call that must be quicker than an operator, :func:`quick_step` (``csrc/python.cpp``).
+for the calls that must be quicker than an operator: :func:`quick_step`, :func:`quick_forward` and
+:func:`quick_gradients` (``csrc/python.cpp``).
 Importing this file never compiles anything. Where the library is not built, :data:`missing` says
 why and the rest of the package works on the reference.
 """
@@ -24,7 +25,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16)  # of the CPU kernels
 
 def _load() -> str | None:
     """Loads the library. Returns None, or why there is none."""
-    global quick_step
+    global quick_step, quick_forward, quick_gradients
     path = Path(__file__).with_name("_C.abi3.so")
     if not path.exists():
         return (
@@ -35,7 +36,8 @@ def _load() -> str | None:
         from . import _C
     except ImportError as error:
         return f"the compiled library does not load with torch {torch.__version__}: {error}"
-    # The modes in which torch wants to see the operator, and the answer that says it does not.
+    # The modes in which torch wants to see the operator, and the answer that says it does not. The
+    # first is for inference alone, the last for all but backward.
     watchers = (
         (torch.is_grad_enabled, None, False),
         (torch.is_autocast_enabled, "cpu", False),
@@ -46,12 +48,15 @@ def _load() -> str | None:
         (torch._C._current_graph_task_id, None, -1),
     )
     if _C.setup(Tensor, torch.nn.Parameter, watchers, mark_changed):
-        quick_step = _C.step
+        quick_step, quick_forward, quick_gradients = _C.step, _C.forward, _C.gradients
     return None
 
 
-# `lstm_step_` past the dispatcher, which costs more than a step: see _C.pyi. None: not to be had.
+# `lstm_step_`, `lstm_forward` and `lstm_gradients` past the dispatcher, which costs more than a
+# step: see _C.pyi. None: not to be had.
 quick_step: Callable[..., tuple[Tensor, tuple[Tensor, Tensor]] | None] | None = None
+quick_forward: Callable[..., tuple[Tensor, ...] | None] | None = None
+quick_gradients: Callable[..., tuple[Tensor | None, ...] | None] | None = None
 missing: str | None = _load()
 
 
