@@ -146,7 +146,7 @@ SANITIZED_RUN = LD_PRELOAD="$(SANITIZER) $(shell $(CXX) -print-file-name=libstdc
 # never comes to a kernel.
 SANITIZED_TESTS := $(addprefix ../../,$(wildcard $(addprefix tests/test_,$(addsuffix .py,\
     sanitized operators parity chunks slots gradients state_calls \
-    quick_step quick_refused quick_outputs))))
+    quick_step quick_refused quick_outputs quick_sequence))))
 test-sanitized: $(SANITIZED)/stateful_lstm/_C.abi3.so  ## tests of the kernels with g++'s sanitizers
 	@cp stateful_lstm/*.py $(SANITIZED)/stateful_lstm
 	cd $(SANITIZED) && $(SANITIZED_RUN) $(SANITIZED_TESTS) $(ARGS) \

@@ -28,11 +28,10 @@ void free_output(DLManagedTensorVersioned* managed) {
 
 }  // namespace
 
-// The first guard is for those alone who make no graph, the last one for all but backward.
+// The first and the last guard are for steps alone.
 bool nobody_watches(Caller caller) {
-  const size_t first = caller == Caller::inference ? 0 : 1;
-  const size_t end = guards.size() - (caller == Caller::backward ? 1 : 0);
-  for (size_t k = first; k < end; ++k) {
+  const size_t alone = caller == Caller::step ? 0 : 1;
+  for (size_t k = alone; k < guards.size() - alone; ++k) {
     const Guard& guard = guards[k];
     PyObject* answer = guard.argument == nullptr
                            ? PyObject_CallNoArgs(guard.ask)
@@ -127,7 +126,7 @@ PyMethodDef methods[] = {
     {"step", fast(step), METH_FASTCALL,
      "A stack in place on its state: (y, (h_n, c_n)), or None without any effect."},
     {"forward", fast(forward), METH_FASTCALL,
-     "A layer in training: (y, h_n, c_n, gates, cells), or None without any effect."},
+     "A layer: (y, h_n, c_n), with gates and cells if saved; or None without any effect."},
     {"gradients", fast(gradients), METH_FASTCALL,
      "Its gradients, one for each input that wants one; or None."},
     {"setup", setup, METH_VARARGS, "Takes the tensor types; whether step() can be used."},

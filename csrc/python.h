@@ -21,9 +21,9 @@ namespace stateful_lstm::python {
 extern const DLPackExchangeAPI* exchange;  // null: this torch has none, or setup() was not called
 extern PyTypeObject *tensor_type, *parameter_type;
 
-// Whether torch is in no mode in which it wants to see the operator, as what setup() was given is asked. `ask`
-// says who calls: a call that makes no graph; one that makes it itself; or backward.
-enum class Caller { inference, training, backward };
+// Whether torch is in no mode in which it wants to see the operator: what setup() was given is asked. A step is
+// not for where a graph is made or gone through; a sequence's caller sees to the graph itself.
+enum class Caller { step, sequence };
 bool nobody_watches(Caller caller);
 
 inline PyObject* nothing() { Py_RETURN_NONE; }

@@ -174,7 +174,7 @@ PyObject* step(PyObject*, PyObject* const* args, Py_ssize_t count) {
     PyErr_SetString(PyExc_TypeError, "step() takes 11 arguments, of which a dict and a list");
     return nullptr;
   }
-  if (exchange == nullptr || !nobody_watches(Caller::inference)) return nothing();
+  if (exchange == nullptr || !nobody_watches(Caller::step)) return nothing();
   const Call call = {args[0],
                      args[1],
                      args[2],

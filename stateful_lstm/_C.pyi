@@ -42,12 +42,15 @@ def forward(
     h0: object,
     c0: object,
     reset_mask: object,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None:
-    """One layer in training, past the dispatcher; or None, no effect, as for :func:`step`.
+    save: bool,
+) -> tuple[Tensor, ...] | None:
+    """One layer, past the dispatcher; or None, no effect, as for :func:`step`.
 
-    Args: as of ``ops.lstm_forward``, but h0 (1, B, H) and c0 (1, B, H); no projection.
+    Args: as of ``ops.lstm_forward``, without a projection.
+    ``save``: keep what backward needs. Without it the weights may be read where they lie.
 
-    Returns: y (T, B, H), h_n (1, B, H), c_n (1, B, H), gates (T, B, 4H), cells (T, B, H).
+    Returns: y (T, B, H), h_n (1, B, H), c_n (1, B, H), in the dtype of sums; and with ``save`` gates
+    (T, B, 4H) and cells (T, B, H).
     """
 
 def gradients(
@@ -59,8 +62,9 @@ def gradients(
 ) -> tuple[Tensor | None, ...] | None:
     """Its gradients, past the dispatcher; or None, no effect.
 
-    Args: gradients of its first three results, or None; its arguments and y, gates and cells, as
-    one tuple; and of which inputs gradients are wanted: whatever comes first, then the arguments.
+    Args: gradients of its first three results, or None; what the long way's function saves for
+    backward where it keeps all (``autograd.py``); and of which inputs gradients are wanted:
+    whatever comes first, then x, four weights, h0, c0 and the mask.
 
     Returns: the gradients of these inputs, None where it is not wanted.
     """

@@ -116,9 +116,10 @@ def run(
         )
         with torch.autocast(device, enabled=False):
             return run(call, weights, config, training, recompute, backend, packed_rows)
-    if backend == "auto" and short.fits(call, weights, config, training):
-        if _what_to_keep(recompute, call.x, weights, config) == "all":
-            done = short.run(call, weights, config)
+    if backend == "auto" and short.fits(call, config, training):
+        graph = short.wants_gradients(call, weights)
+        if not graph or _what_to_keep(recompute, call.x, weights, config) == "all":
+            done = short.run(call, weights, config, graph)
             if done is not None:
                 return done
     return run_stack(

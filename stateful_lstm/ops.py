@@ -37,7 +37,7 @@ def _load() -> str | None:
     except ImportError as error:
         return f"the compiled library does not load with torch {torch.__version__}: {error}"
     # The modes in which torch wants to see the operator, and the answer that says it does not. The
-    # first is for inference alone, the last for all but backward.
+    # first and the last are for steps alone.
     watchers = (
         (torch.is_grad_enabled, None, False),
         (torch.is_autocast_enabled, "cpu", False),

@@ -1,9 +1,9 @@
-"""The short way of training: a few rows on the CPU, without what most calls do without.
+"""The short way of sequences: a few rows on the CPU, without what most calls do without.
 
 Where a call is small, Python and torch take longer than its kernels. So a plain stack of layers
-goes here from operator to operator past torch's dispatcher (``csrc/python_training.cpp``), through
-one autograd function a layer. The kernels are those of the long way (``functional.py``), and so are
-the numbers, bit by bit; whatever is unusual takes that way.
+goes here from kernel to kernel past torch's dispatcher (``csrc/python_sequence.cpp``), in training
+through one autograd function a layer. The kernels are those of the long way (``functional.py``),
+and so are the numbers, bit by bit; whatever is unusual takes that way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from . import autograd, ops
@@ -24,12 +23,11 @@ from .stack import LayerWeights
 Result = tuple[Tensor, Tensor, Tensor]  # y (T, B, H), h_n (L, B, H), c_n (L, B, H)
 
 
-def fits(call: Call, weights: Sequence[Tensor], config: Config, training: bool) -> bool:
-    """Whether a call may go this way, if all is kept for backward."""
+def fits(call: Call, config: Config, training: bool) -> bool:
+    """Whether a call may go this way."""
     x, reset = call.x, call.reset
     return (
         ops.quick_forward is not None
-        and torch.is_grad_enabled()
         and not is_compiling()
         and x.size(0) * x.size(1) <= autograd.RANGE_ROWS
         and call.lengths is None
@@ -37,36 +35,36 @@ def fits(call: Call, weights: Sequence[Tensor], config: Config, training: bool) 
         and config.proj_size == 0
         and not (training and config.recurrent_dropout)
         and not (training and config.dropout and config.num_layers > 1)
-        and (
-            weights[0].requires_grad
-            or any(t.requires_grad for t in (x, *weights, call.h0, call.c0))
-        )
         and (reset is None or not reset.requires_grad)
-        and forward_ad._current_level < 0
-        and not torch._C._are_functorch_transforms_active()
+        and ops.transform() is None
     )
 
 
-def run(call: Call, weights: Sequence[Tensor], config: Config) -> Result | None:
+def wants_gradients(call: Call, weights: Sequence[Tensor]) -> bool:
+    """Whether backward may come: then it must be possible to keep all for it."""
+    return torch.is_grad_enabled() and (
+        weights[0].requires_grad
+        or any(t.requires_grad for t in (call.x, *weights, call.h0, call.c0))
+    )
+
+
+def run(call: Call, weights: Sequence[Tensor], config: Config, graph: bool) -> Result | None:
     """All layers, one after the other; or None, without any effect, for the long way."""
-    y, reset, bias = call.x, call.reset, config.bias
-    each = 4 if bias else 2
+    assert ops.quick_forward is not None
+    y, reset, layers = call.x, call.reset, config.num_layers
+    each = 4 if config.bias else 2
+    no_biases = () if config.bias else (None, None)
     h_n, c_n = [], []
-    for k in range(config.num_layers):
-        w_ih, w_hh, *biases = weights[k * each : (k + 1) * each]
-        b_ih, b_hh = biases if bias else (None, None)
-        h0, c0 = call.h0, call.c0
-        if config.num_layers > 1:
-            h0, c0 = h0[k : k + 1], c0[k : k + 1]
-        inputs = (y, w_ih, w_hh, b_ih, b_hh, h0, c0, reset)
-        assert ops.quick_forward is not None
-        made = ops.quick_forward(*inputs)
+    for k in range(layers):
+        weights_of_layer = weights[k * each : (k + 1) * each]
+        inputs = (y, *weights_of_layer, *no_biases, call.h0[k], call.c0[k], reset)
+        made = ops.quick_forward(*inputs, graph)
         if made is None:
             return None
-        y, h, c = _ShortFunction.apply(made, *inputs)  # type: ignore[no-untyped-call]
+        y, h, c = _ShortFunction.apply(made, *inputs) if graph else made
         h_n.append(h)
         c_n.append(c)
-    return (y, torch.cat(h_n), torch.cat(c_n)) if len(h_n) > 1 else (y, h_n[0], c_n[0])
+    return (y, h_n[0], c_n[0]) if layers == 1 else (y, torch.cat(h_n), torch.cat(c_n))
 
 
 class _ShortFunction(torch.autograd.Function):
@@ -75,7 +73,9 @@ class _ShortFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, made: tuple[Tensor, ...], *inputs: Tensor | None) -> Result:
         y, h_n, c_n, gates, cells = made
-        ctx.save_for_backward(*inputs, y, gates, cells)
+        *weights, h0, c0, reset = inputs
+        # As the long way saves it: recomputing (torch.utils.checkpoint) may take the other one.
+        ctx.save_for_backward(*weights, None, h0, c0, reset, None, None, y, h0, c0, cells, gates)
         ctx.set_materialize_grads(False)
         return y, h_n, c_n
 
@@ -93,21 +93,17 @@ def _long_backward(
     saved: tuple[Any, ...], needed: tuple[bool, ...], grads: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
     """The same as the long way has it."""
-    x, w_ih, w_hh, b_ih, b_hh, h0, c0, reset, y, gates, cells = saved
     if all(grad is None for grad in grads):
         return (None,) * 9
-    inputs = (x, LayerWeights(w_ih, w_hh, b_ih, b_hh, None), h0.squeeze(0), c0.squeeze(0))
+    x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, reset, lengths, mask, y, *inside = saved
+    inputs = (x, LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr), h0, c0)
+    control = Control(reset, lengths, mask, False)
     needs = (*needed[1:6], False, *needed[6:8])
-    grad_y, grad_h, grad_c = (
-        grads[0],
-        *(None if grad is None else grad.squeeze(0) for grad in grads[1:]),
-    )
-    control = Control(reset, None, None, False)
+    grads = (grads[0], *(None if grad is None else grad.squeeze(0) for grad in grads[1:]))
     if torch.is_grad_enabled():  # create_graph=True: someone will differentiate these again
-        found = autograd.backward_with_graph(inputs, control, needs, (grad_y, grad_h, grad_c))
+        found = autograd.backward_with_graph(inputs, control, needs, grads)
     else:
-        kept = autograd.Kept([(0, x.size(0))], "all", y, [*inputs[2:], cells, gates])
-        found = autograd.backward(inputs, control, needs, kept, False, (grad_y, grad_h, grad_c))
+        kept = autograd.Kept([(0, x.size(0))], "all", y, inside)
+        found = autograd.backward(inputs, control, needs, kept, False, grads)
     *of_weights, _, of_h0, of_c0 = found
-    of_state = (None if grad is None else grad.unsqueeze(0) for grad in (of_h0, of_c0))
-    return (None, *of_weights, *of_state, None)
+    return (None, *of_weights, of_h0, of_c0, None)

@@ -1,4 +1,4 @@
-// The short ways of training: a layer in one direction without a projection, and its gradients.
+// The short ways of sequences: a layer in one direction without a projection, and its gradients.
 #include <algorithm>
 #include <exception>
 
@@ -31,8 +31,8 @@ struct Layer {
     p.c0 = c0.data<Acc<S>>();
     p.reset = resets ? reset.data<bool>() : nullptr;
     return x.is_dense<S>(p.T, p.B, I) && weight_ih.is_dense<S>(4 * p.H, I) &&
-           weight_hh.is_dense<S>(4 * p.H, p.H) && h0.is_dense<S>(1, p.B, p.H) &&
-           c0.is_dense<Acc<S>>(1, p.B, p.H) && (!resets || reset.is_dense<bool>(p.T, p.B));
+           weight_hh.is_dense<S>(4 * p.H, p.H) && h0.is_dense<S>(p.B, p.H) &&
+           c0.is_dense<Acc<S>>(p.B, p.H) && (!resets || reset.is_dense<bool>(p.T, p.B));
   }
 };
 
@@ -56,7 +56,7 @@ const T* optional(PyObject* tensor, bool& ok, Sizes... sizes) {
 }
 
 template <class S>
-PyObject* forward_of(const Layer& layer, PyObject* bias_ih, PyObject* bias_hh) {
+PyObject* forward_of(const Layer& layer, PyObject* bias_ih, PyObject* bias_hh, bool save) {
   using A = Acc<S>;
   ForwardParams<S> p = {};
   if (!layer.fill(p, p.I)) return nothing();
@@ -71,23 +71,27 @@ PyObject* forward_of(const Layer& layer, PyObject* bias_ih, PyObject* bias_hh) {
   p.y = outputs.add(new_output<S>(false, p.T, p.B, p.H)).template data<S>();
   p.h_n = outputs.add(new_output<S>(false, 1, p.B, p.H)).template data<S>();
   p.c_n = outputs.add(new_output<A>(false, 1, p.B, p.H)).template data<A>();
-  p.gates = outputs.add(new_output<S>(true, p.T, p.B, 4 * p.H)).template data<S>();
-  p.cells = outputs.add(new_output<A>(true, p.T, p.B, p.H)).template data<A>();
+  if (save) {
+    p.gates = outputs.add(new_output<S>(true, p.T, p.B, 4 * p.H)).template data<S>();
+    p.cells = outputs.add(new_output<A>(true, p.T, p.B, p.H)).template data<A>();
+  }
   {
     const Released released(work(p, p.I, 1));
-    run_forward(p, /*may_be_in_place=*/false);
+    run_forward(p, /*may_be_in_place=*/!save);
   }
-  PyObject* all = PyTuple_New(5);
-  for (int k = 0; all != nullptr && k < 5; ++k) {
+  const int count = save ? 5 : 3;
+  PyObject* all = PyTuple_New(count);
+  for (int k = 0; all != nullptr && k < count; ++k) {
     PyObject* made = outputs.to_python(k);
     if (made == nullptr || PyTuple_SetItem(all, k, made) != 0) Py_CLEAR(all);
   }
   return all;
 }
 
-// What backward was saved, and wants: the places in these two tuples.
-enum Saved { kX, kWeightIh, kWeightHh, kBiasIh, kBiasHh, kH0, kC0, kReset, kY, kGates, kCells };
-constexpr int kSaved = kCells + 1, kInputs = kReset + 1;  // inputs of the function, after the first
+// What was saved for backward, and the places of this in a tuple that is the long way's.
+enum Saved { kX, kWeightIh, kWeightHh, kBiasIh, kBiasHh, kH0, kC0, kReset, kY, kCells, kGates };
+constexpr int kSaved = kGates + 1, kInputs = kReset + 1;  // inputs of the function, after the first
+constexpr int kPlaces[kSaved] = {0, 1, 2, 3, 4, 6, 7, 8, 11, 14, 15}, kAll = 16;
 
 template <class S>
 PyObject* gradients_of(const Layer& layer, PyObject* const (&grads)[3],
@@ -128,11 +132,11 @@ PyObject* gradients_of(const Layer& layer, PyObject* const (&grads)[3],
     if (wanted[kBiasIh + k]) of_biases[k] = add(kBiasIh + k, new_output<S>(true, 4 * p.H));
   weights.to[2] = of_biases[0] != nullptr ? of_biases[0] : of_biases[1];
   const int64_t state = p.B * p.H;
-  S* of_h0 = wanted[kH0] ? static_cast<S*>(add(kH0, new_output<S>(false, 1, p.B, p.H))) : nullptr;
+  S* of_h0 = wanted[kH0] ? static_cast<S*>(add(kH0, new_output<S>(false, p.B, p.H))) : nullptr;
   const Buffer<A> exact_h0(of_h0 == nullptr ? 0 : state), unwanted_c0(wanted[kC0] ? 0 : state);
   p.grad_h0 = exact_h0.get();
-  p.grad_c0 = wanted[kC0] ? static_cast<A*>(add(kC0, new_output<A>(false, 1, p.B, p.H)))
-                          : unwanted_c0.get();
+  p.grad_c0 =
+      wanted[kC0] ? static_cast<A*>(add(kC0, new_output<A>(false, p.B, p.H))) : unwanted_c0.get();
   {
     const Released released(work(p, g.I, 2));
     run_all_gradients(p, g, weights);
@@ -168,11 +172,11 @@ PyObject* by_dtype(const View& weight, const F& f) {
 }  // namespace
 
 PyObject* forward(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  if (count != 8) {
-    PyErr_SetString(PyExc_TypeError, "forward() takes 8 arguments");
+  if (count != 9) {
+    PyErr_SetString(PyExc_TypeError, "forward() takes 9 arguments");
     return nullptr;
   }
-  if (exchange == nullptr || !nobody_watches(Caller::training)) return nothing();
+  if (exchange == nullptr || !nobody_watches(Caller::sequence)) return nothing();
   PyObject* const tensors[] = {args[0], args[1], args[2], args[3], args[4], args[5], args[6]};
   const bool resets = args[7] != Py_None;
   const Layer layer = {View(args[0]), View(args[1]), View(args[2]),
@@ -180,21 +184,21 @@ PyObject* forward(PyObject*, PyObject* const* args, Py_ssize_t count) {
                        resets};
   if (!layer.x.ok || !layer.weight_hh.ok || some_are_negative(tensors)) return nothing();
   return by_dtype(layer.weight_hh, [&](auto number) {
-    return forward_of<decltype(number)>(layer, args[3], args[4]);
+    return forward_of<decltype(number)>(layer, args[3], args[4], args[8] == Py_True);
   });
 }
 
 PyObject* gradients(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  if (count != 5 || !PyTuple_Check(args[3]) || PyTuple_Size(args[3]) != kSaved ||
+  if (count != 5 || !PyTuple_Check(args[3]) || PyTuple_Size(args[3]) != kAll ||
       !PyTuple_Check(args[4]) || PyTuple_Size(args[4]) != 1 + kInputs) {
     PyErr_SetString(PyExc_TypeError, "gradients() takes 5 arguments, of which two long tuples");
     return nullptr;
   }
-  if (exchange == nullptr || !nobody_watches(Caller::backward)) return nothing();
+  if (exchange == nullptr || !nobody_watches(Caller::sequence)) return nothing();
   PyObject* const grads[] = {args[0], args[1], args[2]};
   PyObject* saved[kSaved];
   bool wanted[kInputs];
-  for (int k = 0; k < kSaved; ++k) saved[k] = PyTuple_GetItem(args[3], k);
+  for (int k = 0; k < kSaved; ++k) saved[k] = PyTuple_GetItem(args[3], kPlaces[k]);
   for (int k = 0; k < kInputs; ++k) wanted[k] = PyTuple_GetItem(args[4], 1 + k) == Py_True;
   if (wanted[kReset] || some_are_negative(grads) || some_are_negative(saved)) return nothing();
   const bool resets = saved[kReset] != Py_None;
