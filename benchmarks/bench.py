@@ -156,7 +156,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", "TF32 acceleration")
     about = machine.description()
     reads = machine.read_rates()
-    flops = {name: machine.flop_rate(DTYPES[name]) for name in options.dtypes}
+    rated = dict.fromkeys(["float32", *options.dtypes])  # cells are in float32 in any case
+    flops = {name: machine.flop_rate(DTYPES[name]) for name in rated}
     about["peak GFLOP/s"] = {name: round(rate / 1e9, 1) for name, rate in flops.items()}
     about["peak GB/s by KiB read"] = {s >> 10: round(rate / 1e9, 1) for s, rate in reads.items()}
     print(json.dumps(about, indent=1))
@@ -185,7 +186,7 @@ def main() -> None:
         kind, name, shape = row
         times = {candidate: summary(taken) for candidate, taken in samples[row].items()}
         training = kind in ("train", "resets")
-        peak = machine.floor(shape, training, DTYPES[name], flops[name], reads)
+        peak = machine.floor(shape, training, name, flops, reads)
         shares, absent = notes[row]
         rows.append(Row(kind, name, shape, times, *peak, sum(shares) / len(shares), absent))
     alone = {

@@ -17,7 +17,12 @@ from timing import Candidate, interleaved
 
 import stateful_lstm
 
-SIZES = [1 << power for power in range(17, 28, 2)]  # bytes: from the L2 cache to main memory
+SIZES = [1 << power for power in range(17, 28)]  # bytes: from the L2 cache to main memory
+
+# Of gates and cell of one unit: five functions, each of 16 instructions at the least, any of which
+# could have been a multiply-add.
+CELL_OPERATIONS = 160
+IN_L1 = 1 << 18  # bytes of weights: what is smaller may lie where it is read faster than SIZES tell
 
 
 def flop_rate(dtype: torch.dtype) -> float:
@@ -51,15 +56,31 @@ def read_rates() -> dict[int, float]:
 
 
 def floor(
-    shape: Shape, train: bool, dtype: torch.dtype, flops: float, reads: dict[int, float]
+    shape: Shape, train: bool, name: str, flops: dict[str, float], reads: dict[int, float]
 ) -> tuple[float, str]:
-    """Seconds at the peak, and the peak of what: a step must read its weights, too."""
-    computing = shape.operations(train) / flops
-    size = shape.weights() * dtype.itemsize
-    reading = size / next(
-        (rate for s, rate in sorted(reads.items()) if s >= size), reads[SIZES[-1]]
-    )
-    return (reading, "bytes/s") if shape.T == 1 and reading > computing else (computing, "FLOP/s")
+    """Seconds at the peak, and the peak of what, where the numbers have the dtype of that name.
+
+    A single step must read its weights, and every step of a sequence weight_hh, or multiply with
+    it, if that takes longer; the other products and the cells come on top.
+    """
+    itemsize = getattr(torch, name).itemsize
+    cells = shape.T * shape.B * shape.H * shape.layers * CELL_OPERATIONS / flops["float32"]
+    products = shape.operations(train) / flops[name]
+    if shape.T == 1:
+        reading, computing = _reading(shape.weights() * itemsize, reads), products + cells
+        return (reading, "bytes/s") if reading > computing else (computing, "FLOP/s")
+    recurrent = 4 * shape.H * shape.H
+    step = 2 * shape.B * recurrent / flops[name]
+    size = recurrent * itemsize
+    reading = _reading(size, reads) if size >= IN_L1 else 0.0
+    steps = shape.T * shape.layers * (2 if train else 1)
+    seconds = products + cells + steps * max(0.0, reading - step)
+    return seconds, "bytes/s" if reading > step else "FLOP/s"
+
+
+def _reading(size: int, reads: dict[int, float]) -> float:
+    """Seconds to read so many bytes of weights, over and over."""
+    return size / next((rate for s, rate in sorted(reads.items()) if s >= size), reads[SIZES[-1]])
 
 
 def processor() -> str:

@@ -205,8 +205,8 @@ def print_rows(rows: list[Row]) -> None:
         print(", ".join(f"{n} {microseconds(t.median)} ±{t.spread:.0%}" for n, t in order))
     print("\nratio: the best peer's median / ours. *: of the rate at which weights can be read.")
     print(
-        "at most: the best peer's median / the time of the products alone at the machine's peak,\n"
-        "the rate of the fastest large product; or of reading the weights of a step, if longer.\n"
+        "at most: the best peer's median / the time of products and cells at the machine's peak,\n"
+        "the rate of the fastest large product; or of reading a step's weights, if longer.\n"
         "±: half the distance of the quartiles, of the median. ?: not to be trusted: above 25%\n"
         "for ours or the best peer, or other processes took more than 10% of the processors."
     )

@@ -49,8 +49,8 @@ def forward(
     Args: as of ``ops.lstm_forward``, without a projection.
     ``save``: keep what backward needs. Without it the weights may be read where they lie.
 
-    Returns: y (T, B, H), h_n (1, B, H), c_n (1, B, H), in the dtype of sums; and with ``save`` gates
-    (T, B, 4H) and cells (T, B, H).
+    Returns: y (T, B, H), h_n (1, B, H) and, in the dtype of sums, c_n (1, B, H); and with ``save``
+    gates (T, B, 4H) and cells (T, B, H).
     """
 
 def gradients(

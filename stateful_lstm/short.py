@@ -28,6 +28,7 @@ def fits(call: Call, config: Config, training: bool) -> bool:
     x, reset = call.x, call.reset
     return (
         ops.quick_forward is not None
+        and x.is_cpu
         and not is_compiling()
         and x.size(0) * x.size(1) <= autograd.RANGE_ROWS
         and call.lengths is None

@@ -85,6 +85,7 @@ def stand_in(
     for name in ("lstm_forward", "lstm_backward", "lstm_step_", "state_gather", "state_scatter_"):
         instead(name)
     monkeypatch.setattr(ops, "quick_step", None)
+    monkeypatch.setattr(ops, "quick_forward", None)
     monkeypatch.setattr(cuda, "on_gpu", lambda x: not emulated.paused)
     monkeypatch.setattr(
         cuda, "why_not", lambda x: None if x.dtype in cuda.DTYPES else f"no kernels for {x.dtype}"
