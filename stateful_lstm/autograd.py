@@ -101,14 +101,14 @@ class _LayerFunction(torch.autograd.Function):
         if all(grad is None for grad in grads):
             return (None,) * 13
         saved = ctx.saved_tensors
-        x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, *control, y = saved[:12]
+        x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, reset, lengths, mask, y, *inside = saved
         inputs = (x, LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr), h0, c0)
-        steering = Control(*control, ctx.reverse)
+        control = Control(reset, lengths, mask, ctx.reverse)
         if torch.is_grad_enabled():  # create_graph=True: someone will differentiate these again
-            found = backward_with_graph(inputs, steering, ctx.needs_input_grad, grads)
+            found = backward_with_graph(inputs, control, ctx.needs_input_grad, grads)
         else:
-            kept = Kept(ctx.ranges, ctx.keep, y, saved[12:])
-            found = backward(inputs, steering, ctx.needs_input_grad, kept, ctx.tf32, grads)
+            kept = Kept(ctx.ranges, ctx.keep, y, inside)
+            found = backward(inputs, control, ctx.needs_input_grad, kept, ctx.tf32, grads)
         return (*found, *(None,) * 5)
 
 

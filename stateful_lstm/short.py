@@ -62,7 +62,9 @@ def run(call: Call, weights: Sequence[Tensor], config: Config, graph: bool) -> R
         made = ops.quick_forward(*inputs, graph)
         if made is None:
             return None
-        y, h, c = _ShortFunction.apply(made, *inputs) if graph else made
+        if graph:
+            made = _ShortFunction.apply(made, *inputs)  # type: ignore[no-untyped-call]
+        y, h, c = made
         h_n.append(h)
         c_n.append(c)
     return (y, h_n[0], c_n[0]) if layers == 1 else (y, torch.cat(h_n), torch.cat(c_n))
