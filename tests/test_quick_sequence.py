@@ -282,13 +282,25 @@ def test_other_kinds_of_tensors_go_the_long_way(spy):
     y = lstm(x.as_subclass(Subclass))[0]
     assert spy.taken() == (0, 0)
     close(y.as_subclass(torch.Tensor), lstm(x)[0])
-    negative = torch.complex(noise(2, 3, 3), noise(2, 3, 3, seed=2)).conj().imag
-    with torch.no_grad():
-        dense = negative[:, :, :].contiguous()
+
+
+def test_numbers_meant_negative_go_the_long_way(spy):
+    lstm, x = make(stateful=False), noise(2, 3, 3)
+    negative = torch._neg_view(x)
+    assert negative.is_neg() and negative.is_contiguous()
+    y = lstm(negative)[0]
+    assert spy.taken() == (0, 0)
+    close(y, lstm(-x)[0])
     spy.taken()
-    assert negative.is_neg()
-    close(lstm(negative)[0], lstm(dense.resolve_neg())[0])
-    assert spy.taken() == (1, 0)
+    grad = torch._neg_view(torch.ones_like(y))
+    (found,) = torch.autograd.grad(y, lstm.weight_ih_l0, grad, retain_graph=True)
+    (expected,) = torch.autograd.grad(lstm(-x)[0], lstm.weight_ih_l0, -torch.ones_like(y))
+    close(found, expected)
+    y = lstm(-x)[0]
+    spy.taken()
+    (found,) = torch.autograd.grad(y, lstm.weight_ih_l0, grad)
+    assert spy.taken() == (0, 0)
+    close(found, expected)
 
 
 class Seen(TorchDispatchMode):
