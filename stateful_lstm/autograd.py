@@ -180,9 +180,9 @@ def _ranges(x: Tensor, weights: LayerWeights, reverse: bool, keep: str) -> list[
         row_bytes = weights.w_hh.size(0) * accumulation_dtype(x.dtype).itemsize
         rows = max(RANGE_ROWS, _RANGE_BYTES // row_bytes)
         first = 0 if keep == "all" else T - int(T * KEPT_SHARE)
-        ranges = [] if keep == "all" else _cut(0, first, -(-first * B // rows), "state")
+        ranges = [] if keep == "all" else _cut(0, first, (first * B + rows // 2) // rows, "state")
         if first < T or not ranges:
-            ranges += _cut(first, T, -(-(T - first) * B // rows), "all")
+            ranges += _cut(first, T, ((T - first) * B + rows // 2) // rows, "all")
     if reverse:
         ranges = [Range(T - end, T - begin, keep) for begin, end, keep in ranges]
     return ranges
