@@ -3,8 +3,8 @@
     python benchmarks/recompute.py [--quick] [--out DIR]
 
 Time: forward and backward of one layer with a head and a loss, the ways turn about, medians. At
-least: that of "none" and of forward's products once more, for the share of the steps that "gates" or
-"segments" runs again, at the rate of a large library product.
+least: that of "none" and of forward's products once more, for the share of the steps that are run
+again, at the rate of a large library product.
 Kept: bytes that autograd holds between forward and backward, each memory counted once.
 Long: one window of 100,000 steps, each way in a process of its own; how far its resident memory
 rose above what it was with model, optimizer and input in place.
