@@ -12,8 +12,8 @@ each range begins, and of its inside:
 * "all": cells and activated gates, as they come;
 * "cells": the cells. On CUDA the gates follow from x and h in one library product. On the CPU the
   kernel runs a range again, which is as quick, gives the same bits, and needs no cells: there all
-  is kept of as many of the last steps as half the memory of "all" has room for, and of the others
-  nothing;
+  is kept of as many of the last steps as half the memory of "all" has room for, and of the others,
+  or of few rows in all, nothing;
 * "state": nothing; the range, now shorter, is run again when backward reaches it.
 
 On CUDA a sequence is one range, but for "state", and 16-bit numbers are multiplied as they are.
@@ -179,10 +179,14 @@ def _ranges(x: Tensor, weights: LayerWeights, reverse: bool, keep: str) -> list[
     else:
         row_bytes = weights.w_hh.size(0) * accumulation_dtype(x.dtype).itemsize
         rows = max(RANGE_ROWS, _RANGE_BYTES // row_bytes)
-        first = 0 if keep == "all" else T - int(T * KEPT_SHARE)
-        ranges = [] if keep == "all" else _cut(0, first, (first * B + rows // 2) // rows, "state")
-        if first < T or not ranges:
-            ranges += _cut(first, T, ((T - first) * B + rows // 2) // rows, "all")
+        # Cut alike whatever is kept, so that gradients have the same bits. But where all fits one
+        # range, and half of it would be enough to be worth a cut, "all" is quicker in one.
+        few = max(RANGE_ROWS, rows if keep == "all" else rows // 2) >= T * B
+        last = 0 if few else int(T * KEPT_SHARE)  # steps
+        of_others = "state" if keep == "cells" else keep
+        ranges = _cut(0, T - last, ((T - last) * B + rows // 2) // rows, of_others)
+        if last > 0:
+            ranges += _cut(T - last, T, (last * B + rows // 2) // rows, "all")
     if reverse:
         ranges = [Range(T - end, T - begin, keep) for begin, end, keep in ranges]
     return ranges
