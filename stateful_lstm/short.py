@@ -52,7 +52,8 @@ def wants_gradients(call: Call, weights: Sequence[Tensor]) -> bool:
 def run(call: Call, weights: Sequence[Tensor], config: Config, graph: bool) -> Result | None:
     """All layers, one after the other; or None, without any effect, for the long way."""
     assert ops.quick_forward is not None
-    y, reset, layers = call.x, call.reset, config.num_layers
+    y, layers = call.x.contiguous(), config.num_layers  # with batch_first they lie otherwise
+    reset = None if call.reset is None else call.reset.contiguous()
     each = 4 if config.bias else 2
     no_biases = () if config.bias else (None, None)
     h_n, c_n = [], []
@@ -86,7 +87,9 @@ class _ShortFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         if ops.quick_gradients is not None and not torch.is_grad_enabled():
-            found = ops.quick_gradients(*grads, saved, ctx.needs_input_grad)
+            # A sum's gradient is one number for all; that of batch_first lies otherwise.
+            dense = [None if grad is None else grad.contiguous() for grad in grads]
+            found = ops.quick_gradients(*dense, saved, ctx.needs_input_grad)
             if found is not None:
                 return found
         return _long_backward(saved, ctx.needs_input_grad, grads)
