@@ -10,10 +10,8 @@ system would hand it out afresh, page by page, in every call. Kept for backward 
 each range begins, and of its inside:
 
 * "all": cells and activated gates, as they come;
-* "cells": the cells. On CUDA the gates follow from x and h in one library product. On the CPU the
-  kernel runs a range again, which is as quick, gives the same bits, and needs no cells: there all
-  is kept of as many of the last steps as half the memory of "all" has room for, and of the others,
-  or of few rows in all, nothing;
+* "cells": the cells. On CUDA the gates follow from x and h in one library product; on the CPU the
+  kernel runs the range again, which is as quick and gives the same bits;
 * "state": nothing; the range, now shorter, is run again when backward reaches it.
 
 On CUDA a sequence is one range, but for "state", and 16-bit numbers are multiplied as they are.
@@ -92,9 +90,9 @@ class _LayerFunction(torch.autograd.Function):
         control = Control(reset, lengths, recurrent_mask, reverse)
         ranges = _ranges(x, weights, reverse, keep)
         tf32 = cuda.tf32_allowed(x)
-        y, h_n, c_n, saved = _forward(x, weights, h0, c0, control, ranges, tf32)
+        y, h_n, c_n, saved = _forward(x, weights, h0, c0, control, ranges, keep, tf32)
         ctx.save_for_backward(x, *weights, h0, c0, reset, lengths, recurrent_mask, y, *saved)
-        ctx.reverse, ctx.ranges, ctx.tf32 = reverse, ranges, tf32
+        ctx.reverse, ctx.ranges, ctx.keep, ctx.tf32 = reverse, ranges, keep, tf32
         ctx.set_materialize_grads(False)
         return y, h_n, c_n
 
@@ -109,7 +107,7 @@ class _LayerFunction(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: someone will differentiate these again
             found = backward_with_graph(inputs, control, ctx.needs_input_grad, grads)
         else:
-            kept = Kept(ctx.ranges, y, inside)
+            kept = Kept(ctx.ranges, ctx.keep, y, inside)
             found = backward(inputs, control, ctx.needs_input_grad, kept, ctx.tf32, grads)
         return (*found, *(None,) * 5)
 
@@ -119,7 +117,7 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     y, _, _, gates, cells = output
     inside = [cells, gates][:save]
     ctx.save_for_backward(*tensors, y, *tensors[6:8], *inside)
-    ctx.reverse, ctx.ranges = reverse, [Range(0, y.size(0), ("state", "cells", "all")[save])]
+    ctx.reverse, ctx.ranges, ctx.keep = reverse, [(0, y.size(0))], ("state", "cells", "all")[save]
     ctx.tf32 = cuda.tf32_allowed(y)
     ctx.mark_non_differentiable(gates, cells)
     ctx.set_materialize_grads(False)
@@ -141,21 +139,7 @@ if ops.missing is None:
 # for each range would take a noticeable part of the time.
 _RANGE_BYTES, RANGE_ROWS = 8 << 20, 1024
 
-# The share of the steps of which "cells" keeps all on the CPU. Of every 6 numbers that "all" keeps,
-# a unit's h, c and four gates, this leaves h and 0.39 of 5: a little less than half.
-KEPT_SHARE = 0.39
-
-
-class Range(NamedTuple):
-    """Steps [begin, end), and what is kept of their inside."""
-
-    begin: int
-    end: int
-    keep: str  # "all", "cells" or "state"
-
-
-_SAVES = {"state": 0, "cells": 1, "all": 2}  # how many tensors that is
-
+Range = tuple[int, int]  # steps [begin, end)
 Inputs = tuple[Tensor, LayerWeights, Tensor, Tensor]  # x, weights, h0 and c0
 Needs = tuple[bool, ...]  # which of x, the five weights, h0 and c0 want a gradient
 OutputGrads = tuple[Tensor | None, ...]  # of y, h_n and c_n
@@ -165,41 +149,29 @@ class Kept(NamedTuple):
     """What forward left for backward."""
 
     ranges: list[Range]
+    keep: str  # "all", "cells" or "state"
     y: Tensor
-    saved: Sequence[Tensor]  # for each range h and c where it begins, and what it keeps
+    saved: Sequence[Tensor]  # for each range h and c where it begins, and what `keep` says
 
 
 def _ranges(x: Tensor, weights: LayerWeights, reverse: bool, keep: str) -> list[Range]:
-    """Cuts the steps into ranges, in the order of processing."""
+    """Cuts the steps into about equal ranges, in the order of processing."""
     T, B = x.size(0), max(1, x.size(1))
     if keep == "state":
-        ranges = _cut(0, T, math.isqrt(T), keep)
+        count = math.isqrt(T)
     elif cuda.on_gpu(x):
-        ranges = [Range(0, T, keep)]
+        count = 1
     else:
         row_bytes = weights.w_hh.size(0) * accumulation_dtype(x.dtype).itemsize
         rows = max(RANGE_ROWS, _RANGE_BYTES // row_bytes)
-        # Cut alike whatever is kept, so that gradients have the same bits. But where all fits one
-        # range, and half of it would be enough to be worth a cut, "all" is quicker in one.
-        few = max(RANGE_ROWS, rows if keep == "all" else rows // 2) >= T * B
-        last = 0 if few else int(T * KEPT_SHARE)  # steps
-        of_others = "state" if keep == "cells" else keep
-        ranges = _cut(0, T - last, ((T - last) * B + rows // 2) // rows, of_others)
-        if last > 0:
-            ranges += _cut(T - last, T, (last * B + rows // 2) // rows, "all")
-    if reverse:
-        ranges = [Range(T - end, T - begin, keep) for begin, end, keep in ranges]
-    return ranges
-
-
-def _cut(begin: int, end: int, count: int, keep: str) -> list[Range]:
-    """About equal ranges, so many or fewer; one for none."""
+        count = -(-T * B // rows)
     if count <= 1:
-        return [Range(begin, end, keep)]
-    size = -(-(end - begin) // count)
-    count = -(-(end - begin) // size)
+        return [(0, T)]
+    size = -(-T // count)
+    count = -(-T // size)
     # Counted, not stepped through: torch.compile then knows their number, and T may still vary.
-    return [Range(begin + k * size, min(begin + (k + 1) * size, end), keep) for k in range(count)]
+    ranges = [(k * size, min((k + 1) * size, T)) for k in range(count)]
+    return ranges[::-1] if reverse else ranges
 
 
 def _part(control: Control, begin: int, end: int) -> Control:
@@ -222,15 +194,16 @@ def _forward(
     c0: Tensor,
     control: Control,
     ranges: list[Range],
+    keep: str,
     tf32: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Runs range after range: y, h_n, c_n, and for each range what :func:`_backward` needs."""
+    save = {"state": 0, "cells": 1, "all": 2}[keep]
     whole = len(ranges) == 1
     y = None if whole else x.new_empty(x.size(0), x.size(1), weights.w_hh.size(1))
     h, c = h0, c0
     saved: list[Tensor] = []
-    for begin, end, keep in ranges:
-        save = _SAVES[keep]
+    for begin, end in ranges:
         part = control if whole else _part(control, begin, end)
         part_x = x if whole else x[begin:end]
         h_begin, c_begin = h, c
@@ -251,18 +224,16 @@ def backward(
     """Gradients of x, the five weights, h0 and c0 on the kernels."""
     x, weights, h0, _ = inputs
     grad_y, grad_h, grad_c = grads
-    ranges, y, saved = kept
+    ranges, keep, y, saved = kept
     sums = (LibraryGrads if cuda.on_gpu(x) else KernelGrads)(wanted, weights, tf32)
-    whole, unused = len(ranges) == 1, list(saved)
+    whole, each = len(ranges) == 1, len(saved) // len(ranges)
     grad_x = torch.empty_like(x) if wanted[0] and not whole else None
 
     for k in reversed(range(len(ranges))):
-        begin, end, keep = ranges[k]
+        begin, end = ranges[k]
         part = control if whole else _part(control, begin, end)
         part_x = x if whole else x[begin:end]
-        count = 2 + _SAVES[keep]
-        h_begin, c_begin, *inside = unused[-count:]
-        del unused[-count:]
+        h_begin, c_begin, *inside = saved[k * each : (k + 1) * each]
         part_y = y if whole else y[begin:end]
         if keep == "all":
             cells, gates = inside

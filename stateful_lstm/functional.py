@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import checks, cuda, ops, reference, short
-from .autograd import KEPT_SHARE, compiled_layer
+from .autograd import compiled_layer
 from .stack import Layer, accumulation_dtype, run_stack, split_weights
 
 BACKENDS = ("auto", "reference", "cpu", "cuda")
@@ -74,10 +74,9 @@ def lstm(
             between t-1 and t as well.
         lengths: int64 (B,), 0 to T: output is 0 from there on, the final state is that after the
             row's last valid step, where the reverse direction starts.
-        recompute: what backward computes anew to save memory: "none"; "gates", for half the memory:
-            on the CPU all of the last 39% of the steps is kept and of the others h alone, on CUDA h
-            and c of all steps; "segments" keeps h and c at about sqrt(T) points; "auto" takes the
-            fastest that fits :func:`set_memory_budget`. The reference keeps everything.
+        recompute: what backward computes anew to save memory: "none"; "gates" keeps h and c only;
+            "segments" keeps them at about sqrt(T) points; "auto" takes the fastest that fits
+            :func:`set_memory_budget`. The reference keeps everything.
         backend: "auto", "reference", "cpu" or "cuda".
         recurrent_dropout: probability of an entry of h being zeroed before the recurrent product,
             in training; one mask per row for the whole call (Gal & Ghahramani 2016).
@@ -198,6 +197,5 @@ def _what_to_keep(
         if cells + gates <= _memory_budget:
             recompute = "none"
         else:
-            some = cells if cuda.on_gpu(x) else KEPT_SHARE * (cells + gates)
-            recompute = "gates" if some <= _memory_budget else "segments"
+            recompute = "gates" if cells <= _memory_budget else "segments"
     return {"none": "all", "gates": "cells", "segments": "state"}[recompute]

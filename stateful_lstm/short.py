@@ -109,7 +109,7 @@ def _long_backward(
     if torch.is_grad_enabled():  # create_graph=True: someone will differentiate these again
         found = autograd.backward_with_graph(inputs, control, needs, grads)
     else:
-        kept = autograd.Kept([autograd.Range(0, x.size(0), "all")], y, inside)
+        kept = autograd.Kept([(0, x.size(0))], "all", y, inside)
         found = autograd.backward(inputs, control, needs, kept, False, grads)
     *of_weights, _, of_h0, of_c0 = found
     return (None, *of_weights, of_h0, of_c0, None)
