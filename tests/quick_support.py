@@ -11,10 +11,23 @@ from state_support import (
     noise,
     same_bits,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stateful_lstm import ops
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+
+
+class Seen(TorchDispatchMode):
+    """Collects the names of the operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 class Spy:

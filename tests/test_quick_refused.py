@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from quick_support import assert_long, assert_quick, filled
+from quick_support import Seen, assert_long, assert_quick, filled
 from state_support import (
     assert_unmoved,
     by_hand,
@@ -25,7 +25,6 @@ from state_support import (
 )
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from stateful_lstm import ops
 
@@ -34,18 +33,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 # ---- where it is not -----------------------------------------------------------------------------
-
-
-class Seen(TorchDispatchMode):
-    """Collects the names of the operators that run."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 def test_not_with_gradients(spy):

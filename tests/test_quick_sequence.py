@@ -11,9 +11,9 @@ import weakref
 
 import pytest
 import torch
+from quick_support import Seen
 from state_support import close, make, noise, plain, refused, same_bits
 from torch.autograd import forward_ad
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from stateful_lstm import autograd, ops
 
@@ -292,16 +292,6 @@ def test_numbers_meant_negative_go_the_long_way(spy):
     (found,) = torch.autograd.grad(y, lstm.weight_ih_l0, grad)
     assert spy.taken() == (0, 0)
     close(found, expected)
-
-
-class Seen(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 def test_dispatch_modes_see_the_operators(spy):
