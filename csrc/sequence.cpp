@@ -8,6 +8,7 @@
 
 #include "buffer.h"
 #include "cpu/kernels.h"
+#include "in_team.h"
 
 namespace stateful_lstm {
 namespace {
@@ -57,21 +58,6 @@ bool always_pack() {
   STD_TORCH_CHECK(asked.empty() || asked == "always", "STATEFUL_LSTM_PACK must be always, got ",
                   asked);
   return !asked.empty();
-}
-
-// Runs something by so many members, who may wait for each other at the barrier.
-template <class F>
-void in_team(int64_t rows, int64_t members, const F& run) {
-  constexpr int64_t kShare = 1 << 20;
-  cpu::Barrier barrier;
-  cpu::Gathering gathering;
-  const int64_t shares = members * kShare;
-  torch::stable::parallel_for(0, shares, kShare, [&](int64_t b, int64_t e) {
-    // So many calls there are: all get the same number of shares, but for a few that the last lacks.
-    const int64_t calls = (shares + (e - b) / 2) / (e - b);
-    const cpu::Part part = gathering.enter(rows, calls);
-    if (part.members > 0) run(part, barrier);
-  });
 }
 
 // Runs a call in parts: by rows, or by units where rows are few or the weights large, since then

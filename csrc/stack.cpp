@@ -8,30 +8,11 @@
 
 #include "buffer.h"
 #include "cpu/kernels.h"
+#include "in_team.h"
 #include "sequence.h"
 
 namespace stateful_lstm {
 namespace {
-
-// One layer and direction: shares the units out to threads where there are enough of them.
-template <class S>
-void run_layer(const cpu::Kernels<S>& kernel, const StepParams<S>& p) {
-  constexpr int64_t kWork = 1 << 16;  // multiply-adds worth a thread's waking
-  const int64_t blocks = (p.H + kernel.lanes - 1) / kernel.lanes;
-  const int64_t block_work = std::max<int64_t>(1, kernel.lanes * 4 * (p.I + p.P) * p.B);
-  const auto share = [](int64_t count, int64_t work, const auto& part) {
-    const int64_t grain = std::max<int64_t>(1, kWork / std::max<int64_t>(1, work));
-    if (count <= grain)
-      part(0, count);  // asking the pool takes as long as a small step
-    else
-      torch::stable::parallel_for(0, count, grain, part);
-  };
-  kernel.step_inputs(p);
-  share(blocks, block_work, [&](int64_t b, int64_t e) { kernel.step_units(p, b, e); });
-  if (p.weight_hr)
-    share(p.B, p.H * p.P, [&](int64_t b, int64_t e) { kernel.step_project(p, b, e); });
-  kernel.step_commit(p);
-}
 
 // One number of the type of sums as a parameter: to nearest, ties to even.
 template <class S>
@@ -46,6 +27,24 @@ bfloat16 narrow<bfloat16>(float x) {
   return {static_cast<uint16_t>(x == x ? rounded : bits >> 16 | 0x40)};
 }
 
+// How many threads share a step's units: asking the pool takes as long as a small step.
+template <class S>
+int64_t step_members(const cpu::Kernels<S>& kernel, const StackCall<S>& s) {
+  constexpr int64_t kWork = 1 << 16;  // multiply-adds worth a thread's waking
+  const int64_t inputs = s.L > 1 ? std::max(s.I, s.D * s.P) : s.I;
+  const int64_t blocks = (s.H + kernel.lanes - 1) / kernel.lanes;
+  const int64_t work = s.B * blocks * kernel.lanes * 4 * (inputs + s.P);
+  if (work <= kWork) return 1;
+  return std::clamp<int64_t>(work / kWork, 1,
+                             std::min<int64_t>(blocks, torch::stable::get_num_threads()));
+}
+
+template <class A>
+int64_t whole_lines(int64_t n) {
+  constexpr int64_t kLine = 64 / sizeof(A);
+  return (n + kLine - 1) / kLine * kLine;
+}
+
 template <class S>
 void run_steps(const StackCall<S>& s) {
   using A = Acc<S>;
@@ -55,47 +54,72 @@ void run_steps(const StackCall<S>& s) {
   const bool backwards = calls.fetch_add(1, std::memory_order_relaxed) % 2 == 1;
   const auto& kernel = cpu::kernels<S>();
   const int64_t B = s.B, width = s.D * s.P;  // of every layer's output
+  if (B == 0) return;
   const bool projection = s.w[0].weight_hr != nullptr;
-  const Buffer<A> in(cpu::step_size<S>(B, std::max(s.I, width), s.P)),
-      hidden(projection ? B * s.H : 0);
+  const int64_t members = step_members(kernel, s), most = std::max(s.I, s.L > 1 ? width : 0);
+  const int64_t in_size = whole_lines<A>(cpu::step_size<S>(B, most, s.P));
+  const Buffer<A> in(members * in_size), hidden(projection ? B * s.H : 0);
   const Buffer<S> between(s.L > 1 ? 2 * B * width : 0);
   std::fill_n(hidden.get(), projection ? B * s.H : 0, A{});
-  std::vector<int64_t> live(s.lengths ? B : 0);  // slots of the rows that have this step
+  std::vector<int64_t> live(s.lengths ? s.T * B : 0);  // slots of the rows that have a step
   const auto slot = [&](int64_t b) { return s.rows ? s.rows[b] : b; };
-  for (int64_t t = 0; t < s.T && B > 0; ++t) {
-    for (int64_t b = 0; s.lengths && b < B; ++b) live[b] = t < s.lengths[b] ? slot(b) : -1;
-    for (int64_t k = 0; k < s.L * s.D; ++k) {
-      const int64_t layer = k / s.D, direction = k % s.D;
-      const bool top = layer == s.L - 1;
-      S* y = top ? s.y + t * s.y_time : between.get() + layer % 2 * B * width;
-      StepParams<S> p;
-      p.B = B;
-      p.I = layer == 0 ? s.I : width;
-      p.H = s.H;
-      p.P = s.P;
-      p.x = layer == 0 ? s.x + t * s.x_time : between.get() + (layer - 1) % 2 * B * width;
-      p.x_stride = layer == 0 ? s.x_row : width;
-      p.y = y + direction * s.P;
-      p.y_stride = top ? s.y_row : width;
-      p.from_zero = direction == 1;
-      p.backwards = backwards;
-      p.weight_ih = s.w[k].weight_ih;
-      p.weight_hh = s.w[k].weight_hh;
-      p.bias_ih = s.w[k].bias_ih;
-      p.bias_hh = s.w[k].bias_hh;
-      p.weight_hr = s.w[k].weight_hr;
-      p.slots = s.lengths ? live.data() : s.rows;
-      p.reset = direction == 1 || !s.reset ? nullptr : s.reset + t * s.reset_time;
-      p.reset_stride = s.reset_row;
-      p.in = in.get();
-      p.hidden = hidden.get();
-      p.h = s.h + k * s.slots * s.P;
-      p.c = s.c + k * s.slots * s.H;
-      p.h_n = s.h_n + k * B * s.P;
-      p.c_n = s.c_n + k * B * s.H;
-      run_layer(kernel, p);
-    }
-  }
+  for (int64_t t = 0; s.lengths && t < s.T; ++t)
+    for (int64_t b = 0; b < B; ++b) live[t * B + b] = t < s.lengths[b] ? slot(b) : -1;
+
+  const auto step = [&](int64_t t, int64_t k) {
+    const int64_t layer = k / s.D, direction = k % s.D;
+    const bool top = layer == s.L - 1;
+    S* y = top ? s.y + t * s.y_time : between.get() + layer % 2 * B * width;
+    StepParams<S> p;
+    p.B = B;
+    p.I = layer == 0 ? s.I : width;
+    p.H = s.H;
+    p.P = s.P;
+    p.x = layer == 0 ? s.x + t * s.x_time : between.get() + (layer - 1) % 2 * B * width;
+    p.x_stride = layer == 0 ? s.x_row : width;
+    p.y = y + direction * s.P;
+    p.y_stride = top ? s.y_row : width;
+    p.from_zero = direction == 1;
+    p.backwards = backwards;
+    p.weight_ih = s.w[k].weight_ih;
+    p.weight_hh = s.w[k].weight_hh;
+    p.bias_ih = s.w[k].bias_ih;
+    p.bias_hh = s.w[k].bias_hh;
+    p.weight_hr = s.w[k].weight_hr;
+    p.slots = s.lengths ? live.data() + t * B : s.rows;
+    p.reset = direction == 1 || !s.reset ? nullptr : s.reset + t * s.reset_time;
+    p.reset_stride = s.reset_row;
+    p.hidden = hidden.get();
+    p.h = s.h + k * s.slots * s.P;
+    p.c = s.c + k * s.slots * s.H;
+    p.h_n = s.h_n + k * B * s.P;
+    p.c_n = s.c_n + k * B * s.H;
+    return p;
+  };
+  const auto run_part = [&](const cpu::Part& part, cpu::Barrier& barrier) {
+    const int64_t blocks = (s.H + kernel.lanes - 1) / kernel.lanes;
+    const auto share = [&](int64_t n, const auto& run) {
+      run(n * part.member / part.members, n * (part.member + 1) / part.members);
+    };
+    for (int64_t t = 0; t < s.T; ++t)
+      for (int64_t k = 0; k < s.L * s.D; ++k) {
+        if (t + k > 0) barrier.wait(part.members);  // all of h and y is there
+        StepParams<S> p = step(t, k);
+        p.in = in.get() + part.member * in_size;
+        kernel.step_inputs(p);
+        barrier.wait(part.members);  // all have read h, which may be written now
+        share(blocks, [&](int64_t b, int64_t e) { kernel.step_units(p, b, e); });
+        if (projection) {
+          barrier.wait(part.members);
+          share(B, [&](int64_t b, int64_t e) { kernel.step_project(p, b, e); });
+        }
+      }
+  };
+  cpu::Barrier unused;
+  if (members == 1)
+    run_part({0, B, 0, 1}, unused);
+  else
+    in_team(B, members, run_part);
   for (int64_t b = 0; s.lengths && b < B; ++b) {  // rows that ended before: where their state rests
     if (s.lengths[b] >= s.T || slot(b) < 0) continue;
     for (int64_t k = 0; k < s.L * s.D; ++k) {

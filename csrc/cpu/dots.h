@@ -22,9 +22,7 @@ constexpr int64_t input_stride(int64_t K) {
 // Rows of inputs that share a loaded weight; bfloat16 beside float needs twice the registers.
 template <class S, class In>
 constexpr int kDotRows = sizeof(S) < sizeof(In) ? 2 : 3;
-// Batch rows whose sums, a vector of them for each of `lanes` units, wait in L1.
-template <class A>
-constexpr int64_t kRowsAtOnce = (12 << 10) / (kLanes<A> * kVectorBytes);
+constexpr int64_t kRowsAtOnce = 48;  // batch rows whose sums wait on the stack
 
 // Inputs as add_products wants them. Floats beside bfloat16: two vectors at a time, first the numbers at
 // even places, then those at odd ones.
@@ -120,8 +118,7 @@ template <class S, int R, int N>
 LSTM_INLINE void add_products(Vec<float> (&sum)[R][N], const bfloat16* weight, int64_t K,
                               const bfloat16* in, int64_t in_stride) {
   constexpr int64_t both = 2 * kLanes<float>;
-  for (int64_t k = 0; k < K; k += both) {
-    const int64_t n = K - k;
+  const auto add = [&](int64_t k, int64_t n) LSTM_LAMBDA {
     Pairs x[R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) x[r] = load_pairs(in + r * in_stride + k, n);
@@ -132,7 +129,10 @@ LSTM_INLINE void add_products(Vec<float> (&sum)[R][N], const bfloat16* weight, i
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) sum[r][m] = add_pairs(sum[r][m], x[r], w);
     }
-  }
+  };
+  int64_t k = 0;
+  for (; k + both <= K; k += both) add(k, both);
+  if (k < K) add(k, K - k);
 }
 
 // Weight rows one after the other, (rows, K) dense.
@@ -142,45 +142,57 @@ struct WeightRows {
   int64_t K;
 };
 
-// Lane by lane sums of the products of N rows of [first, second], from `row` on, with R rows of inputs,
-// into N vectors each, kLanes vectors apart.
+// sum[r][n] += the products of row `row` + n of [first, second] with input row r, lane by lane.
 template <class S, class In, int R, int N>
-LSTM_INLINE void lane_sums(const WeightRows<S>& first, const WeightRows<S>& second, int64_t row,
-                           const In* in, Vec<Acc<S>>* out) {
+LSTM_INLINE void lane_sums(Vec<Acc<S>> (&sum)[R][N], const WeightRows<S>& first,
+                           const WeightRows<S>& second, int64_t row, const In* in) {
   const int64_t stride = first.K + second.K;
-  Vec<Acc<S>> sum[R][N] = {};
   add_products<S, R, N>(sum, first.data + row * first.K, first.K, in, stride);
   add_products<S, R, N>(sum, second.data + row * second.K, second.K, in + first.K, stride);
-  for (int r = 0; r < R; ++r)
-    for (int n = 0; n < N; ++n) out[r * kLanes<Acc<S>> + n] = sum[r][n];
 }
 
 // The dot products of `live` rows of [first, second], from `row` on, with `count` rows of inputs, at
-// most kRowsAtOnce: a vector each, zero past `live`.
+// most kRowsAtOnce: a vector each, zero past `live`. Of N rows of weights at a time the lanes are added up
+// as far as that goes while the sums are in registers, beside the multiplications of the next tile.
+template <class S, int N, class In>
+LSTM_INLINE void dots_by(const WeightRows<S>& first, const WeightRows<S>& second, int64_t row,
+                         int64_t live, const In* in, int64_t count, Vec<Acc<S>>* dot) {
+  using A = Acc<S>;
+  constexpr int lanes = kLanes<A>;
+  const int64_t K = first.K + second.K;
+  Vec<A> folded[kRowsAtOnce][lanes / N];
+  for (int64_t n = 0; n < lanes; n += N)
+    in_tiles<kDotRows<S, In>>(0, count, [&](auto rows, int64_t b) LSTM_LAMBDA {
+      constexpr int R = decltype(rows)::rows;
+      Vec<A> tile[R];
+      if (n + N <= live) {
+        Vec<A> sum[R][N] = {};
+        lane_sums<S>(sum, first, second, row + n, in + b * K);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) tile[r] = fold_rows<A>(sum[r]);
+      } else {
+        Vec<A> some[R][N] = {};
+        for (int64_t m = 0; n + m < live; ++m) {
+          Vec<A> sum[R][1] = {};
+          lane_sums<S>(sum, first, second, row + n + m, in + b * K);
+          for (int r = 0; r < R; ++r) some[r][m] = sum[r][0];
+        }
+        for (int r = 0; r < R; ++r) tile[r] = fold_rows<A>(some[r]);
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) folded[b + r][n / N] = tile[r];
+    });
+  for (int64_t b = 0; b < count; ++b) dot[b] = row_sums<A, N>(folded[b]);
+}
 template <class S, class In>
 LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& second, int64_t row,
                              int64_t live, const In* in, int64_t count, Vec<Acc<S>>* dot) {
-  using A = Acc<S>;
-  constexpr int lanes = kLanes<A>, few = lanes < kDotColumns ? lanes : kDotColumns;
-  const int64_t K = first.K + second.K;
-  Vec<A> sums[kRowsAtOnce<A>][lanes];
-  const auto rows = [&](auto columns, int64_t n) LSTM_LAMBDA {
-    constexpr int N = decltype(columns)::rows;
-    const auto tile = [&](auto tile_rows, int64_t b) LSTM_LAMBDA {
-      lane_sums<S, In, decltype(tile_rows)::rows, N>(first, second, row + n, in + b * K,
-                                                     sums[b] + n);
-    };
-    in_tiles<kDotRows<S, In>>(0, count, tile);
-  };
-  int64_t n = 0;
+  constexpr int lanes = kLanes<Acc<S>>, few = lanes < kDotColumns ? lanes : kDotColumns;
   constexpr int streams = lanes < 8 ? lanes : 8;  // that are read side by side for a single row
-  for (; count == 1 && live == lanes && n < lanes; n += streams)
-    lane_sums<S, In, 1, streams>(first, second, row + n, in, sums[0] + n);
-  for (; n + few <= live; n += few) rows(Rows<few>{}, n);
-  for (; n < live; ++n) rows(Rows<1>{}, n);
-  for (; n < lanes; ++n)
-    for (int64_t b = 0; b < count; ++b) sums[b][n] = Vec<A>{};
-  for (int64_t b = 0; b < count; ++b) dot[b] = row_sums<A>(sums[b]);
+  if (count == 1 && live == lanes)
+    dots_by<S, streams>(first, second, row, live, in, 1, dot);
+  else
+    dots_by<S, few>(first, second, row, live, in, count, dot);
 }
 
 // out (rows, 4, lanes) += rows [begin, end) of in (rows, K) times the four gates of the units from `unit`
@@ -189,7 +201,7 @@ template <class S>
 void add_gate_dots(Acc<S>* out, const S* weight, int64_t K, int64_t H, const Input<S>* in,
                    int64_t begin, int64_t end, int64_t unit) {
   using A = Acc<S>;
-  constexpr int64_t most = kRowsAtOnce<A>, lanes = kLanes<A>;
+  constexpr int64_t most = kRowsAtOnce, lanes = kLanes<A>;
   const int64_t live = H - unit < lanes ? H - unit : lanes;
   Vec<A> dot[most];
   for (int64_t first = begin; first < end; first += most) {

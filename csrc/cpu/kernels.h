@@ -64,12 +64,11 @@ struct Kernels {
 
   void (*round)(S* to, const Acc<S>* from, int64_t n);
 
-  // One step: its inputs; [begin, end) blocks of `lanes` units for all rows; the projection of a
-  // range of rows; and the new h into the state.
+  // One step: its inputs; [begin, end) blocks of `lanes` units for all rows; and the projection of a range of
+  // rows. The last two write the state.
   void (*step_inputs)(const StepParams<S>&);
   void (*step_units)(const StepParams<S>&, int64_t begin, int64_t end);
   void (*step_project)(const StepParams<S>&, int64_t begin, int64_t end);
-  void (*step_commit)(const StepParams<S>&);
 };
 
 // From one row of n numbers to the next: rows whose lengths are multiples of a page's half would all meet in a

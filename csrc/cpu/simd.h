@@ -278,23 +278,33 @@ LSTM_INLINE Vec<A> every_second(const Vec<A>& a, const Vec<A>& b) {
 
 // Sums along the rows: lane l of the result is the sum of row[l]. Each round adds, for two rows that
 // are `distance` apart, one's lower blocks of so many lanes to its upper ones, and puts the two results
-// side by side; the first row of each pair is what goes on.
-template <class A, int distance, int... lane>
+// side by side; the first row of each pair is what goes on. The first rounds need N rows only, of which they
+// make one: fold_rows. The others go on with those of all: row_sums.
+template <class A, int distance, int end, int... lane>
 LSTM_INLINE void sum_round(Vec<A>* row, std::integer_sequence<int, lane...> all) {
   constexpr int lanes = kLanes<A>;
-  if constexpr (distance < lanes) {
+  if constexpr (distance < end) {
 #pragma GCC unroll 16
-    for (int l = 0; l < lanes; l += 2 * distance) {
+    for (int l = 0; l < end; l += 2 * distance) {
       const Vec<A> a = row[l], b = row[l + distance];
       row[l] = pick<A, (lane & distance ? lane - distance + lanes : lane)...>(a, b) +
                pick<A, (lane & distance ? lane + lanes : lane + distance)...>(a, b);
     }
-    sum_round<A, 2 * distance>(row, all);
+    sum_round<A, 2 * distance, end>(row, all);
   }
 }
-template <class A>
-LSTM_INLINE Vec<A> row_sums(Vec<A> (&row)[kLanes<A>]) {
-  sum_round<A, 1>(row, std::make_integer_sequence<int, kLanes<A>>{});
+template <class A, int N>
+LSTM_INLINE Vec<A> fold_rows(Vec<A> (&row)[N]) {
+  sum_round<A, 1, N>(row, std::make_integer_sequence<int, kLanes<A>>{});
+  return row[0];
+}
+template <class A, int N>
+LSTM_INLINE Vec<A> row_sums(const Vec<A> (&folded)[kLanes<A> / N]) {
+  constexpr int lanes = kLanes<A>;
+  Vec<A> row[lanes];
+#pragma GCC unroll 16
+  for (int n = 0; n < lanes; n += N) row[n] = folded[n / N];
+  sum_round<A, N, lanes>(row, std::make_integer_sequence<int, lanes>{});
   return row[0];
 }
 

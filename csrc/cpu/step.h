@@ -3,6 +3,9 @@
 //
 // The weights are read once, where they lie: nothing is packed and nothing kept from call to call, so
 // nothing can be stale.
+//
+// Members of a team share the units out, and each makes the inputs for itself: what one wrote another would
+// wait for. A member may write h once all have made theirs.
 
 // The slot of a row; -1: a padding row.
 template <class S>
@@ -43,6 +46,14 @@ void step_inputs(const StepParams<S>& a) {
   }
 }
 
+// The first n of a vector of a row's h, from number `first` on, into the state and the outputs.
+template <class S>
+LSTM_INLINE void store_hidden(const StepParams<S>& a, int64_t first, int64_t b,
+                              const Vec<Acc<S>>& h, int64_t n) {
+  store(a.h + slot_of(a, b) * a.P + first, h, n);
+  store(a.h_n + b * a.P + first, h, n);
+  store(a.y + b * a.y_stride + first, h, n);
+}
 template <class S>
 LSTM_INLINE void step_cell(const StepParams<S>& a, int64_t unit, int64_t b,
                            const Gates<Vec<Acc<S>>>& pre) {
@@ -56,12 +67,19 @@ LSTM_INLINE void step_cell(const StepParams<S>& a, int64_t unit, int64_t b,
   const V h = hidden_state<Math<A>>(gate.o, cell);
   store(c, cell, n);
   store(a.c_n + b * a.H + unit, cell, n);
-  if (a.weight_hr) {
+  if (a.weight_hr)
     store(a.hidden + b * a.H + unit, h, n);
-  } else {
-    store(a.h_n + b * a.P + unit, h, n);
-    store(a.y + b * a.y_stride + unit, h, n);
-  }
+  else
+    store_hidden(a, unit, b, h, n);
+}
+// The outputs of a padding row, which has no state.
+template <class S>
+LSTM_INLINE void step_padding(const StepParams<S>& a, int64_t unit, int64_t b) {
+  const int64_t n = a.H - unit < kLanes<Acc<S>> ? a.H - unit : kLanes<Acc<S>>;
+  zero(a.c_n + b * a.H + unit, n);
+  if (a.weight_hr) return;
+  zero(a.h_n + b * a.P + unit, n);
+  zero(a.y + b * a.y_stride + unit, n);
 }
 
 // One vector of units for batch rows [begin, end), at most kRowsAtOnce.
@@ -70,7 +88,7 @@ void step_block(const StepParams<S>& a, int64_t unit, int64_t begin, int64_t end
   using A = Acc<S>;
   constexpr int64_t lanes = kLanes<A>;
   const int64_t live = a.H - unit < lanes ? a.H - unit : lanes;
-  Vec<A> pre[kGroup][kRowsAtOnce<A>], bias[kGroup] = {};
+  Vec<A> pre[kGroup][kRowsAtOnce], bias[kGroup] = {};
   for (int64_t j = 0; j < kGroup; ++j) {
     const int64_t row = j * a.H + unit;
     if (a.bias_ih) bias[j] = load(a.bias_ih + row, live) + load(a.bias_hh + row, live);
@@ -82,12 +100,14 @@ void step_block(const StepParams<S>& a, int64_t unit, int64_t begin, int64_t end
       step_cell<S>(a, unit, b,
                    {pre[0][b - begin] + bias[0], pre[1][b - begin] + bias[1],
                     pre[2][b - begin] + bias[2], pre[3][b - begin] + bias[3]});
+    else
+      step_padding(a, unit, b);
 }
 
 template <class S>
 void step_units(const StepParams<S>& a, int64_t begin, int64_t end) {
   if constexpr (kTiles<S>) return tile_step_units(a, begin, end);
-  constexpr int64_t lanes = kLanes<Acc<S>>, most = kRowsAtOnce<Acc<S>>;
+  constexpr int64_t lanes = kLanes<Acc<S>>, most = kRowsAtOnce;
   for (int64_t k = begin; k < end; ++k) {
     const int64_t unit = (a.backwards ? begin + end - 1 - k : k) * lanes;
     for (int64_t b = 0; b < a.B; b += most) step_block(a, unit, b, b + most < a.B ? b + most : a.B);
@@ -98,33 +118,20 @@ void step_units(const StepParams<S>& a, int64_t begin, int64_t end) {
 template <class S>
 void step_project(const StepParams<S>& a, int64_t begin, int64_t end) {
   using A = Acc<S>;
-  Vec<A> h[kRowsAtOnce<A>];
+  Vec<A> h[kRowsAtOnce];
   for (int64_t b = begin; b < end; ++b) turn_inputs<S>(a.hidden + b * a.H, a.H);
   for (int64_t first = 0; first < a.P; first += kLanes<A>)
-    for (int64_t b = begin; b < end; b += kRowsAtOnce<A>) {
+    for (int64_t b = begin; b < end; b += kRowsAtOnce) {
       const int64_t live = a.P - first < kLanes<A> ? a.P - first : kLanes<A>;
-      const int64_t count = end - b < kRowsAtOnce<A> ? end - b : kRowsAtOnce<A>;
+      const int64_t count = end - b < kRowsAtOnce ? end - b : kRowsAtOnce;
       dot_products<S, A>({a.weight_hr, a.H}, {a.weight_hr, 0}, first, live, a.hidden + b * a.H,
                          count, h);
       for (int64_t r = 0; r < count; ++r)
         if (slot_of(a, b + r) >= 0) {
-          store(a.h_n + (b + r) * a.P + first, h[r], live);
-          store(a.y + (b + r) * a.y_stride + first, h[r], live);
+          store_hidden(a, first, b + r, h[r], live);
+        } else {
+          zero(a.h_n + (b + r) * a.P + first, live);
+          zero(a.y + (b + r) * a.y_stride + first, live);
         }
     }
-}
-
-// After every unit has read h: the new h into the state, zeros into the padding rows' outputs.
-template <class S>
-void step_commit(const StepParams<S>& a) {
-  for (int64_t b = 0; b < a.B; ++b) {
-    const int64_t slot = slot_of(a, b);
-    if (slot >= 0) {
-      __builtin_memcpy(a.h + slot * a.P, a.h_n + b * a.P, a.P * sizeof(S));
-    } else {
-      zero(a.y + b * a.y_stride, a.P);
-      zero(a.h_n + b * a.P, a.P);
-      zero(a.c_n + b * a.H, a.H);
-    }
-  }
 }

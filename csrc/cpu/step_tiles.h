@@ -127,8 +127,11 @@ LSTM_APART void step_tile_block(const StepTiles<S>& tiles, int64_t unit, int64_t
     }
     for (int64_t r = 0; r < columns; ++r) {
       const int64_t row = b + n * columns + r;
-      if (row < a.B && slot_of(a, row) >= 0)
+      if (row >= a.B) break;
+      if (slot_of(a, row) >= 0)
         step_cell<S>(a, unit, row, {pre[0][r], pre[1][r], pre[2][r], pre[3][r]});
+      else
+        step_padding(a, unit, row);
     }
   }
 }

@@ -33,6 +33,5 @@ Kernels<S> table() {
   k.step_inputs = step_inputs<S>;
   k.step_units = step_units<S>;
   k.step_project = step_project<S>;
-  k.step_commit = step_commit<S>;
   return k;
 }

@@ -33,15 +33,15 @@ void Barrier::wait_for_others(int64_t members) {
   }
 }
 
-Part Gathering::enter(int64_t rows, int64_t expected) {
+Part Gathering::enter(int64_t rows, int64_t call, int64_t expected) {
   constexpr int64_t kOpen = 0, kTogether = 1, kAlone = 2;
-  const int64_t member = __atomic_fetch_add(&entered_, 1, __ATOMIC_ACQ_REL);
+  const int64_t before = __atomic_fetch_add(&entered_, 1, __ATOMIC_ACQ_REL);
   const auto decide = [&](int64_t decision) {
     int64_t open = kOpen;
     return __atomic_compare_exchange_n(&decision_, &open, decision, false, __ATOMIC_ACQ_REL,
                                        __ATOMIC_ACQUIRE);
   };
-  if (member == expected - 1) {
+  if (before == expected - 1) {
     decide(kTogether);
   } else {
     const auto begin = std::chrono::steady_clock::now();
@@ -53,7 +53,7 @@ Part Gathering::enter(int64_t rows, int64_t expected) {
     if (decide(kAlone)) return {0, rows, 0, 1};
   }
   if (__atomic_load_n(&decision_, __ATOMIC_ACQUIRE) == kAlone) return {0, rows, 0, 0};
-  return {0, rows, member, expected};
+  return {0, rows, call, expected};
 }
 
 }  // namespace stateful_lstm::cpu

@@ -30,8 +30,9 @@ class Barrier {
 // are there. If not, the one that has waited long enough does all the work, and the others none.
 class Gathering {
  public:
-  // One of `expected` calls enters and gets its part; with members = 0 there is nothing to do.
-  Part enter(int64_t rows, int64_t expected);
+  // Number `call` of `expected` calls enters and gets its part, the same in every loop, whose weights may
+  // still be in its cache; with members = 0 there is nothing to do.
+  Part enter(int64_t rows, int64_t call, int64_t expected);
 
  private:
   int64_t entered_ = 0;
