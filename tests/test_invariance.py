@@ -186,10 +186,11 @@ def test_steps_with_resets_in_other_rows(dtype):
 
 
 @dtypes
-def test_steps_by_any_number_of_threads(dtype, threads):
+@pytest.mark.parametrize("config", [{}, {"num_layers": 2}, {"proj_size": 130, "num_layers": 2}])
+def test_steps_by_any_number_of_threads(dtype, config, threads):
     threads(1)
-    steps = Steps(260, dtype, rows=9, steps=2)
-    for count in (1, 2, 3, 7):
+    steps = Steps(260, dtype, rows=9, steps=2, **config)
+    for count in (1, 2, 3, 7) + 4 * (2,):
         threads(count)
         for B in (1, 9):
             rows = list(range(B))
