@@ -62,7 +62,10 @@ LSTM_INLINE void add_products(Vec<Acc<S>> (&sum)[R][N], const S* weight, int64_t
   for (; k + lanes <= K; k += lanes) {
     Vec<A> x[R];
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) x[r] = load(in + r * in_stride + k);
+    for (int r = 0; r < R; ++r) {
+      x[r] = load(in + r * in_stride + k);
+      if constexpr (R > 3) LSTM_HIDE(x[r]);
+    }
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
       Vec<A> w = load(weight + n * K + k);
@@ -154,7 +157,7 @@ LSTM_INLINE void lane_sums(Vec<Acc<S>> (&sum)[R][N], const WeightRows<S>& first,
 // The dot products of `live` rows of [first, second], from `row` on, with `count` rows of inputs, at
 // most kRowsAtOnce: a vector each, zero past `live`. Of N rows of weights at a time the lanes are added up
 // as far as that goes while the sums are in registers, beside the multiplications of the next tile.
-template <class S, int N, class In>
+template <class S, int N, int most, class In>
 LSTM_INLINE void dots_by(const WeightRows<S>& first, const WeightRows<S>& second, int64_t row,
                          int64_t live, const In* in, int64_t count, Vec<Acc<S>>* dot) {
   using A = Acc<S>;
@@ -162,7 +165,7 @@ LSTM_INLINE void dots_by(const WeightRows<S>& first, const WeightRows<S>& second
   const int64_t K = first.K + second.K;
   Vec<A> folded[kRowsAtOnce][lanes / N];
   for (int64_t n = 0; n < lanes; n += N)
-    in_tiles<kDotRows<S, In>>(0, count, [&](auto rows, int64_t b) LSTM_LAMBDA {
+    in_tiles<most>(0, count, [&](auto rows, int64_t b) LSTM_LAMBDA {
       constexpr int R = decltype(rows)::rows;
       Vec<A> tile[R];
       if (n + N <= live) {
@@ -190,9 +193,15 @@ LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& se
   constexpr int lanes = kLanes<Acc<S>>, few = lanes < kDotColumns ? lanes : kDotColumns;
   constexpr int streams = lanes < 8 ? lanes : 8;  // that are read side by side for a single row
   if (count == 1 && live == lanes)
-    dots_by<S, streams>(first, second, row, live, in, 1, dot);
-  else
-    dots_by<S, few>(first, second, row, live, in, count, dot);
+    return dots_by<S, streams, 1>(first, second, row, live, in, 1, dot);
+  // Four rows are one tile of half as many columns, in place of two; where the weights come from further away
+  // than L2, eight streams bring them sooner than four.
+  if constexpr (few > 4) {
+    constexpr int64_t kFar = 64 << 10;
+    if (count == 4 && few * (first.K + second.K) * int64_t(sizeof(S)) < kFar)
+      return dots_by<S, few / 2, 4>(first, second, row, live, in, 4, dot);
+  }
+  dots_by<S, few, kDotRows<S, In>>(first, second, row, live, in, count, dot);
 }
 
 // out (rows, 4, lanes) += rows [begin, end) of in (rows, K) times the four gates of the units from `unit`
