@@ -60,7 +60,7 @@ def draw(path):
     layer = ("one layer, one direction:", "autograd Function")
     box(ax, (56, 44.5, 20, 11), PYTHON, "autograd.py", *layer)
     arrow(ax, (76.3, 48.5), (80.7, 48.5), BOTH)
-    products = ("after a backward recurrence:", "dW_ih, dW_hh, db, dx")
+    products = ("on CUDA, after the recurrence:", "dW_ih, dW_hh, db, dx")
     box(ax, (81, 44.5, 26, 11), LIBRARY, "library products", *products)
     arrow(ax, (66, 44.2), (66, 41.3), BOTH)
     box(
@@ -78,7 +78,8 @@ def draw(path):
     schemas = "schemas, checks: torch's operators"
     operators = "lstm_forward   lstm_backward   lstm_step_"
     box(ax, (56, 19, 51, 9), CPP, "binding.cpp", schemas, operators)
-    box(ax, (26, 19, 21, 9), CPP, "python.cpp", "past the dispatcher,", "by DLPack's table")
+    quick = ("past the dispatcher, by DLPack's", "table: a stack on its state, a layer")
+    box(ax, (19, 19, 28, 9), CPP, "python_step, _sequence.cpp", *quick)
     arrow(ax, (81.5, 18.7), (81.5, 14.3), BOTH)
     label(ax, 82.5, 16.5, "params.h: plain structs")
     kernels = ("vector kernels, built once per instruction set,", "chosen at run time")
@@ -88,13 +89,17 @@ def draw(path):
     arrow(ax, (47.3, 9.2), (55.7, 9.2))
     label(ax, 51.5, 10.7, "included", ha="center")
 
-    # Inference: past all that, to where the state is written in place.
-    ax.plot([18.7, 15, 15, 20], [75, 75, 23.5, 23.5], color=INK, lw=1.4, ls="--")
-    arrow(ax, (20, 23.5), (25.7, 23.5), line="--")
+    # The short ways: past all that. Inference, to where the state is written in place; and plain sequences.
+    ax.plot([18.7, 12.2, 12.2, 13.5], [75, 75, 23.5, 23.5], color=INK, lw=1.4, ls="--")
+    arrow(ax, (13.5, 23.5), (18.7, 23.5), line="--")
+    label(ax, 8.4, 47.5, "inference on a state:", rotation=90)
+    label(ax, 10, 47.5, "h and c written in place", rotation=90)
+    ax.plot([18.7, 15.5, 15.5], [58.5, 58.5, 32], color=INK, lw=1.4, ls="--")
+    arrow(ax, (23.5, 32), (23.5, 28.3), line="--")
+    ax.plot([15.5, 23.5], [32, 32], color=INK, lw=1.4, ls="--")
+    label(ax, 16.5, 43, "short.py: plain stacks", rotation=90)
     ax.plot([36.5, 36.5, 62], [18.7, 16.5, 16.5], color=INK, lw=1.4, ls="--")
     arrow(ax, (62, 16.5), (62, 14.3), line="--")
-    label(ax, 16.5, 30, "inference on a state: the whole")
-    label(ax, 16.5, 28.6, "stack, h and c written in place")
 
     save(fig, path)
 
