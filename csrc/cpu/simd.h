@@ -278,8 +278,9 @@ LSTM_INLINE Vec<A> every_second(const Vec<A>& a, const Vec<A>& b) {
 
 // Sums along the rows: lane l of the result is the sum of row[l]. Each round adds, for two rows that
 // are `distance` apart, one's lower blocks of so many lanes to its upper ones, and puts the two results
-// side by side; the first row of each pair is what goes on. The first rounds need N rows only, of which they
-// make one: fold_rows. The others go on with those of all: row_sums.
+// side by side; the first row of each pair is what goes on. What stays in its lane is blended, which more units
+// of a processor can do than move lanes. The first rounds need N rows only, of which they make one: fold_rows.
+// The others go on with those of all: row_sums.
 template <class A, int distance, int end, int... lane>
 LSTM_INLINE void sum_round(Vec<A>* row, std::integer_sequence<int, lane...> all) {
   constexpr int lanes = kLanes<A>;
@@ -287,8 +288,8 @@ LSTM_INLINE void sum_round(Vec<A>* row, std::integer_sequence<int, lane...> all)
 #pragma GCC unroll 16
     for (int l = 0; l < end; l += 2 * distance) {
       const Vec<A> a = row[l], b = row[l + distance];
-      row[l] = pick<A, (lane & distance ? lane - distance + lanes : lane)...>(a, b) +
-               pick<A, (lane & distance ? lane + lanes : lane + distance)...>(a, b);
+      row[l] = pick<A, (lane & distance ? lane + lanes : lane)...>(a, b) +
+               pick<A, (lane & distance ? lane - distance + lanes : lane + distance)...>(a, b);
     }
     sum_round<A, 2 * distance, end>(row, all);
   }
