@@ -155,11 +155,8 @@ def main() -> None:
     # Setting the flags of oneDNN warns about a GPU that is not there.
     warnings.filterwarnings("ignore", "TF32 acceleration")
     about = machine.description()
-    reads = machine.read_rates()
-    rated = dict.fromkeys(["float32", *options.dtypes])  # cells are in float32 in any case
-    flops = {name: machine.flop_rate(DTYPES[name]) for name in rated}
-    about["peak GFLOP/s"] = {name: round(rate / 1e9, 1) for name, rate in flops.items()}
-    about["peak GB/s by KiB read"] = {s >> 10: round(rate / 1e9, 1) for s, rate in reads.items()}
+    rated = list(dict.fromkeys(["float32", *options.dtypes]))  # cells are in float32 in any case
+    peaks = [machine.peaks(rated)]
     print(json.dumps(about, indent=1))
 
     shapes = {
@@ -181,6 +178,10 @@ def main() -> None:
         ):
             samples.setdefault(row, {}).setdefault(candidate.name, []).extend(found)
         notes.setdefault(row, ([], absent))[0].append(others.share())
+    peaks.append(machine.peaks(rated))
+    reads, flops = machine.fastest(peaks)
+    about["peak GFLOP/s"] = {name: round(rate / 1e9, 1) for name, rate in flops.items()}
+    about["peak GB/s by KiB read"] = {s >> 10: round(rate / 1e9, 1) for s, rate in reads.items()}
     rows = []
     for row in work:
         kind, name, shape = row

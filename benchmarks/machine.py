@@ -55,6 +55,23 @@ def read_rates() -> dict[int, float]:
     return rates
 
 
+Peaks = tuple[dict[int, float], dict[str, float]]  # what is read and multiplied a second
+
+
+def peaks(dtypes: list[str]) -> Peaks:
+    """The rates of reading, by size, and of products, by the dtype's name."""
+    return read_rates(), {name: flop_rate(getattr(torch, name)) for name in dtypes}
+
+
+def fastest(found: list[Peaks]) -> Peaks:
+    """The best of some measurements: a slow moment of the machine is not its peak."""
+    reads, flops = zip(*found, strict=True)
+    return (
+        {size: max(rates[size] for rates in reads) for size in reads[0]},
+        {name: max(rates[name] for rates in flops) for name in flops[0]},
+    )
+
+
 def floor(
     shape: Shape, train: bool, name: str, flops: dict[str, float], reads: dict[int, float]
 ) -> tuple[float, str]:
