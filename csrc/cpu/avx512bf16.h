@@ -7,3 +7,6 @@ LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pa
 LSTM_INLINE HalfInts narrowed(const Vec<float>& v) {
   return bit_cast<HalfInts>(_mm512_cvtneps_pbh(bit_cast<__m512>(v)));
 }
+LSTM_INLINE Pairs first_pairs(const bfloat16* p, int64_t n) {
+  return bit_cast<Pairs>(_mm512_maskz_loadu_epi16(first_lanes(n), p));
+}

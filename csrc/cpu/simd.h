@@ -93,6 +93,7 @@ struct Pair {
   bfloat16 first, second;
 };
 using Pairs = VectorOf<float>::uints;
+LSTM_INLINE Pairs first_pairs(const bfloat16* p, int64_t n);  // as load_first
 LSTM_INLINE Pairs load(const Pair* p) {
   Pairs v;
   __builtin_memcpy(&v, p, sizeof v);
@@ -106,12 +107,17 @@ LSTM_INLINE void store(Pair* p, const Pairs& v, int64_t n) {
 }
 LSTM_INLINE Pairs broadcast(Pair x) { return bit_cast<uint32_t>(x) + Pairs{}; }
 LSTM_INLINE Pairs load_pairs(const bfloat16* p, int64_t n) {
-  Pairs v = {};
+  Pairs v;
   constexpr int64_t all = sizeof v / sizeof *p;
-  if (n >= all)
+  if (n >= all) {
     __builtin_memcpy(&v, p, sizeof v);
-  else
-    for (int64_t k = 0; k < n; ++k) v[k / 2] |= uint32_t(p[k].bits) << k % 2 * 16;
+  } else if constexpr (kMasked && kPairs) {
+    v = first_pairs(p, n);
+  } else {
+    bfloat16 padded[all] = {};
+    for (int64_t k = 0; k < n; ++k) padded[k] = p[k];
+    __builtin_memcpy(&v, padded, sizeof v);
+  }
   return v;
 }
 LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pairs& b);
