@@ -104,12 +104,31 @@ void step_block(const StepParams<S>& a, int64_t unit, int64_t begin, int64_t end
       step_padding(a, unit, b);
 }
 
+// The same for a batch of one row.
+template <class S>
+void step_row(const StepParams<S>& a, int64_t unit) {
+  using A = Acc<S>;
+  const int64_t live = a.H - unit < kLanes<A> ? a.H - unit : kLanes<A>;
+  if (slot_of(a, 0) < 0) return step_padding(a, unit, 0);
+  Vec<A> pre[kGroup];
+  gate_dots<S, Input<S>>({a.weight_ih, a.I}, {a.weight_hh, a.P}, a.H, unit, live, inputs(a), pre);
+  for (int64_t j = 0; j < kGroup; ++j) {
+    const int64_t row = j * a.H + unit;
+    pre[j] += a.bias_ih ? load(a.bias_ih + row, live) + load(a.bias_hh + row, live) : Vec<A>{};
+  }
+  step_cell<S>(a, unit, 0, {pre[0], pre[1], pre[2], pre[3]});
+}
+
 template <class S>
 void step_units(const StepParams<S>& a, int64_t begin, int64_t end) {
   if constexpr (kTiles<S>) return tile_step_units(a, begin, end);
   constexpr int64_t lanes = kLanes<Acc<S>>, most = kRowsAtOnce;
   for (int64_t k = begin; k < end; ++k) {
     const int64_t unit = (a.backwards ? begin + end - 1 - k : k) * lanes;
+    if (a.B == 1) {
+      step_row(a, unit);
+      continue;
+    }
     for (int64_t b = 0; b < a.B; b += most) step_block(a, unit, b, b + most < a.B ? b + most : a.B);
   }
 }
