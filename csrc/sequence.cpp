@@ -21,11 +21,15 @@ struct Split {
   int64_t rows(int64_t B) const { return by_units ? B : (B + members - 1) / members; }  // of a part
 };
 
+constexpr int64_t kThreadWork = 1 << 18;  // multiply-adds worth a thread's waking, 20 us
+template <class S>
+int64_t work_of(const SequenceParams<S>& p, int64_t inputs) {
+  return p.B * p.T * 4 * p.H * (inputs + p.P + 16);
+}
+
 // The environment variable STATEFUL_LSTM_SPLIT forces "rows" or "units", for tests.
 template <class S>
 Split split(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
-  const int64_t work = p.B * p.T * 4 * p.H * (inputs + p.P + 16);
-  constexpr int64_t kWork = 1 << 18;            // multiply-adds worth a thread's waking, 20 us
   constexpr int64_t kRows = 6, kColumns = 32;   // that keep a thread's multipliers busy
   constexpr int64_t kStep = 1 << 11;            // a member's of a step, worth a meeting, in vectors
   constexpr int64_t kHeavy = int64_t{8} << 20;  // bytes of weights too many to read twice a step
@@ -37,7 +41,7 @@ Split split(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
   STD_TORCH_CHECK(forced.empty() || forced == "rows" || forced == "units",
                   "STATEFUL_LSTM_SPLIT must be rows or units, got ", forced);
   if (!forced.empty()) return {forced == "units", threads};
-  const int64_t most = std::max<int64_t>(1, std::min(threads, work / kWork));
+  const int64_t most = std::max<int64_t>(1, std::min(threads, work_of(p, inputs) / kThreadWork));
   const int64_t by_rows = std::clamp<int64_t>(p.B / kRows, 1, most);
   const int64_t meetings = p.B * 4 * p.H * p.P / (kStep * kernel.lanes);
   const int64_t by_units =
@@ -128,14 +132,15 @@ void run_layers(const std::vector<ForwardParams<S>>& layers) {
   const ForwardParams<S>& p = layers.front();
   const int64_t count = layers.size();
   const int64_t members = std::min<int64_t>(torch::stable::get_num_threads(), count);
-  constexpr int64_t kSteps = 32, kPieces = 16;  // a piece long enough to be worth a meeting
-  const int64_t piece = std::max(kSteps, (p.T + kPieces - 1) / kPieces);
+  constexpr int64_t kSteps = 24;  // worth a meeting, and whole tiles of inputs
+  constexpr int64_t kFew = 3, kPieces = 48;
+  const int64_t piece = kSteps * std::max<int64_t>(1, p.T / (kSteps * kPieces));
   const int64_t pieces = (p.T + piece - 1) / piece;
   const cpu::Weights are = kernel.forward_weights_are(p, !always_pack());
   const Split how = split(p, are, p.I);
   const int64_t busy = how.by_units ? how.members : (p.B + how.rows(p.B) - 1) / how.rows(p.B);
-  const bool in_turn = p.B == 0 || p.lengths || are != cpu::Weights::packed ||
-                       pieces < kPieces / 2 || 2 * busy > members;
+  const bool in_turn = p.B == 0 || p.lengths || are != cpu::Weights::packed || pieces < kFew ||
+                       work_of(p, p.I) < kThreadWork || 2 * busy > members;
   if (in_turn) {
     for (const ForwardParams<S>& layer : layers) run_forward(layer, /*may_be_in_place=*/true);
     return;

@@ -19,11 +19,11 @@ constexpr int64_t hidden_row(int64_t H) {
 }
 
 // Gates, cells and hidden states of R rows from b at step t and N vectors of units, from sums (N, .., 4, lanes)
-// of panels that lie `panel` apart. Stage by stage for all of them, whose long chains of operations then
-// run side by side.
+// of panels that lie `panel` apart; of the last one a gate has `last_lanes`. Stage by stage for all of them,
+// whose long chains of operations then run side by side.
 template <class S, int R, int N>
 LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, int64_t unit,
-                              const Acc<S>* sums, int64_t panel, int64_t gate_lanes, Acc<S>* c,
+                              const Acc<S>* sums, int64_t panel, int64_t last_lanes, Acc<S>* c,
                               Acc<S>* hidden, bool last_product) {
   using A = Acc<S>;
   using V = Vec<A>;
@@ -38,6 +38,7 @@ LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, i
 #pragma GCC unroll 6
   for (int k = 0; k < all; ++k) {
     const A* sum = sums + k / R * panel + k % R * kGroup * lanes;
+    const int64_t gate_lanes = k / R == N - 1 ? last_lanes : lanes;
     gate[k] = activate<Math<A>, V>({load(sum), load(sum + gate_lanes), load(sum + 2 * gate_lanes),
                                     load(sum + 3 * gate_lanes)});
   }
@@ -103,21 +104,21 @@ struct GateWeights {
   int64_t gate_lanes(int64_t panel) const {
     return are == Weights::packed ? w.gate_lanes(panel) : kLanes<Acc<S>>;
   }
-  // How many of these panels are whole.
-  int64_t whole(const Range& panels) const {
-    const bool shared = panels.size() > 0 && gate_lanes(panels.end - 1) < kLanes<Acc<S>>;
-    return panels.size() - shared;
+  // How many vectors the gates share of the last of these panels; 0 if it is whole.
+  int64_t shared(const Range& panels) const {
+    const int64_t each = panels.size() > 0 ? gate_lanes(panels.end - 1) : kLanes<Acc<S>>;
+    return kGroup * each / kLanes<Acc<S>> % kGroup;
   }
 };
 
 constexpr int64_t kTurnedRows = 3;  // for more it pays to have packed
 
-// sums (panels, rows, 4, lanes) += rows [begin, end) of `in` times the four gates of `together` vectors of
-// units from `panel` on; more than one only where they are packed beforehand.
+// sums (panels, rows, 4, lanes) += rows [begin, end) of `in` times the four gates of some vectors of units, those
+// of `together` from `panel` on; more than one only where they are packed beforehand.
 template <class S, class Wanted>
 LSTM_INLINE void add_gates(const Sums<Acc<S>>& sums, const GateWeights<S>& weights,
                            const Input<S>* in, int64_t begin, int64_t end, int64_t panel,
-                           int64_t together, const Wanted& wanted) {
+                           const Together& together, const Wanted& wanted) {
   constexpr int64_t lanes = kLanes<Acc<S>>;
   const Columns<S>& w = weights.w;
   if (weights.are == Weights::in_place)
@@ -177,13 +178,10 @@ void input_products(const ForwardParams<S>& a, const Part& part, int64_t step, i
     for (int64_t row = 0; row < all; ++row)
       for (int64_t j = 0; j < kGroup; ++j) store(to + row * width + j * gate_lanes, bias[j]);
   }
-  const int64_t whole = panels.begin + weights.whole(panels);
-  for (int64_t p = panels.begin, together; p < panels.end; p += together) {
-    together = weights.are == Weights::packed ? panels_together(all, whole - p) : 1;
+  for (int64_t p = panels.begin; p < panels.end; ++p)
     add_gates(Sums<A>{sums + (p - panels.begin) * all * width, width,
                       kGroup * weights.gate_lanes(p), all * width},
-              weights, in, 0, all, p, together, Always{});
-  }
+              weights, in, 0, all, p, Together{1, 0}, Always{});
 }
 
 // Whether the recurrent product takes h as it is, or another form of it, in `masked`, rows `stride` apart.
@@ -266,6 +264,7 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
   const bool packed = are == Weights::packed;
   const GateWeights<S> of_inputs = {are, weights.w[0], packed ? pack : nullptr, room};
   const GateWeights<S> of_h = {are, weights.w[1], packed ? pack + weights.size(1) : nullptr, room};
+  const Groups groups(panels, of_h.shared(panels), packed ? rows : kTileRows);
   for (int64_t step = 0; step < a.T; ++step) {
     const int64_t first = step / at_once * at_once;
     const int64_t count = a.T - first < at_once ? a.T - first : at_once;
@@ -278,32 +277,29 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
       if (takes_h(a, of_h.stride())) product_h = h;
     const AnyLive<S> live = {a, t};
     A* out = a.weight_hr ? hidden : h_next;
-    const auto some_panels = [&](int64_t p, int64_t together) LSTM_LAMBDA {
+    const auto some_panels = [&](int64_t p, const Together& together) LSTM_LAMBDA {
       const int64_t gate_lanes = of_h.gate_lanes(p);
       A* sums = sums_x + (p - panels.begin) * panel_size + (step - first) * rows * width;
       add_gates(Sums<A>{sums - begin * width, width, kGroup * gate_lanes, panel_size}, of_h,
                 product_h, begin, end, p, together, live);
-      const auto cells = [&](auto tile, auto vectors, int64_t b) LSTM_LAMBDA {
+      const auto cells = [&](auto tile, auto vectors, int64_t b, int64_t last_lanes) LSTM_LAMBDA {
         if (live(tile, b))
           forward_cells<S, decltype(tile)::rows, decltype(vectors)::rows>(
-              a, t, b, p * lanes, sums + (b - begin) * width, panel_size, gate_lanes, c, out,
+              a, t, b, p * lanes, sums + (b - begin) * width, panel_size, last_lanes, c, out,
               a.weight_hr == nullptr);
       };
-      if (together > 1)
-        with_few(rows, together,
-                 [&](auto tile, auto vectors) LSTM_LAMBDA { cells(tile, vectors, begin); });
+      if (together.several())
+        with_few(rows, together, [&](auto tile, auto whole, auto shared) LSTM_LAMBDA {
+          constexpr int last = decltype(shared)::rows, all = decltype(whole)::rows + (last > 0);
+          cells(tile, Rows<all>{}, begin, last > 0 ? last * lanes / kGroup : lanes);
+        });
       else
-        in_tiles<kCellRows>(begin, end,
-                            [&](auto tile, int64_t b) LSTM_LAMBDA { cells(tile, Rows<1>{}, b); });
+        in_tiles<kCellRows>(begin, end, [&](auto tile, int64_t b) LSTM_LAMBDA {
+          cells(tile, Rows<1>{}, b, gate_lanes);
+        });
     };
-    const int64_t whole = of_h.whole(panels), last = panels.begin + whole;
     const bool backwards = step % 2 == 1;  // what was read last is still in the cache
-    if (backwards && last < panels.end) some_panels(last, 1);
-    for (int64_t done = 0, together; done < whole; done += together) {
-      together = are == Weights::packed ? panels_together(rows, whole - done) : 1;
-      some_panels(backwards ? last - done - together : panels.begin + done, together);
-    }
-    if (!backwards && last < panels.end) some_panels(last, 1);
+    groups.each(backwards, some_panels);
     if (a.weight_hr) {
       barrier.wait(part.members);
       plain_product(h_next, P, reinterpret_cast<const Factor<S>*>(hidden), hidden_row<S>(H), begin,

@@ -9,7 +9,7 @@
 //   gates:  j * H + p * lanes      (one panel holds i, f, g, o of the same units)
 //   plain:  (p * 4 + j) * lanes
 // Where the units of the last panel of gates fill half a vector at most, i and f share one, and so do g and o:
-// half a panel, and half the work.
+// half a panel, and half the work. Where they fill a quarter, all four share one, beside a vector of zeros.
 // Packing happens anew in every call, so it must cost little beside one step's product: vectors are
 // copied, or turned in registers where W lies the other way, and panels are shared out to threads.
 
@@ -44,7 +44,9 @@ struct Columns {
   // Lanes of a vector that one gate has in a panel.
   int64_t gate_lanes(int64_t panel) const {
     constexpr int64_t lanes = kLanes<Acc<S>>;
-    return !kTiles<S> && gates && units() - panel * lanes <= lanes / 2 ? lanes / 2 : lanes;
+    const int64_t left = units() - panel * lanes;
+    if (kTiles<S> || !gates || left > lanes / 2) return lanes;
+    return left > lanes / 4 ? lanes / 2 : lanes / 4;
   }
   int64_t depth() const { return depth_of<S>(K); }
   int64_t panel_size() const { return depth() * kGroup * kLanes<Acc<S>>; }
@@ -123,24 +125,25 @@ LSTM_INLINE void pack_columns(Factor<S>* target, const Columns<S>& w, const S* s
   }
 }
 
-// A last panel whose gates share vectors, in pairs.
+// A last panel whose gates share vectors.
 template <class S>
 void pack_shared(Factor<S>* target, const Columns<S>& w, int64_t panel) {
   using A = Acc<S>;
-  constexpr int64_t lanes = kLanes<A>, half = lanes / 2, each = kNumbers<Factor<S>>;
-  const int64_t units = w.units(), unit = panel * lanes;
-  for (int64_t j = 0; j < kGroup; j += 2)
+  constexpr int64_t lanes = kLanes<A>, each = kNumbers<Factor<S>>;
+  const int64_t units = w.units(), unit = panel * lanes, gate_lanes = w.gate_lanes(panel);
+  for (int64_t vector = 0; vector < kHalf; ++vector)
     for (int64_t k = 0; k < w.depth(); k += lanes) {
       Vec<A> row[lanes];
       for (int64_t l = 0; l < lanes; ++l) {
-        const int64_t u = unit + l % half, column = (j + l / half) * units + u;
-        row[l] = u < units ? bit_cast<Vec<A>>(load_factors(w.data + column * w.n_stride + each * k,
-                                                           w.K - each * k))
-                           : Vec<A>{};
+        const int64_t u = unit + l % gate_lanes, gate = (vector * lanes + l) / gate_lanes;
+        const S* source = w.data + (gate * units + u) * w.n_stride + each * k;
+        row[l] = gate < kGroup && u < units ? bit_cast<Vec<A>>(load_factors(source, w.K - each * k))
+                                            : Vec<A>{};
       }
       transpose<A>(row);
       for (int64_t l = 0; l < lanes && k + l < w.depth(); ++l)
-        store(target + ((k + l) * kHalf + j / 2) * lanes, bit_cast<decltype(load(target))>(row[l]));
+        store(target + ((k + l) * kHalf + vector) * lanes,
+              bit_cast<decltype(load(target))>(row[l]));
     }
 }
 

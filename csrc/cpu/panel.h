@@ -31,21 +31,54 @@ LSTM_INLINE void in_tiles(int64_t b, int64_t end, const F& tile) {
   }
 }
 
-// Panels for R rows at once: so many sums that two multipliers never wait, and no more than there are
-// registers for.
+// Panels that go together: whole ones, and the vectors of a last one whose gates share them.
+struct Together {
+  int64_t whole, shared;
+  bool several() const { return whole + shared > 1; }
+};
+// All panels in such groups: for a few rows so many at once that two multipliers never wait, and no more than
+// there are registers for. A last panel with `shared` vectors joins the last group of a row or two.
 constexpr int64_t kManySums = kTileRows * kHalf * 2 / 3;
-constexpr int64_t panels_together(int64_t rows, int64_t panels) {
-  int64_t count = kManySums / kGroup / (rows > 0 ? rows : 1);
-  if (count > panels) count = panels;
-  return count > 1 ? count : 1;
+struct Groups {
+  Range panels;
+  int64_t shared, whole, size, count;
+  bool joins;
+
+  Groups(const Range& all, int64_t shared_vectors, int64_t rows)
+      : panels(all), shared(shared_vectors), whole(all.size() - (shared > 0)) {
+    const int64_t fit = rows > 0 ? kManySums / kGroup / rows : 1, most = fit > 1 ? fit : 1;
+    count = (whole + most - 1) / most;
+    size = count > 0 ? (whole + count - 1) / count : 1;
+    joins = shared > 0 && count > 0 && rows <= 2;
+  }
+  // Calls f(first panel, Together) for all groups, the last one first if `backwards`.
+  template <class F>
+  LSTM_INLINE void each(bool backwards, const F& f) const {
+    const int64_t all = count + (shared > 0 && !joins);
+    for (int64_t g = 0; g < all; ++g) {
+      const int64_t k = backwards ? all - 1 - g : g, first = k < count ? k * size : whole;
+      const int64_t left = whole - first;
+      f(panels.begin + first,
+        k == count ? Together{1, 0}
+                   : Together{left < size ? left : size, joins && k == count - 1 ? shared : 0});
+    }
+  }
+};
+// Calls f(Rows<R>, Rows<N>, Rows<shared>) for the R rows and the panels that go together, N of them whole.
+template <int R, int N, class F>
+LSTM_INLINE void with_shared(int64_t shared, const F& f) {
+  if (shared == 2) return f(Rows<R>{}, Rows<N>{}, Rows<2>{});
+  if (shared == 1) return f(Rows<R>{}, Rows<N>{}, Rows<1>{});
+  if constexpr (N > 1) f(Rows<R>{}, Rows<N>{}, Rows<0>{});
 }
-// Calls f(Rows<R>, Rows<N>) for the R rows and the N > 1 panels that go together.
 template <class F>
-LSTM_INLINE void with_few(int64_t rows, int64_t together, const F& f) {
-  if (rows == 2) return f(Rows<2>{}, Rows<2>{});
-  if (together >= 4) return f(Rows<1>{}, Rows<4>{});
-  if (together == 3) return f(Rows<1>{}, Rows<3>{});
-  f(Rows<1>{}, Rows<2>{});
+LSTM_INLINE void with_few(int64_t rows, const Together& panels, const F& f) {
+  if (rows == 2 && panels.whole == 2) return with_shared<2, 2>(panels.shared, f);
+  if (rows == 2) return with_shared<2, 1>(panels.shared, f);
+  if (panels.whole == 4) return with_shared<1, 4>(panels.shared, f);
+  if (panels.whole == 3) return with_shared<1, 3>(panels.shared, f);
+  if (panels.whole == 2) return with_shared<1, 2>(panels.shared, f);
+  with_shared<1, 1>(panels.shared, f);
 }
 constexpr int tile_columns(int rows) { return rows * kGroup <= kManySums + 4 ? kGroup : kHalf; }
 

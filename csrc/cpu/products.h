@@ -5,8 +5,8 @@
 template <class Wanted>
 LSTM_INLINE void tile_panels(const Sums<float>& out, const Pair* in, int64_t in_stride,
                              int64_t begin, int64_t end, int64_t K, const PackedPanel<Pair>& panel,
-                             int64_t together, const Wanted& wanted) {
-  for (int64_t p = 0; p < together; ++p)
+                             int64_t whole, const Wanted& wanted) {
+  for (int64_t p = 0; p < whole; ++p)
     add_panel_tiles(Sums<float>{out.data + p * out.panel, out.row, out.n, 0}, in, in_stride, begin,
                     end, K, panel.data + p * 2 * panel.half, panel.half, wanted);
 }
@@ -32,28 +32,29 @@ LSTM_APART void tile_panels(const Sums<float>& out, const Pair* in, int64_t in_s
 
 // out += in (rows, K factors) times `together` panels for rows [begin, end), where wanted(Rows<R>, first
 // row) says of a tile that it matters. Row b of the inputs lies at in + b * in_stride, of the sums at
-// out.data + b * out.row. More than one panel only where panels_together says so, and whole ones.
+// out.data + b * out.row. More than one panel only where Groups says so.
 template <class A, class F, class Panel, class Wanted>
 LSTM_INLINE void add_panels(const Sums<A>& out, const F* in, int64_t in_stride, int64_t begin,
-                            int64_t end, int64_t K, const Panel& panel, int64_t together,
+                            int64_t end, int64_t K, const Panel& panel, const Together& together,
                             const Wanted& wanted) {
   if constexpr (kTiled && kNumbers<F> > 1)
-    return tile_panels(out, in, in_stride, begin, end, K, panel, together, wanted);
+    return tile_panels(out, in, in_stride, begin, end, K, panel, together.whole, wanted);
   constexpr int64_t lanes = kLanes<A>, length = kSumLength / kNumbers<F>;
   const auto part_of = [&](int64_t k, int64_t half) LSTM_LAMBDA {
     Panel part = panel;
     part.go_on(k, half);
     return part;
   };
-  const auto few = [&](auto rows, auto columns) LSTM_LAMBDA {
-    constexpr int R = decltype(rows)::rows, C = kGroup * decltype(columns)::rows;
+  const auto few = [&](auto rows, auto panels, auto shared) LSTM_LAMBDA {
+    constexpr int R = decltype(rows)::rows;
+    constexpr int C = kGroup * decltype(panels)::rows + decltype(shared)::rows;
     if (!wanted(rows, begin)) return;
     for (int64_t k = 0; k < K; k += length)
       add_tile<R, C>(Sums<A>{out.data + begin * out.row, out.row, out.n, out.panel},
                      RowInputs<F>{in + begin * in_stride + k, in_stride},
                      K - k < length ? K - k : length, part_of(k, 0));
   };
-  if (together > 1) return with_few(end - begin, together, few);
+  if (together.several()) return with_few(end - begin, together, few);
   const bool whole = out.n > kHalf * lanes;  // or what exists is in the first half
   for (int64_t half = 0; half < (whole ? kGroup / kHalf : 1); ++half)
     for (int64_t k = 0; k < K; k += length) {
@@ -145,9 +146,10 @@ void plain_product(A* out, int64_t out_stride, const F* in, int64_t in_stride, i
   for (int64_t p = panels.begin; p < panels.end; ++p) {
     const Sums<A> to = {out + p * width, out_stride, N - p * width, 0};
     if (pack != nullptr)
-      add_panels(to, in, in_stride, begin, end, depth, packed_panel(pack, depth, p), 1, wanted);
+      add_panels(to, in, in_stride, begin, end, depth, packed_panel(pack, depth, p), {1, 0},
+                 wanted);
     else
       add_panels(to, in, in_stride, begin, end, depth,
-                 PanelInPlace<S>{weight + p * width, width / 2, N, K - 1}, 1, wanted);
+                 PanelInPlace<S>{weight + p * width, width / 2, N, K - 1}, {1, 0}, wanted);
   }
 }
