@@ -1,9 +1,10 @@
 // Products of inputs with weights where they lie, row-major as in torch.nn.LSTM: nothing is packed.
 // Included only by isa_*.cpp, after panel.h.
 //
-// A gate of a unit is one dot product of the inputs with its row of weights. For one row of inputs, the four
-// gates of a unit go side by side; for more, each loaded weight serves up to kDotRows of them, and the
-// weights of one gate of a vector of units stay in L1 while all rows of inputs go through.
+// A gate of a unit is one dot product of the inputs with its row of weights. The four gates of a unit go side by
+// side, and each of these rows goes on where the unit before ended: what a processor fetches ahead, beyond
+// the end of a row, is what comes next. Each loaded weight serves up to kDotRows rows of inputs; those of
+// a unit stay in L1 while all rows of inputs go through, which come from there as well unless they are many.
 //
 // The order of every sum depends on nothing but its length: a row's bits are the same alone and among
 // others.
@@ -18,10 +19,11 @@ constexpr int64_t input_stride(int64_t K) {
   return spread_row<Input<S>>(depth_of<S>(K) * kNumbers<Factor<S>>);
 }
 
-// Rows of inputs that share a loaded weight; bfloat16 beside float needs twice the registers.
+// Rows of inputs that share a loaded weight, as many as there are registers for; bfloat16 beside float needs
+// twice as many for the inputs.
 template <class S, class In>
-constexpr int kDotRows = sizeof(S) < sizeof(In) ? 2 : 3;
-constexpr int64_t kRowsAtOnce = 48;  // batch rows whose sums wait on the stack
+constexpr int kDotRows = sizeof(S) < sizeof(In) ? kTileRows / 3 : kTileRows / 2;
+constexpr int64_t kRowsAtOnce = 64;  // batch rows whose sums wait on the stack
 
 // Inputs as add_products wants them. Floats beside bfloat16: two vectors at a time, first the numbers at
 // even places, then those at odd ones.
@@ -60,7 +62,7 @@ LSTM_INLINE void add_products(Vec<Acc<S>> (&sum)[R][N], const S* weight, int64_t
   constexpr int64_t lanes = kLanes<A>;
   for (; k + lanes <= K; k += lanes) {
     Vec<A> x[R];
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
       x[r] = load(in + r * in_stride + k);
       if constexpr (R > 3) LSTM_HIDE(x[r]);
@@ -69,7 +71,7 @@ LSTM_INLINE void add_products(Vec<Acc<S>> (&sum)[R][N], const S* weight, int64_t
     for (int n = 0; n < N; ++n) {
       Vec<A> w = load(weight + n * apart + k);
       if constexpr (R > 1) LSTM_HIDE(w);  // or else each use loads it anew
-#pragma GCC unroll 4
+#pragma GCC unroll 6
       for (int r = 0; r < R; ++r) sum[r][n] = fused(x[r], w, sum[r][n]);
     }
   }
@@ -77,7 +79,7 @@ LSTM_INLINE void add_products(Vec<Acc<S>> (&sum)[R][N], const S* weight, int64_t
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) {
     const Vec<A> w = load_end(weight + n * apart, K, K - k);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
       const Vec<A> x = load_end(in + r * in_stride, K, K - k);
       sum[r][n] = fused(x, w, sum[r][n]);
@@ -98,7 +100,7 @@ LSTM_INLINE void add_products(Vec<float> (&sum)[R][N], const bfloat16* weight, i
   int64_t k = 0;
   for (; k + 2 * lanes <= K; k += 2 * lanes) {
     Vec<float> even[R], odd[R];
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
       even[r] = load(in + r * in_stride + k);
       odd[r] = load(in + r * in_stride + k + lanes);
@@ -106,9 +108,9 @@ LSTM_INLINE void add_products(Vec<float> (&sum)[R][N], const bfloat16* weight, i
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
       const Halves w = load_halves(weight + n * apart + k);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
       for (int r = 0; r < R; ++r) sum[r][n] = fused(even[r], w.even, sum[r][n]);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
       for (int r = 0; r < R; ++r) sum[r][n] = fused(odd[r], w.odd, sum[r][n]);
     }
   }
@@ -122,13 +124,13 @@ LSTM_INLINE void add_products(Vec<float> (&sum)[R][N], const bfloat16* weight, i
   constexpr int64_t both = 2 * kLanes<float>;
   const auto add = [&](int64_t k, int64_t n) LSTM_LAMBDA {
     Pairs x[R];
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int r = 0; r < R; ++r) x[r] = load_pairs(in + r * in_stride + k, n);
 #pragma GCC unroll 16
     for (int m = 0; m < N; ++m) {
       Pairs w = load_pairs(weight + m * apart + k, n);
       if constexpr (R > 1) LSTM_HIDE(w);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
       for (int r = 0; r < R; ++r) sum[r][m] = add_pairs(sum[r][m], x[r], w);
     }
   };
@@ -156,61 +158,54 @@ LSTM_INLINE void lane_sums(Vec<Acc<S>> (&sum)[R][N], const WeightRows<S>& first,
   add(second, in + first.K);
 }
 
-// The dot products of `live` rows of [first, second], from `row` on, with `count` rows of inputs, at
-// most kRowsAtOnce: a vector each, zero past `live`. Of N rows of weights at a time the lanes are added up
-// as far as that goes while the sums are in registers, beside the multiplications of the next tile.
-template <class S, int N, int most, class In>
-LSTM_INLINE void dots_by(const WeightRows<S>& first, const WeightRows<S>& second, int64_t row,
-                         int64_t live, const In* in, int64_t count, Vec<Acc<S>>* dot) {
+// Which rows of weights make a vector of dot products: groups of kSide rows that go side by side, `apart` from
+// each other, and the groups `next` apart; of the vector's lanes the first `live` exist.
+struct DotRows {
+  int64_t row, apart, next, live;
+};
+template <class A>
+constexpr int kSide = kLanes<A> < kGroup ? kLanes<A> : kGroup;
+
+// Such a vector for each of `count` rows of inputs, at most kRowsAtOnce; zero past `live`. The lanes of a group's
+// sums are added up as far as that goes while they are in registers, beside the multiplications of the next.
+template <class S, class In>
+LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& second,
+                             const DotRows& rows, const In* in, int64_t count, Vec<Acc<S>>* dot) {
   using A = Acc<S>;
-  constexpr int lanes = kLanes<A>;
+  constexpr int N = kSide<A>, groups = kLanes<A> / N;
   const int64_t K = first.K + second.K;
-  Vec<A> folded[kRowsAtOnce][lanes / N];
-  for (int64_t n = 0; n < lanes; n += N)
-    in_tiles<most>(0, count, [&](auto rows, int64_t b) LSTM_LAMBDA {
-      constexpr int R = decltype(rows)::rows;
-      Vec<A> tile[R];
-      if (n + N <= live) {
-        Vec<A> sum[R][N] = {};
-        lane_sums<S>(sum, first, second, row + n, 1, in + b * K);
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) tile[r] = fold_rows<A>(sum[r]);
-      } else {
-        Vec<A> some[R][N] = {};
-        for (int64_t m = 0; n + m < live; ++m) {
-          Vec<A> sum[R][1] = {};
-          lane_sums<S>(sum, first, second, row + n + m, 1, in + b * K);
-          for (int r = 0; r < R; ++r) some[r][m] = sum[r][0];
-        }
-        for (int r = 0; r < R; ++r) tile[r] = fold_rows<A>(some[r]);
+  Vec<A> folded[kRowsAtOnce][groups];
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t row = rows.row + g * rows.next, live = rows.live - g * N;
+    in_tiles<kDotRows<S, In>>(0, count, [&](auto tile, int64_t b) LSTM_LAMBDA {
+      constexpr int R = decltype(tile)::rows;
+      Vec<A> sum[R][N] = {};
+      if (live >= N) {
+        lane_sums<S>(sum, first, second, row, rows.apart, in + b * K);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) folded[b + r][g] = fold_rows<A>(sum[r]);
+        return;
       }
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) folded[b + r][n / N] = tile[r];
+      Vec<A> some[R][N] = {};
+      for (int64_t m = 0; m < live; ++m) {
+        Vec<A> one[R][1] = {};
+        lane_sums<S>(one, first, second, row + m * rows.apart, 0, in + b * K);
+        for (int r = 0; r < R; ++r) some[r][m] = one[r][0];
+      }
+      for (int r = 0; r < R; ++r) folded[b + r][g] = fold_rows<A>(some[r]);
     });
+  }
   for (int64_t b = 0; b < count; ++b) dot[b] = row_sums<A, N>(folded[b]);
 }
-template <class S, class In>
-LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& second, int64_t row,
-                             int64_t live, const In* in, int64_t count, Vec<Acc<S>>* dot) {
-  constexpr int lanes = kLanes<Acc<S>>, few = lanes < kDotColumns ? lanes : kDotColumns;
-  // Four rows are one tile of half as many columns, in place of two; where the weights come from further away
-  // than L2, eight streams bring them sooner than four.
-  if constexpr (few > 4) {
-    constexpr int64_t kFar = 64 << 10;
-    if (count == 4 && few * (first.K + second.K) * int64_t(sizeof(S)) < kFar)
-      return dots_by<S, few / 2, 4>(first, second, row, live, in, 4, dot);
-  }
-  dots_by<S, few, kDotRows<S, In>>(first, second, row, live, in, count, dot);
-}
 
-// The same for a single row of inputs and the four gates of `live` units from `unit` on; a gate's rows are H.
-// Each of the four rows that are read side by side goes on where the unit before ended: what a processor
-// fetches ahead, beyond the end of a row, is what comes next.
+// The four gates of `live` units from `unit` on, for a single row of inputs; a gate has H rows of weights. The sums of
+// some units wait for each other, or else the folding of one would be waited for by the next.
 template <class S, class In>
-LSTM_APART void gate_dots(const WeightRows<S>& first, const WeightRows<S>& second, int64_t H,
-                          int64_t unit, int64_t live, const In* in, Vec<Acc<S>> (&dot)[kGroup]) {
+LSTM_APART void gate_dots_of_row(const WeightRows<S>& first, const WeightRows<S>& second, int64_t H,
+                                 int64_t unit, int64_t live, const In* in,
+                                 Vec<Acc<S>> (&dot)[kGroup]) {
   using A = Acc<S>;
-  constexpr int lanes = kLanes<A>, N = lanes < 4 ? lanes : 4;
+  constexpr int lanes = kLanes<A>, N = kSide<A>;
   Vec<A> folded[kGroup][lanes / N];
   for (int64_t n = 0; n < lanes; n += N) {
     Vec<A> gate[kGroup][N] = {};
@@ -227,6 +222,36 @@ LSTM_APART void gate_dots(const WeightRows<S>& first, const WeightRows<S>& secon
   for (int j = 0; j < kGroup; ++j) dot[j] = row_sums<A, N>(folded[j]);
 }
 
+// The same for `count` rows of inputs, at most kRowsAtOnce.
+template <class S, class In>
+void gate_dots(const WeightRows<S>& first, const WeightRows<S>& second, int64_t H, int64_t unit,
+               int64_t live, const In* in, int64_t count, Vec<Acc<S>> (*dot)[kGroup]) {
+  using A = Acc<S>;
+  if (count == 1) return gate_dots_of_row<S, In>(first, second, H, unit, live, in, dot[0]);
+  constexpr int N = kSide<A>, units = kLanes<A> / N;  // of which a vector has N gates
+  Vec<A> part[kGroup][kRowsAtOnce];
+  for (int64_t k = 0; k < kGroup; ++k) {
+    const int64_t gate = N < kGroup ? k / N * N : 0, skip = N < kGroup ? k % N : k * units;
+    dot_products<S, In>(first, second, {gate * H + unit + skip, H, 1, (live - skip) * N}, in, count,
+                        part[k]);
+  }
+  for (int64_t b = 0; b < count; ++b) {
+    Vec<A>(&v)[kGroup] = dot[b];
+    for (int k = 0; k < kGroup; ++k) v[k] = part[k][b];
+    const auto sort = [&](int k, int l) LSTM_LAMBDA {  // what comes first in pairs, and what second
+      const Vec<A> even = every_second<A, 0>(v[k], v[l]), odd = every_second<A, 1>(v[k], v[l]);
+      v[k] = even;
+      v[l] = odd;
+    };
+    sort(0, 1);  // N = 4: i g i g ..., f o f o ...; N = 2: i i, f f
+    sort(2, 3);
+    if constexpr (N == kGroup) {
+      sort(0, 2);
+      sort(1, 3);
+    }
+  }
+}
+
 // out (rows, 4, lanes) += rows [begin, end) of in (rows, K) times the four gates of the units from `unit`
 // on, of weight (4H, K): what add_panel does with packed ones.
 template <class S>
@@ -235,25 +260,14 @@ void add_gate_dots(Acc<S>* out, const S* weight, int64_t K, int64_t H, const Inp
   using A = Acc<S>;
   constexpr int64_t most = kRowsAtOnce, lanes = kLanes<A>;
   const int64_t live = H - unit < lanes ? H - unit : lanes;
-  if (end - begin == 1) {
-    Vec<A> dot[kGroup];
-    gate_dots<S, Input<S>>({weight, K}, {weight, 0}, H, unit, live, in + begin * K, dot);
-    for (int64_t j = 0; j < kGroup; ++j) {
-      A* to = out + (begin * kGroup + j) * lanes;
-      store(to, load(static_cast<const A*>(to)) + dot[j]);
-    }
-    return;
-  }
-  Vec<A> dot[most];
+  Vec<A> dot[most][kGroup];
   for (int64_t first = begin; first < end; first += most) {
     const int64_t count = end - first < most ? end - first : most;
-    for (int64_t j = 0; j < kGroup; ++j) {
-      dot_products<S, Input<S>>({weight, K}, {weight, 0}, j * H + unit, live, in + first * K, count,
-                                dot);
-      for (int64_t b = 0; b < count; ++b) {
+    gate_dots<S, Input<S>>({weight, K}, {weight, 0}, H, unit, live, in + first * K, count, dot);
+    for (int64_t b = 0; b < count; ++b)
+      for (int64_t j = 0; j < kGroup; ++j) {
         A* to = out + ((first + b) * kGroup + j) * lanes;
-        store(to, load(static_cast<const A*>(to)) + dot[b]);
+        store(to, load(static_cast<const A*>(to)) + dot[b][j]);
       }
-    }
   }
 }

@@ -20,7 +20,6 @@
 namespace stateful_lstm::cpu::amx {
 constexpr int kVectorBytes = 64;
 constexpr int kTileRows = 12, kCellRows = 6;
-constexpr int kDotColumns = 8;
 constexpr bool kPairs = true, kTiled = true, kMasked = !kWatched, kNarrows = true;
 #include "simd.h"
 #include "avx512.h"

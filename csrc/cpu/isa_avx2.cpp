@@ -18,7 +18,6 @@
 namespace stateful_lstm::cpu::avx2 {
 constexpr int kVectorBytes = 32;
 constexpr int kTileRows = 6, kCellRows = 3;
-constexpr int kDotColumns = 4;
 constexpr bool kPairs = false, kTiled = false, kMasked = false, kNarrows = false;
 #include "simd.h"
 LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {

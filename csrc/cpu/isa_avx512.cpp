@@ -19,7 +19,6 @@
 namespace stateful_lstm::cpu::avx512 {
 constexpr int kVectorBytes = 64;
 constexpr int kTileRows = 12, kCellRows = 6;
-constexpr int kDotColumns = 8;
 constexpr bool kPairs = false, kTiled = false, kMasked = !kWatched, kNarrows = false;
 #include "simd.h"
 #include "avx512.h"

@@ -8,7 +8,6 @@
 namespace stateful_lstm::cpu::pairs {
 constexpr int kVectorBytes = 16;
 constexpr int kTileRows = 6, kCellRows = 3;
-constexpr int kDotColumns = 4;
 constexpr bool kPairs = true, kTiled = false, kMasked = false, kNarrows = false;
 #include "simd.h"
 LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {

@@ -7,7 +7,6 @@
 namespace stateful_lstm::cpu::portable {
 constexpr int kVectorBytes = 16;
 constexpr int kTileRows = 6, kCellRows = 3;
-constexpr int kDotColumns = 4;
 constexpr bool kPairs = false, kTiled = false, kMasked = false, kNarrows = false;
 #include "simd.h"
 LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {

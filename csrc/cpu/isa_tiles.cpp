@@ -13,7 +13,6 @@
 namespace stateful_lstm::cpu::tiles {
 constexpr int kVectorBytes = 64;  // a row of a tile
 constexpr int kTileRows = 6, kCellRows = 3;
-constexpr int kDotColumns = 4;
 constexpr bool kPairs = true, kTiled = true, kMasked = false, kNarrows = false;
 #include "simd.h"
 LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {

@@ -88,48 +88,36 @@ void step_block(const StepParams<S>& a, int64_t unit, int64_t begin, int64_t end
   using A = Acc<S>;
   constexpr int64_t lanes = kLanes<A>;
   const int64_t live = a.H - unit < lanes ? a.H - unit : lanes;
-  Vec<A> pre[kGroup][kRowsAtOnce], bias[kGroup] = {};
-  for (int64_t j = 0; j < kGroup; ++j) {
+  Vec<A> pre[kRowsAtOnce][kGroup], bias[kGroup] = {};
+  gate_dots<S, Input<S>>({a.weight_ih, a.I}, {a.weight_hh, a.P}, a.H, unit, live,
+                         inputs(a) + begin * (a.I + a.P), end - begin, pre);
+  for (int64_t j = 0; a.bias_ih && j < kGroup; ++j) {
     const int64_t row = j * a.H + unit;
-    if (a.bias_ih) bias[j] = load(a.bias_ih + row, live) + load(a.bias_hh + row, live);
-    dot_products<S, Input<S>>({a.weight_ih, a.I}, {a.weight_hh, a.P}, row, live,
-                              inputs(a) + begin * (a.I + a.P), end - begin, pre[j]);
+    bias[j] = load(a.bias_ih + row, live) + load(a.bias_hh + row, live);
   }
-  for (int64_t b = begin; b < end; ++b)
-    if (slot_of(a, b) >= 0)
-      step_cell<S>(a, unit, b,
-                   {pre[0][b - begin] + bias[0], pre[1][b - begin] + bias[1],
-                    pre[2][b - begin] + bias[2], pre[3][b - begin] + bias[3]});
-    else
+  for (int64_t b = begin; b < end; ++b) {
+    if (slot_of(a, b) < 0) {
       step_padding(a, unit, b);
-}
-
-// The same for a batch of one row.
-template <class S>
-void step_row(const StepParams<S>& a, int64_t unit) {
-  using A = Acc<S>;
-  const int64_t live = a.H - unit < kLanes<A> ? a.H - unit : kLanes<A>;
-  if (slot_of(a, 0) < 0) return step_padding(a, unit, 0);
-  Vec<A> pre[kGroup];
-  gate_dots<S, Input<S>>({a.weight_ih, a.I}, {a.weight_hh, a.P}, a.H, unit, live, inputs(a), pre);
-  for (int64_t j = 0; j < kGroup; ++j) {
-    const int64_t row = j * a.H + unit;
-    pre[j] += a.bias_ih ? load(a.bias_ih + row, live) + load(a.bias_hh + row, live) : Vec<A>{};
+      continue;
+    }
+    const Vec<A>(&sum)[kGroup] = pre[b - begin];
+    step_cell<S>(a, unit, b,
+                 {sum[0] + bias[0], sum[1] + bias[1], sum[2] + bias[2], sum[3] + bias[3]});
   }
-  step_cell<S>(a, unit, 0, {pre[0], pre[1], pre[2], pre[3]});
 }
 
 template <class S>
 void step_units(const StepParams<S>& a, int64_t begin, int64_t end) {
   if constexpr (kTiles<S>) return tile_step_units(a, begin, end);
-  constexpr int64_t lanes = kLanes<Acc<S>>, most = kRowsAtOnce;
+  constexpr int64_t kNear = 32 << 10;  // bytes of inputs that stay in L1, with some weights
+  constexpr int64_t tile = kDotRows<S, Input<S>>;
+  const int64_t row = (a.I + a.P) * int64_t(sizeof(Input<S>)), fit = kNear / row;
+  const int64_t few = fit < 2 * tile ? tile : fit, most = few < kRowsAtOnce ? few : kRowsAtOnce;
+  const int64_t blocks = (a.B + most - 1) / most;
   for (int64_t k = begin; k < end; ++k) {
-    const int64_t unit = (a.backwards ? begin + end - 1 - k : k) * lanes;
-    if (a.B == 1) {
-      step_row(a, unit);
-      continue;
-    }
-    for (int64_t b = 0; b < a.B; b += most) step_block(a, unit, b, b + most < a.B ? b + most : a.B);
+    const int64_t unit = (a.backwards ? begin + end - 1 - k : k) * kLanes<Acc<S>>;
+    for (int64_t n = 0; n < blocks; ++n)
+      step_block(a, unit, a.B * n / blocks, a.B * (n + 1) / blocks);
   }
 }
 
@@ -143,8 +131,8 @@ void step_project(const StepParams<S>& a, int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; b += kRowsAtOnce) {
       const int64_t live = a.P - first < kLanes<A> ? a.P - first : kLanes<A>;
       const int64_t count = end - b < kRowsAtOnce ? end - b : kRowsAtOnce;
-      dot_products<S, A>({a.weight_hr, a.H}, {a.weight_hr, 0}, first, live, a.hidden + b * a.H,
-                         count, h);
+      dot_products<S, A>({a.weight_hr, a.H}, {a.weight_hr, 0}, {first, 1, kSide<A>, live},
+                         a.hidden + b * a.H, count, h);
       for (int64_t r = 0; r < count; ++r)
         if (slot_of(a, b + r) >= 0) {
           store_hidden(a, first, b + r, h[r], live);
