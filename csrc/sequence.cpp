@@ -148,19 +148,20 @@ void run_layers(const std::vector<ForwardParams<S>>& layers) {
   std::vector<Buffer<A>> packs;
   for (const ForwardParams<S>& layer : layers)
     packs.push_back(pack_weights(kernel.forward_weights, layer, are));
-  in_team(p.B, members, [&](const cpu::Part& part, cpu::Barrier& barrier) {
+  std::vector<cpu::Progress> progress(count);
+  in_team(p.B, members, [&](const cpu::Part& part, cpu::Barrier& unused) {
     const Buffer<A> work(cpu::work_size(p), Kept::work);
     for (int64_t wave = 0; wave < pieces + count - 1; ++wave) {
       for (int64_t k = part.member; k < count; k += part.members) {
         const int64_t begin = (wave - k) * piece;
         if (begin < 0 || begin >= p.T) continue;
+        if (k > 0) progress[k - 1].wait_for(wave - k + 1);
         const auto some = some_steps(layers[k], begin, std::min(p.T, begin + piece));
         const Buffer<A> own(cpu::own_size(kernel, some, p.B), Kept::own);
-        cpu::Barrier unused;
         kernel.forward_part(some, are, packs[k].get(), work.get(), own.get(),
                             cpu::Part{0, p.B, 0, 1}, unused);
+        progress[k].advance();
       }
-      barrier.wait(part.members);
     }
   });
 }

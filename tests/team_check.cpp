@@ -9,6 +9,7 @@
 using stateful_lstm::cpu::Barrier;
 using stateful_lstm::cpu::Gathering;
 using stateful_lstm::cpu::Part;
+using stateful_lstm::cpu::Progress;
 
 namespace {
 
@@ -47,10 +48,33 @@ void rounds(int members) {
   }
 }
 
+// Each stage takes what the one before has written, piece by piece; the first is ahead as far as it likes.
+void stages(int members) {
+  constexpr int kPieces = 2000;
+  std::vector<Progress> progress(members);
+  std::vector<std::vector<int>> made(members, std::vector<int>(kPieces, 0));
+  std::vector<std::thread> threads;
+  for (int k = 0; k < members; ++k)
+    threads.emplace_back([&, k] {
+      for (int piece = 0; piece < kPieces; ++piece) {
+        if (k > 0) progress[k - 1].wait_for(piece + 1);
+        made[k][piece] = k > 0 ? made[k - 1][piece] + 1 : piece;
+        progress[k].advance();
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  int wrong = 0;
+  for (int piece = 0; piece < kPieces; ++piece) wrong += made[members - 1][piece] != piece + members - 1;
+  expect(wrong == 0, "each stage finds what the one before has made");
+}
+
 }  // namespace
 
 int main() {
-  for (const int members : {1, 2, 3, 5}) rounds(members);
+  for (const int members : {1, 2, 3, 5}) {
+    rounds(members);
+    stages(members);
+  }
   Gathering one_by_one;  // as in a pool with a single free thread
   const Part first = one_by_one.enter(7, 0, 2), second = one_by_one.enter(7, 1, 2);
   expect(first.members == 1 && first.row_begin == 0 && first.row_end == 7, "the first does it all");

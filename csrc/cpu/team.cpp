@@ -33,6 +33,10 @@ void Barrier::wait_for_others(int64_t members) {
   }
 }
 
+void Progress::wait_for(int64_t pieces) {
+  spin_while([&] { return __atomic_load_n(&done_, __ATOMIC_ACQUIRE) < pieces; });
+}
+
 Part Gathering::enter(int64_t rows, int64_t call, int64_t expected) {
   constexpr int64_t kOpen = 0, kTogether = 1, kAlone = 2;
   const int64_t before = __atomic_fetch_add(&entered_, 1, __ATOMIC_ACQ_REL);

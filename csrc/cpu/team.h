@@ -25,6 +25,17 @@ class Barrier {
   alignas(64) int64_t round_ = 0;
 };
 
+// How many pieces of its work one thread has done, for others to wait until what they need is there: unlike at a
+// barrier, who is ahead does not wait for who is behind.
+class Progress {
+ public:
+  void advance() { __atomic_add_fetch(&done_, 1, __ATOMIC_RELEASE); }
+  void wait_for(int64_t pieces);
+
+ private:
+  alignas(64) int64_t done_ = 0;
+};
+
 // Brings together the calls of one parallel loop. torch's pool may start them one after the other,
 // where waiting for each other would never end; so before the work begins they make sure that all
 // are there. If not, the one that has waited long enough does all the work, and the others none.
