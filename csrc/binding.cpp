@@ -51,7 +51,7 @@ Tensor make_pooled(std::initializer_list<int64_t> shape) {
   for (size_t k = shape.size() - 1; k > 0; --k) strides[k - 1] = strides[k] * shape.begin()[k];
   auto* block = new Block(Pool::shared().take(bytes));
   return torch::stable::from_blob(
-      block->memory.get(), {shape.begin(), shape.size()}, {strides.data(), strides.size()},
+      block->get(), {shape.begin(), shape.size()}, {strides.data(), strides.size()},
       torch::stable::Device(torch::headeronly::DeviceType::CPU), kType<T>, [block](void*) {
         Pool::shared().give(std::move(*block));
         delete block;

@@ -75,8 +75,7 @@ Output* new_output(DLDataType type, bool pooled, int dims, const int64_t* shape)
   out->managed.version = {DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION};
   out->managed.manager_ctx = out.get();
   out->managed.deleter = free_output;
-  out->managed.dl_tensor = {
-      out->block.memory.get(), {kDLCPU, 0}, dims, type, out->shape, out->strides, 0};
+  out->managed.dl_tensor = {out->block.get(), {kDLCPU, 0}, dims, type, out->shape, out->strides, 0};
   return out.release();
 }
 

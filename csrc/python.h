@@ -102,7 +102,7 @@ struct Output {
   ~Output();
   template <class S>
   S* data() const {
-    return static_cast<S*>(block.memory.get());
+    return static_cast<S*>(block.get());
   }
 };
 Output* new_output(DLDataType type, bool pooled, int dims, const int64_t* shape);

@@ -119,7 +119,7 @@ PyObject* gradients_of(const Layer& layer, PyObject* const (&grads)[3],
   int places[kInputs], count = 0;
   const auto add = [&](int input, Output* output) {
     places[count++] = input;
-    return outputs.add(output).block.memory.get();
+    return outputs.add(output).block.get();
   };
   WeightGradients<S> weights = {};
   weights.last = true;
