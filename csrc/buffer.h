@@ -46,7 +46,7 @@ class Block {
 #if defined(__linux__)
       if (large && begin_) madvise(begin_, all, MADV_HUGEPAGE);  // a wish: no matter if refused
 #endif
-    } else {  // several times as fast as aligned_alloc, which small steps notice
+    } else {  // faster than aligned_alloc, as small steps notice
       memory_.reset(std::malloc(bytes + kLine));
       begin_ = reinterpret_cast<void*>(aligned(reinterpret_cast<uintptr_t>(memory_.get()), kLine));
     }
@@ -59,8 +59,7 @@ class Block {
     void operator()(void* p) const { std::free(p); }
   };
 #if defined(__SANITIZE_ADDRESS__)
-  static constexpr bool kExact =
-      true;  // or what goes past the end by less than a line would not be seen
+  static constexpr bool kExact = true;  // or a line more would hide what goes past the end
 #else
   static constexpr bool kExact = false;
 #endif

@@ -132,8 +132,8 @@ void run_layers(const std::vector<ForwardParams<S>>& layers) {
   const ForwardParams<S>& p = layers.front();
   const int64_t count = layers.size();
   const int64_t members = std::min<int64_t>(torch::stable::get_num_threads(), count);
-  constexpr int64_t kSteps = 24;  // worth a meeting, and whole tiles of inputs
-  constexpr int64_t kFew = 3, kPieces = 48;
+  constexpr int64_t kSteps = 24;             // worth a meeting, and whole tiles of inputs
+  constexpr int64_t kFew = 3, kPieces = 48;  // fewer leave members idle, more only wait more often
   const int64_t piece = kSteps * std::max<int64_t>(1, p.T / (kSteps * kPieces));
   const int64_t pieces = (p.T + piece - 1) / piece;
   const cpu::Weights are = kernel.forward_weights_are(p, !always_pack());
