@@ -45,9 +45,22 @@ int64_t whole_lines(int64_t n) {
   return (n + kLine - 1) / kLine * kLine;
 }
 
+// One step whose inputs are there, its units shared out to threads that need not meet. What they look at lies
+// together: each line of it comes from another core's cache.
+template <class S>
+void units_in_shares(const cpu::Kernels<S>& kernel, const StepParams<S>& step, int64_t blocks,
+                     int64_t shares) {
+  const auto run = kernel.step_units;
+  torch::stable::parallel_for(0, shares, 1, [=](int64_t begin, int64_t end) {
+    run(step, blocks * begin / shares, blocks * end / shares);
+  });
+}
+
 template <class S>
 void run_steps(const StackCall<S>& s) {
   using A = Acc<S>;
+  constexpr int64_t kFewInputs =
+      4096;  // bytes, sooner made by one thread for all than by each for itself
   // Every other call goes through the weights the other way round: what the last one read last is
   // still in the cache. No result depends on it.
   static std::atomic<unsigned> calls{0};
@@ -66,7 +79,7 @@ void run_steps(const StackCall<S>& s) {
   for (int64_t t = 0; s.lengths && t < s.T; ++t)
     for (int64_t b = 0; b < B; ++b) live[t * B + b] = t < s.lengths[b] ? slot(b) : -1;
 
-  const auto step = [&](int64_t t, int64_t k) {
+  const auto params = [&](int64_t t, int64_t k) {
     const int64_t layer = k / s.D, direction = k % s.D;
     const bool top = layer == s.L - 1;
     S* y = top ? s.y + t * s.y_time : between.get() + layer % 2 * B * width;
@@ -96,30 +109,41 @@ void run_steps(const StackCall<S>& s) {
     p.c_n = s.c_n + k * B * s.H;
     return p;
   };
+  const int64_t steps = s.T * s.L * s.D, blocks = (s.H + kernel.lanes - 1) / kernel.lanes;
+  const auto step = [&](int64_t n, int64_t call) {
+    StepParams<S> p = params(n / (s.L * s.D), n % (s.L * s.D));
+    p.in = in.get() + call * in_size;
+    return p;
+  };
+  const auto prepare = [&](int64_t call) { kernel.step_inputs(step(0, call)); };
   const auto run_part = [&](const cpu::Part& part, cpu::Barrier& barrier) {
-    const int64_t blocks = (s.H + kernel.lanes - 1) / kernel.lanes;
     const auto share = [&](int64_t n, const auto& run) {
       run(n * part.member / part.members, n * (part.member + 1) / part.members);
     };
-    for (int64_t t = 0; t < s.T; ++t)
-      for (int64_t k = 0; k < s.L * s.D; ++k) {
-        if (t + k > 0) barrier.wait(part.members);  // all of h and y is there
-        StepParams<S> p = step(t, k);
-        p.in = in.get() + part.member * in_size;
+    for (int64_t n = 0; n < steps; ++n) {
+      const StepParams<S> p = step(n, part.call);
+      if (n > 0) {
+        barrier.wait(part.members);  // all of h and y is there
         kernel.step_inputs(p);
         barrier.wait(part.members);  // all have read h, which may be written now
-        share(blocks, [&](int64_t b, int64_t e) { kernel.step_units(p, b, e); });
-        if (projection) {
-          barrier.wait(part.members);
-          share(B, [&](int64_t b, int64_t e) { kernel.step_project(p, b, e); });
-        }
       }
+      share(blocks, [&](int64_t b, int64_t e) { kernel.step_units(p, b, e); });
+      if (projection) {
+        barrier.wait(part.members);
+        share(B, [&](int64_t b, int64_t e) { kernel.step_project(p, b, e); });
+      }
+    }
   };
   cpu::Barrier unused;
-  if (members == 1)
+  if (members == 1) {
+    prepare(0);
     run_part({0, B, 0, 1}, unused);
-  else
-    in_team(B, members, run_part);
+  } else if (steps == 1 && !projection && in_size * int64_t(sizeof(A)) <= kFewInputs) {
+    prepare(0);
+    units_in_shares(kernel, step(0, 0), blocks, members);
+  } else {
+    in_team(B, members, prepare, run_part);
+  }
   for (int64_t b = 0; s.lengths && b < B; ++b) {  // rows that ended before: where their state rests
     if (s.lengths[b] >= s.T || slot(b) < 0) continue;
     for (int64_t k = 0; k < s.L * s.D; ++k) {

@@ -43,7 +43,7 @@ void rounds(int members) {
   for (std::thread& thread : threads) thread.join();
   for (int k = 0; k < members; ++k) {
     expect(parts[k].members == members && parts[k].row_end == 7, "all work together");
-    expect(parts[k].member == k, "each has the share of its number");
+    expect(parts[k].member == k && parts[k].call == k, "each has the share of its number");
     expect(wrong[k] == 0, "after the barrier the others' numbers are there");
   }
 }
@@ -79,6 +79,9 @@ int main() {
   const Part first = one_by_one.enter(7, 0, 2), second = one_by_one.enter(7, 1, 2);
   expect(first.members == 1 && first.row_begin == 0 && first.row_end == 7, "the first does it all");
   expect(second.members == 0, "the second does nothing");
+  Gathering last_first;  // who does it all has made inputs where its own number says
+  const Part last = last_first.enter(7, 1, 2);
+  expect(last.members == 1 && last.member == 0 && last.call == 1, "the last call does it all");
   std::puts(failures ? "broken" : "sound");
   return failures != 0;
 }

@@ -54,10 +54,10 @@ Part Gathering::enter(int64_t rows, int64_t call, int64_t expected) {
       return __atomic_load_n(&decision_, __ATOMIC_ACQUIRE) == kOpen &&
              std::chrono::steady_clock::now() - begin < kPatience;
     });
-    if (decide(kAlone)) return {0, rows, 0, 1};
+    if (decide(kAlone)) return {0, rows, 0, 1, call};
   }
-  if (__atomic_load_n(&decision_, __ATOMIC_ACQUIRE) == kAlone) return {0, rows, 0, 0};
-  return {0, rows, call, expected};
+  if (__atomic_load_n(&decision_, __ATOMIC_ACQUIRE) == kAlone) return {0, rows, 0, 0, call};
+  return {0, rows, call, expected, call};
 }
 
 }  // namespace stateful_lstm::cpu

@@ -9,6 +9,7 @@ namespace stateful_lstm::cpu {
 struct Part {
   int64_t row_begin, row_end;
   int64_t member, members;
+  int64_t call = 0;  // whose part it is, also where one call has all
 };
 
 // Where members wait for each other; whoever comes last lets all go on. Waiting spins, since a step
