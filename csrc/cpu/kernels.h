@@ -64,7 +64,7 @@ struct Kernels {
 
   void (*round)(S* to, const Acc<S>* from, int64_t n);
 
-  // One step: its inputs; [begin, end) blocks of `lanes` units for all rows; and the projection of a range of
+  // One step: its inputs; units [begin, end) for all rows; and the projection of a range of
   // rows. The last two write the state.
   void (*step_inputs)(const StepParams<S>&);
   void (*step_units)(const StepParams<S>&, int64_t begin, int64_t end);

@@ -54,12 +54,12 @@ LSTM_INLINE void store_hidden(const StepParams<S>& a, int64_t first, int64_t b,
   store(a.h_n + b * a.P + first, h, n);
   store(a.y + b * a.y_stride + first, h, n);
 }
+// n units from `unit` on of row b.
 template <class S>
-LSTM_INLINE void step_cell(const StepParams<S>& a, int64_t unit, int64_t b,
+LSTM_INLINE void step_cell(const StepParams<S>& a, int64_t unit, int64_t n, int64_t b,
                            const Gates<Vec<Acc<S>>>& pre) {
   using A = Acc<S>;
   using V = Vec<A>;
-  const int64_t n = a.H - unit < kLanes<A> ? a.H - unit : kLanes<A>;
   A* c = a.c + slot_of(a, b) * a.H + unit;
   const Gates<V> gate = activate<Math<A>, V>(pre);
   const V cell =
@@ -74,20 +74,17 @@ LSTM_INLINE void step_cell(const StepParams<S>& a, int64_t unit, int64_t b,
 }
 // The outputs of a padding row, which has no state.
 template <class S>
-LSTM_INLINE void step_padding(const StepParams<S>& a, int64_t unit, int64_t b) {
-  const int64_t n = a.H - unit < kLanes<Acc<S>> ? a.H - unit : kLanes<Acc<S>>;
+LSTM_INLINE void step_padding(const StepParams<S>& a, int64_t unit, int64_t n, int64_t b) {
   zero(a.c_n + b * a.H + unit, n);
   if (a.weight_hr) return;
   zero(a.h_n + b * a.P + unit, n);
   zero(a.y + b * a.y_stride + unit, n);
 }
 
-// One vector of units for batch rows [begin, end), at most kRowsAtOnce.
+// `live` units, a vector at most, for batch rows [begin, end), at most kRowsAtOnce.
 template <class S>
-void step_block(const StepParams<S>& a, int64_t unit, int64_t begin, int64_t end) {
+void step_block(const StepParams<S>& a, int64_t unit, int64_t live, int64_t begin, int64_t end) {
   using A = Acc<S>;
-  constexpr int64_t lanes = kLanes<A>;
-  const int64_t live = a.H - unit < lanes ? a.H - unit : lanes;
   Vec<A> pre[kRowsAtOnce][kGroup], bias[kGroup] = {};
   gate_dots<S, Input<S>>({a.weight_ih, a.I}, {a.weight_hh, a.P}, a.H, unit, live,
                          inputs(a) + begin * (a.I + a.P), end - begin, pre);
@@ -97,12 +94,23 @@ void step_block(const StepParams<S>& a, int64_t unit, int64_t begin, int64_t end
   }
   for (int64_t b = begin; b < end; ++b) {
     if (slot_of(a, b) < 0) {
-      step_padding(a, unit, b);
+      step_padding(a, unit, live, b);
       continue;
     }
     const Vec<A>(&sum)[kGroup] = pre[b - begin];
-    step_cell<S>(a, unit, b,
+    step_cell<S>(a, unit, live, b,
                  {sum[0] + bias[0], sum[1] + bias[1], sum[2] + bias[2], sum[3] + bias[3]});
+  }
+}
+
+// run(unit, n) for units [begin, end), a vector at a time, the last first where the weights are read backwards.
+template <class S, class F>
+LSTM_INLINE void in_vectors(const StepParams<S>& a, int64_t begin, int64_t end, const F& run) {
+  constexpr int64_t lanes = kLanes<Acc<S>>;
+  const int64_t vectors = (end - begin + lanes - 1) / lanes;
+  for (int64_t k = 0; k < vectors; ++k) {
+    const int64_t unit = begin + (a.backwards ? vectors - 1 - k : k) * lanes;
+    run(unit, end - unit < lanes ? end - unit : lanes);
   }
 }
 
@@ -114,11 +122,10 @@ void step_units(const StepParams<S>& a, int64_t begin, int64_t end) {
   const int64_t row = (a.I + a.P) * int64_t(sizeof(Input<S>)), fit = kNear / row;
   const int64_t few = fit < 2 * tile ? tile : fit, most = few < kRowsAtOnce ? few : kRowsAtOnce;
   const int64_t blocks = (a.B + most - 1) / most;
-  for (int64_t k = begin; k < end; ++k) {
-    const int64_t unit = (a.backwards ? begin + end - 1 - k : k) * kLanes<Acc<S>>;
+  in_vectors(a, begin, end, [&](int64_t unit, int64_t live) LSTM_LAMBDA {
     for (int64_t n = 0; n < blocks; ++n)
-      step_block(a, unit, a.B * n / blocks, a.B * (n + 1) / blocks);
-  }
+      step_block(a, unit, live, a.B * n / blocks, a.B * (n + 1) / blocks);
+  });
 }
 
 // h = hidden . weight_hr^T for rows [begin, end).

@@ -86,9 +86,9 @@ LSTM_INLINE void add_step_tiles(const StepTiles<S>& tiles, int64_t j, int64_t un
   });
 }
 
-// One vector of units for the batch rows of one or two columns of tiles, from b on.
+// `live` units, a vector at most, for the batch rows of one or two columns of tiles, from b on.
 template <int N, class S>
-LSTM_APART void step_tile_block(const StepTiles<S>& tiles, int64_t unit, int64_t b) {
+LSTM_APART void step_tile_block(const StepTiles<S>& tiles, int64_t unit, int64_t live, int64_t b) {
   using V = Vec<float>;
   const StepParams<S>& a = tiles.a;
   const int64_t columns = tiles.columns;
@@ -129,9 +129,9 @@ LSTM_APART void step_tile_block(const StepTiles<S>& tiles, int64_t unit, int64_t
       const int64_t row = b + n * columns + r;
       if (row >= a.B) break;
       if (slot_of(a, row) >= 0)
-        step_cell<S>(a, unit, row, {pre[0][r], pre[1][r], pre[2][r], pre[3][r]});
+        step_cell<S>(a, unit, live, row, {pre[0][r], pre[1][r], pre[2][r], pre[3][r]});
       else
-        step_padding(a, unit, row);
+        step_padding(a, unit, live, row);
     }
   }
 }
@@ -141,10 +141,10 @@ void tile_step_units(const StepParams<S>& a, int64_t begin, int64_t end) {
   const StepTiles<S> tiles = {a};
   const TilesInUse<S> used;
   shape_tiles<S>(a.H < kTileSide ? a.H : kTileSide, tiles.columns);
-  for (int64_t k = begin; k < end; ++k) {
-    const int64_t unit = (a.backwards ? begin + end - 1 - k : k) * kTileSide;
+  in_vectors(a, begin, end, [&](int64_t unit, int64_t live) LSTM_LAMBDA {
     int64_t b = 0;
-    for (; b + tiles.columns < a.B; b += 2 * tiles.columns) step_tile_block<2>(tiles, unit, b);
-    if (b < a.B) step_tile_block<1>(tiles, unit, b);
-  }
+    for (; b + tiles.columns < a.B; b += 2 * tiles.columns)
+      step_tile_block<2>(tiles, unit, live, b);
+    if (b < a.B) step_tile_block<1>(tiles, unit, live, b);
+  });
 }
