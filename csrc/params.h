@@ -105,7 +105,7 @@ struct StepParams {
   const S* x;            // (B, I)
   const int64_t* slots;  // (B) slot of each row, -1: padding; null: row b is slot b
   const bool* reset;     // (B) or null
-  Acc<S>* in;            // scratch of each member: x and h as step_inputs makes them
+  Acc<S>* in;            // scratch of a member or of all: x and h as step_inputs makes them
   S* h;                  // (slots, P) resident, read by step_inputs and then written
   Acc<S>* c;             // (slots, H) resident, read and written
   S* y;                  // (B, P) zero in padding rows

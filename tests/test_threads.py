@@ -67,6 +67,30 @@ def test_rows_or_units_and_any_number_of_threads_give_the_same_bits() -> None:
         assert digests(split, threads) == alone, (split, threads)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [(1, 200, 0, 1), (2, 203, 0, 1), (2, 130, 61, 1), (9, 140, 0, 2)])
+def test_a_step_by_any_number_of_threads_gives_the_same_bits(sizes, dtype) -> None:
+    """Shares that end within a vector, of members that meet and of those that need not."""
+    B, H, P, layers = sizes
+    lstm = StatefulLSTM(H, H, layers, proj_size=P, dtype=dtype).eval()
+    indices = torch.arange(B).roll(1)
+    indices[B // 2] = -1 if B > 1 else 0
+    steps, before = torch.randn(4, 1, B, H, dtype=dtype), torch.get_num_threads()
+    runs = []
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            lstm.allocate_state(B)
+            with torch.inference_mode():
+                outputs = [lstm(x, state_indices=indices)[0] for x in steps]
+                state = lstm.state
+            runs.append([*outputs, state.h, state.c])
+    finally:
+        torch.set_num_threads(before)
+    for run in runs[1:]:
+        assert all(found.equal(alone) for found, alone in zip(run, runs[0], strict=True))
+
+
 def test_another_name_for_a_split_is_refused() -> None:
     with pytest.raises(subprocess.CalledProcessError) as failed:
         digests("columns", 2)

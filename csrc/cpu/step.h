@@ -4,8 +4,8 @@
 // The weights are read once, where they lie: nothing is packed and nothing kept from call to call, so
 // nothing can be stale.
 //
-// Members of a team share the units out, and each makes the inputs for itself: what one wrote another would
-// wait for. A member may write h once all have made theirs.
+// Members of a team share the units out, and each makes the inputs for itself, unless they are few: what one wrote
+// another would wait for. A member may write h once all inputs are made.
 
 // The slot of a row; -1: a padding row.
 template <class S>
