@@ -31,7 +31,7 @@ import torch
 from grid import Shape
 from picture import draw
 from report import KINDS, Extra, Row
-from timing import SLOW, Candidate, interleaved_samples, summary
+from timing import SLOW, Candidate, interleaved_turns, of_turns
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -166,7 +166,7 @@ def main() -> None:
         "resets": windows,
     }
     work = [(k, name, s) for name in options.dtypes for k in options.only for s in shapes[k]]
-    samples: dict[Any, dict[str, list[float]]] = {}
+    turns: dict[Any, dict[str, list[list[float]]]] = {}
     notes: dict[Any, tuple[list[float], dict[str, str]]] = {}
     for row in (progress := tqdm(work * options.passes, desc="timing", unit="shape")):
         kind, name, shape = row
@@ -174,9 +174,9 @@ def main() -> None:
         candidates, absent = candidates_of(kind, shape, DTYPES[name])
         others = machine.Others()
         for candidate, found in zip(
-            candidates, interleaved_samples(candidates, seconds), strict=True
+            candidates, interleaved_turns(candidates, seconds), strict=True
         ):
-            samples.setdefault(row, {}).setdefault(candidate.name, []).extend(found)
+            turns.setdefault(row, {}).setdefault(candidate.name, []).extend(found)
         notes.setdefault(row, ([], absent))[0].append(others.share())
     peaks.append(machine.peaks(rated))
     reads, flops = machine.fastest(peaks)
@@ -185,7 +185,7 @@ def main() -> None:
     rows = []
     for row in work:
         kind, name, shape = row
-        times = {candidate: summary(taken) for candidate, taken in samples[row].items()}
+        times = {candidate: of_turns(taken) for candidate, taken in turns[row].items()}
         training = kind in ("train", "resets")
         peak = machine.floor(shape, training, name, flops, reads)
         shares, absent = notes[row]

@@ -44,11 +44,11 @@ class Row:
     @property
     def best_peer(self) -> str:
         peers = [name for name in self.times if not name.startswith("ours")]
-        return min(peers, key=lambda name: self.times[name].median)
+        return min(peers, key=lambda name: self.times[name].over(self.ours))
 
     @property
     def ratio(self) -> float:
-        return self.times[self.best_peer].median / self.ours.median
+        return self.times[self.best_peer].over(self.ours)
 
     @property
     def share(self) -> float:
@@ -57,7 +57,7 @@ class Row:
     @property
     def at_most(self) -> float:
         """The ratio of a call that takes no longer than its products do at the machine's peak."""
-        return self.times[self.best_peer].median / self.floor
+        return self.ratio / self.share
 
     @property
     def noisy(self) -> bool:
@@ -66,8 +66,8 @@ class Row:
 
     def against(self, peer: str) -> float | None:
         """The ratio to the best candidate whose name begins so."""
-        medians = [timing.median for name, timing in self.times.items() if name.startswith(peer)]
-        return min(medians) / self.ours.median if medians else None
+        found = [timing for name, timing in self.times.items() if name.startswith(peer)]
+        return min((timing.over(self.ours) for timing in found), default=None)
 
     def json(self) -> dict[str, Any]:
         times = {
@@ -75,6 +75,7 @@ class Row:
                 "median us": round(t.median * 1e6, 3),
                 "quartiles us": [round(t.low * 1e6, 3), round(t.high * 1e6, 3)],
                 "samples": t.samples,
+                "turns us": [round(turn * 1e6, 3) for turn in t.turns],
             }
             for name, t in self.times.items()
         }
@@ -203,10 +204,11 @@ def print_rows(rows: list[Row]) -> None:
         print(f"{row.share:>8.0%}{star} {doubt} ", end="")
         order = sorted(row.times.items(), key=lambda item: (item[0] != "ours", item[1].median))
         print(", ".join(f"{n} {microseconds(t.median)} ±{t.spread:.0%}" for n, t in order))
-    print("\nratio: the best peer's median / ours. *: of the rate at which weights can be read.")
     print(
-        "at most: the best peer's median / the time of products and cells at the machine's peak,\n"
-        "the rate of the fastest large product; or of reading a step's weights, if longer.\n"
+        "\nratio: the best peer's time / ours, in each round of turns; the median of the rounds.\n"
+        "*: of the rate at which weights can be read.\n"
+        "at most: the ratio of a call that takes no longer than its products and cells do at the\n"
+        "rate of the fastest large product; or than reading a step's weights, if that is longer.\n"
         "±: half the distance of the quartiles, of the median. ?: not to be trusted: above 25%\n"
         "for ours or the best peer, or other processes took more than 10% of the processors."
     )

@@ -13,6 +13,7 @@ BURST = 0.015  # seconds of timed calls in a turn
 WARM = 0.002  # seconds of untimed calls before them
 BATCH = 20e-6  # calls shorter than this are timed several at once
 SLOW = 2.0  # a call that takes longer is not repeated
+ROUNDS = 3  # at the least
 
 
 @dataclass
@@ -32,11 +33,23 @@ class Timing(NamedTuple):
     low: float
     high: float
     samples: int
+    turns: tuple[float, ...] = ()  # the median of each turn
 
     @property
     def spread(self) -> float:
         """Half the distance of the quartiles, in parts of the median."""
         return (self.high - self.low) / 2 / self.median
+
+    def over(self, other: Timing) -> float:
+        """How many times as long as the other: the median of the rounds' ratios.
+
+        The machine is quick in one minute and slow in the next, and each candidate in its own
+        measure; a round is short, so that both have run on the same machine. Of too few rounds, or
+        of those that one of them sat out: the ratio of the medians.
+        """
+        if len(self.turns) != len(other.turns) or len(self.turns) < ROUNDS:
+            return self.median / other.median
+        return median(a / b for a, b in zip(self.turns, other.turns, strict=True))
 
 
 def settle() -> None:
@@ -92,29 +105,34 @@ def alternating(candidates: Sequence[Candidate], seconds: float) -> list[Timing]
 
 def interleaved(candidates: Sequence[Candidate], seconds: float) -> list[Timing]:
     """Times candidates turn about, once."""
-    return [summary(taken) for taken in interleaved_samples(candidates, seconds)]
+    return [of_turns(turns) for turns in interleaved_turns(candidates, seconds)]
 
 
-def interleaved_samples(candidates: Sequence[Candidate], seconds: float) -> list[list[float]]:
-    """Turn about for so many seconds, and for three rounds at least; the order rotates.
+def interleaved_turns(candidates: Sequence[Candidate], seconds: float) -> list[list[list[float]]]:
+    """Turn about for so many seconds, and for ROUNDS at least; the order rotates.
 
-    Fewer rounds for slow calls: two above a second; above SLOW the first call has to do.
+    Returns the samples of each candidate's turns. Fewer rounds for slow calls: two above a second;
+    above SLOW the first call has to do.
     """
-    samples: list[list[float]] = [[c.first] if c.first > SLOW else [] for c in candidates]
-    turns = [0] * len(candidates)
+    turns: list[list[list[float]]] = [[[c.first]] if c.first > SLOW else [] for c in candidates]
 
     def lacks(k: int) -> bool:
         slow = candidates[k].first
-        return not samples[k] or turns[k] < (0 if slow > SLOW else 2 if slow > 1 else 3)
+        return len(turns[k]) < (1 if slow > SLOW else 2 if slow > 1 else ROUNDS)
 
     end, start = time.perf_counter() + seconds, 0
     while (more := time.perf_counter() < end) or any(map(lacks, range(len(candidates)))):
         for k in [(start + j) % len(candidates) for j in range(len(candidates))]:
             if lacks(k) or (more and candidates[k].first < 1):
-                samples[k] += burst(candidates[k])
-                turns[k] += 1
+                turns[k].append(burst(candidates[k]))
         start += 1
-    return samples
+    return turns
+
+
+def of_turns(turns: list[list[float]]) -> Timing:
+    """Of all samples; and the median of each turn, for ratios round by round."""
+    samples = [taken for turn in turns for taken in turn]
+    return summary(samples)._replace(turns=tuple(map(median, turns)))
 
 
 def summary(samples: list[float]) -> Timing:
