@@ -64,33 +64,53 @@ bool always_pack() {
   return !asked.empty();
 }
 
-// Runs a call in parts: by rows, or by units where rows are few or the weights large, since then
-// each thread's weights stay in its own cache.
-template <class S, class F>
-void in_parts(const SequenceParams<S>& p, const Split& how, const F& run) {
-  if (how.by_units) return in_team(p.B, how.members, run);
-  const int64_t rows = how.rows(p.B);
-  torch::stable::parallel_for(0, how.members, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      cpu::Barrier unused;
-      if (k * rows < p.B) run(cpu::Part{k * rows, std::min(p.B, (k + 1) * rows), 0, 1}, unused);
-    }
+// The weights of a call packed by all threads, if they are to be packed.
+template <class S, class Params>
+Buffer<Acc<S>> pack_together(const cpu::Packing<S, Params>& packing, const Params& p, bool packed) {
+  const int64_t size = packed ? packing.size(p) : 0;
+  Buffer<Acc<S>> pack(size, Kept::pack);
+  if (size == 0) return pack;
+  constexpr int64_t kWork = 1 << 14;  // numbers worth a thread's waking
+  const int64_t members = std::clamp<int64_t>(size / kWork, 1, torch::stable::get_num_threads());
+  torch::stable::parallel_for(0, members, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) packing.pack(p, pack.get(), k, members);
   });
+  return pack;
 }
 
-// The weights of a call packed by all threads, if that is how they are to be read.
-template <class S, class Params>
-Buffer<Acc<S>> pack_weights(const cpu::Packing<S, Params>& packing, const Params& p,
-                            cpu::Weights are) {
-  const int64_t size = are == cpu::Weights::packed ? packing.size(p) : 0;
-  Buffer<Acc<S>> pack(size, Kept::pack);
-  constexpr int64_t kWork = 1 << 14;  // numbers worth a thread's waking
-  const int64_t panels = packing.panels(p);
-  const int64_t grain = std::max<int64_t>(1, kWork * panels / std::max<int64_t>(1, size));
-  if (size > 0)
-    torch::stable::parallel_for(0, panels, grain,
-                                [&](int64_t b, int64_t e) { packing.pack(p, pack.get(), b, e); });
-  return pack;
+// Runs a call in parts, run(part, pack, barrier): by rows, or by units where rows are few or the weights
+// large, since then each thread's weights stay in its own cache. There they should come to by being packed:
+// what another core has packed may lie far away, and be fetched from there in every step. So by units each
+// packs what it reads; by rows each packs all for itself, if it has work enough to make up for that.
+template <class S, class Params, class F>
+void in_parts(const cpu::Packing<S, Params>& packing, const Params& p, cpu::Weights are,
+              const Split& how, const F& run) {
+  using A = Acc<S>;
+  const bool packed = are == cpu::Weights::packed;
+  const int64_t size = packed ? packing.size(p) : 0;
+  if (how.by_units) {
+    const Buffer<A> pack(size, Kept::pack);
+    return in_team(p.B, how.members, [&](const cpu::Part& part, cpu::Barrier& barrier) {
+      if (packed) packing.pack(p, pack.get(), part.member, part.members);
+      run(part, pack.get(), barrier);
+    });
+  }
+  constexpr int64_t kOwnWork = 256;               // rows that a number is packed for
+  constexpr int64_t kOwnSize = int64_t{4} << 20;  // numbers of all packs together
+  const int64_t rows = how.rows(p.B);
+  const bool own =
+      packed && how.members > 1 && rows * p.T >= kOwnWork && how.members * size <= kOwnSize;
+  const Buffer<A> common = pack_together(packing, p, packed && !own);
+  torch::stable::parallel_for(0, how.members, 1, [&](int64_t begin, int64_t end) {
+    if (begin * rows >= p.B) return;
+    const Buffer<A> pack(own ? size : 0, Kept::pack);
+    if (own) packing.pack(p, pack.get(), 0, 1);
+    for (int64_t k = begin; k < end && k * rows < p.B; ++k) {
+      cpu::Barrier unused;
+      run(cpu::Part{k * rows, std::min(p.B, (k + 1) * rows), 0, 1}, (own ? pack : common).get(),
+          unused);
+    }
+  });
 }
 
 }  // namespace
@@ -101,14 +121,14 @@ void run_forward(const ForwardParams<S>& p, bool may_be_in_place) {
   if (p.B == 0) return;
   const auto& kernel = cpu::kernels<S>();
   const cpu::Weights are = kernel.forward_weights_are(p, may_be_in_place && !always_pack());
-  const Buffer<A> pack = pack_weights(kernel.forward_weights, p, are);
   const Split how = split(p, are, p.I);
   const int64_t own_size = cpu::own_size(kernel, p, how.rows(p.B));
   const Buffer<A> work(cpu::work_size(p), Kept::work);
-  in_parts(p, how, [&](const cpu::Part& part, cpu::Barrier& barrier) {
-    const Buffer<A> own(own_size, Kept::own);
-    kernel.forward_part(p, are, pack.get(), work.get(), own.get(), part, barrier);
-  });
+  in_parts(kernel.forward_weights, p, are, how,
+           [&](const cpu::Part& part, const A* pack, cpu::Barrier& barrier) {
+             const Buffer<A> own(own_size, Kept::own);
+             kernel.forward_part(p, are, pack, work.get(), own.get(), part, barrier);
+           });
 }
 
 // Steps [begin, end) of a call that goes forward in time and has no lengths.
@@ -147,10 +167,12 @@ void run_layers(const std::vector<ForwardParams<S>>& layers) {
   }
   std::vector<Buffer<A>> packs;
   for (const ForwardParams<S>& layer : layers)
-    packs.push_back(pack_weights(kernel.forward_weights, layer, are));
+    packs.emplace_back(kernel.forward_weights.size(layer), Kept::pack);
   std::vector<cpu::Progress> progress(count);
   in_team(p.B, members, [&](const cpu::Part& part, cpu::Barrier& unused) {
     const Buffer<A> work(cpu::work_size(p), Kept::work);
+    for (int64_t k = part.member; k < count; k += part.members)
+      kernel.forward_weights.pack(layers[k], packs[k].get(), 0, 1);
     for (int64_t wave = 0; wave < pieces + count - 1; ++wave) {
       for (int64_t k = part.member; k < count; k += part.members) {
         const int64_t begin = (wave - k) * piece;
@@ -172,11 +194,11 @@ void run_backward(const BackwardParams<S>& p) {
   if (p.B == 0) return;
   const auto& kernel = cpu::kernels<S>();
   const cpu::Weights are = kernel.backward_weights_are(p);
-  const Buffer<A> pack = pack_weights(kernel.backward_weights, p, are);
   const Buffer<A> work(cpu::work_size(p), Kept::work);
-  in_parts(p, split(p, are), [&](const cpu::Part& part, cpu::Barrier& barrier) {
-    kernel.backward_part(p, pack.get(), work.get(), part, barrier);
-  });
+  in_parts(kernel.backward_weights, p, are, split(p, are),
+           [&](const cpu::Part& part, const A* pack, cpu::Barrier& barrier) {
+             kernel.backward_part(p, pack, work.get(), part, barrier);
+           });
 }
 
 namespace {
@@ -209,7 +231,8 @@ void run_gradients(const GradientParams<S>& p) {
     });
   }
   if (p.grad_x == nullptr) return;
-  const Buffer<A> pack = pack_weights(kernel.gradient_weight, p, kernel.gradient_weight_is(p));
+  const Buffer<A> pack = pack_together(kernel.gradient_weight, p,
+                                       kernel.gradient_weight_is(p) == cpu::Weights::packed);
   constexpr int64_t kRows = 192;  // whose gradients of gates stay in L2
   share(rows, 4 * p.H * p.I, [&](int64_t begin, int64_t end) {
     const Buffer<A> room(sizeof(S) < sizeof(A) ? std::min(kRows, end - begin) * p.I : 0, Kept::own);

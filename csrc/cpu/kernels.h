@@ -16,16 +16,16 @@ constexpr bool kWatched = true;
 constexpr bool kWatched = false;
 #endif
 
-// How a call reads its weights: packed before, by all threads; packed panel by panel by whom it belongs to;
-// or where they lie, which forward adds up in another order.
+// How a call reads its weights: packed before all steps; packed panel by panel by whom it belongs to; or
+// where they lie, which forward adds up in another order.
 enum class Weights { packed, packed_in_passing, in_place };
 
 // How a call's weights are laid out for its products: panels, packed apart, in any order.
 template <class S, class Params>
 struct Packing {
-  int64_t (*panels)(const Params&);
   int64_t (*size)(const Params&);  // elements of Acc<S> in all
-  void (*pack)(const Params&, Acc<S>* pack, int64_t begin, int64_t end);
+  // What one of `members` reads where they share a call by units, to its place; all of it for (0, 1).
+  void (*pack)(const Params&, Acc<S>* pack, int64_t member, int64_t members);
 };
 
 template <class S>

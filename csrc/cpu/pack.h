@@ -11,7 +11,7 @@
 // Where the units of the last panel of gates fill half a vector at most, i and f share one, and so do g and o:
 // half a panel, and half the work. Where they fill a quarter, all four share one, beside a vector of zeros.
 // Packing happens anew in every call, so it must cost little beside one step's product: vectors are
-// copied, or turned in registers where W lies the other way, and panels are shared out to threads.
+// copied, or turned in registers where W lies the other way.
 
 constexpr int64_t kGroup = 4, kHalf = 2;
 
@@ -174,24 +174,17 @@ template <class S, int count>
 struct Packed {
   Columns<S> w[count];
 
-  int64_t panels() const {
-    int64_t sum = 0;
-    for (const Columns<S>& each : w) sum += each.panels();
-    return sum;
-  }
   // Factors before matrix n; in all for n = count.
   int64_t size(int n = count) const {
     int64_t sum = 0;
     for (int k = 0; k < n; ++k) sum += w[k].pack_size();
     return sum;
   }
-  void pack(Factor<S>* to, int64_t begin, int64_t end) const {
+  void pack(Factor<S>* to, int64_t member, int64_t members) const {
     for (const Columns<S>& each : w) {
-      const int64_t n = each.panels();
-      pack_panels(to, each, begin < n ? begin : n, end < n ? end : n);
+      const Range own = share({0, 0, member, members}, each.panels());
+      pack_panels(to, each, own.begin, own.end);
       to += each.pack_size();
-      begin = begin > n ? begin - n : 0;
-      end = end > n ? end - n : 0;
     }
   }
 };

@@ -1,10 +1,9 @@
 // The table of one instruction set's kernels. Included last by isa_*.cpp.
 template <class S, class Params, auto weights>
 Packing<S, Params> packing() {
-  return {[](const Params& a) { return weights(a).panels(); },
-          [](const Params& a) { return weights(a).size(); },
-          [](const Params& a, Acc<S>* pack, int64_t begin, int64_t end) {
-            weights(a).pack(reinterpret_cast<Factor<S>*>(pack), begin, end);
+  return {[](const Params& a) { return weights(a).size(); },
+          [](const Params& a, Acc<S>* pack, int64_t member, int64_t members) {
+            weights(a).pack(reinterpret_cast<Factor<S>*>(pack), member, members);
           }};
 }
 
