@@ -79,9 +79,9 @@ Buffer<Acc<S>> pack_together(const cpu::Packing<S, Params>& packing, const Param
 }
 
 // Runs a call in parts, run(part, pack, barrier): by rows, or by units where rows are few or the weights
-// large, since then each thread's weights stay in its own cache. There they should come to by being packed:
-// what another core has packed may lie far away, and be fetched from there in every step. So by units each
-// packs what it reads; by rows each packs all for itself, if it has work enough to make up for that.
+// large, since then each thread's weights stay in its own cache. What another core has packed may be far from
+// there. So by units each packs what it reads; by rows each packs all of it for itself, where its rows and steps
+// make up for that and the copies are small, or else all threads pack for all.
 template <class S, class Params, class F>
 void in_parts(const cpu::Packing<S, Params>& packing, const Params& p, cpu::Weights are,
               const Split& how, const F& run) {
