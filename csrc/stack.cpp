@@ -66,7 +66,7 @@ void units_in_shares(const cpu::Kernels<S>& kernel, const StepParams<S>& step, i
 template <class S>
 void run_steps(const StackCall<S>& s) {
   using A = Acc<S>;
-  constexpr int64_t kFewInputs = 4096;  // bytes that one thread makes for all, with no meeting
+  constexpr int64_t kFewInputs = 8192;  // bytes that one thread makes for all, with no meeting
   // Every other call goes through the weights the other way round: what the last one read last is
   // still in the cache. No result depends on it.
   static std::atomic<unsigned> calls{0};

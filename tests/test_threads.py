@@ -68,7 +68,9 @@ def test_rows_or_units_and_any_number_of_threads_give_the_same_bits() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("sizes", [(1, 200, 0, 1), (2, 203, 0, 1), (2, 130, 61, 1), (9, 140, 0, 2)])
+@pytest.mark.parametrize(
+    "sizes", [(1, 200, 0, 1), (2, 203, 0, 1), (5, 300, 0, 1), (2, 130, 61, 1), (9, 140, 0, 2)]
+)
 def test_a_step_by_any_number_of_threads_gives_the_same_bits(sizes, dtype) -> None:
     """Shares that end within a vector, of members that meet and of those that need not."""
     B, H, P, layers = sizes
