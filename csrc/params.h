@@ -107,11 +107,25 @@ struct StepParams {
   const bool* reset;     // (B) or null
   Acc<S>* in;            // scratch of a member or of all: x and h as step_inputs makes them
   S* h;                  // (slots, P) resident, read by step_inputs and then written
+  const S* before;       // the y of the step before, to be read in place of h; or null
   Acc<S>* c;             // (slots, H) resident, read and written
   S* y;                  // (B, P) zero in padding rows
   S* h_n;                // (B, P)
   S* c_n;                // (B, H)
   Acc<S>* hidden;        // (B, H) scratch: h before the projection, zero in padding rows
+  const Acc<S>* begun;   // (H, B, 4, lanes) the sums over x where they were begun before, or null
+};
+
+// The products of x with weight_ih for T steps of one layer, before any of them. A sum is kept lane by lane, since it
+// goes on with h before the lanes are added up.
+template <class S>
+struct BeginParams {
+  int64_t T, B, I, H;
+  int64_t x_time, x_stride;  // elements between steps and rows of x
+  const S* x;                // (T, B, I)
+  const S* weight_ih;        // (4H, I)
+  Acc<S>* in;                // (T, B, I) scratch of a member
+  Acc<S>* sums;              // (T, H, B, 4, lanes)
 };
 
 }  // namespace stateful_lstm

@@ -63,6 +63,15 @@ void units_in_shares(const cpu::Kernels<S>& kernel, const StepParams<S>& step, i
   });
 }
 
+// Whether the products of so many inputs are begun for all steps of a call at once: weight_ih is then read once for
+// all of them, but a vector is kept for each sum, of which a row of weights must have made many.
+template <class S>
+bool begins(const cpu::Kernels<S>& kernel, const StackCall<S>& s, int64_t inputs) {
+  constexpr int64_t kMany = 8;
+  const int64_t kept = s.B * kernel.lanes * int64_t(sizeof(Acc<S>));
+  return s.T > 1 && !kernel.tiled && inputs * int64_t(sizeof(S)) >= kMany * kept;
+}
+
 template <class S>
 void run_steps(const StackCall<S>& s) {
   using A = Acc<S>;
@@ -77,8 +86,11 @@ void run_steps(const StackCall<S>& s) {
   const bool projection = s.w[0].weight_hr != nullptr;
   const int64_t members = step_members(kernel, s), most = std::max(s.I, s.L > 1 ? width : 0);
   const int64_t in_size = whole_lines<A>(cpu::step_size<S>(B, most, s.P));
-  const Buffer<A> in(members * in_size), hidden(projection ? B * s.H : 0);
-  const Buffer<S> between(s.L > 1 ? 2 * B * width : 0);
+  const bool begin = begins(kernel, s, most);  // in one layer at least
+  const int64_t begin_size = begin ? whole_lines<A>(s.T * B * most) : 0;
+  const Buffer<A> in(members * (in_size + begin_size)), hidden(projection ? B * s.H : 0);
+  const Buffer<A> begun(begin ? s.T * B * 4 * s.H * kernel.lanes : 0, Kept::work);
+  const Buffer<S> between(s.L > 1 ? 2 * s.T * B * width : 0);
   std::fill_n(hidden.get(), projection ? B * s.H : 0, A{});
   std::vector<int64_t> live(s.lengths ? s.T * B : 0);  // slots of the rows that have a step
   const auto slot = [&](int64_t b) { return s.rows ? s.rows[b] : b; };
@@ -88,18 +100,21 @@ void run_steps(const StackCall<S>& s) {
   const auto params = [&](int64_t t, int64_t k) {
     const int64_t layer = k / s.D, direction = k % s.D;
     const bool top = layer == s.L - 1;
-    S* y = top ? s.y + t * s.y_time : between.get() + layer % 2 * B * width;
+    const auto outputs = [&](int64_t layer) {
+      return between.get() + (layer % 2 * s.T + t) * B * width;
+    };
+    S* y = top ? s.y + t * s.y_time : outputs(layer);
     StepParams<S> p;
     p.B = B;
     p.I = layer == 0 ? s.I : width;
     p.H = s.H;
     p.P = s.P;
-    p.x = layer == 0 ? s.x + t * s.x_time : between.get() + (layer - 1) % 2 * B * width;
+    p.x = layer == 0 ? s.x + t * s.x_time : outputs(layer - 1);
     p.x_stride = layer == 0 ? s.x_row : width;
     p.y = y + direction * s.P;
     p.y_stride = top ? s.y_row : width;
     p.from_zero = direction == 1;
-    p.backwards = backwards;
+    p.backwards = backwards != (t % 2 == 1);
     p.weight_ih = s.w[k].weight_ih;
     p.weight_hh = s.w[k].weight_hh;
     p.bias_ih = s.w[k].bias_ih;
@@ -110,14 +125,16 @@ void run_steps(const StackCall<S>& s) {
     p.reset_stride = s.reset_row;
     p.hidden = hidden.get();
     p.h = s.h + k * s.slots * s.P;
+    p.before = t == 0 ? nullptr : p.y - (top ? s.y_time : B * width);
     p.c = s.c + k * s.slots * s.H;
     p.h_n = s.h_n + k * B * s.P;
     p.c_n = s.c_n + k * B * s.H;
+    p.begun = begins(kernel, s, p.I) ? begun.get() + t * s.H * B * 4 * kernel.lanes : nullptr;
     return p;
   };
   const int64_t steps = s.T * s.L * s.D, blocks = (s.H + kernel.lanes - 1) / kernel.lanes;
   const auto step = [&](int64_t n, int64_t call) {
-    StepParams<S> p = params(n / (s.L * s.D), n % (s.L * s.D));
+    StepParams<S> p = params(n % s.T, n / s.T);
     p.in = in.get() + call * in_size;
     return p;
   };
@@ -128,10 +145,27 @@ void run_steps(const StackCall<S>& s) {
     };
     for (int64_t n = 0; n < steps; ++n) {
       const StepParams<S> p = step(n, part.call);
+      const bool first = n % s.T == 0;        // of its layer
+      if (n > 0) barrier.wait(part.members);  // all that the step before wrote is there
+      if (p.begun && first) {
+        const BeginParams<S> all = {s.T,
+                                    B,
+                                    p.I,
+                                    p.H,
+                                    n == 0 ? s.x_time : B * width,
+                                    p.x_stride,
+                                    p.x,
+                                    p.weight_ih,
+                                    in.get() + members * in_size + part.call * begin_size,
+                                    begun.get()};
+        share(blocks, [&](int64_t b, int64_t e) {
+          kernel.step_begin(all, b * kernel.lanes, std::min(s.H, e * kernel.lanes));
+        });
+      }
       if (n > 0) {
-        barrier.wait(part.members);  // all of h and y is there
         kernel.step_inputs(p);
-        barrier.wait(part.members);  // all have read h, which may be written now
+        if (first)
+          barrier.wait(part.members);  // all have read the state's h, which may be written now
       }
       share(blocks, [&](int64_t b, int64_t e) {
         kernel.step_units(p, b * kernel.lanes, std::min(s.H, e * kernel.lanes));

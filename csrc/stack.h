@@ -1,8 +1,8 @@
 // A whole stack of layers in place on the resident state, without gradients: what the operator
 // lstm_step_ and the short way in from Python (python.cpp) both come to. No tensors, no checks.
 //
-// A few steps, up to kFewSteps, are each a step of the whole stack (cpu/step.h), which reads every weight
-// once where it lies; more of them, or of both directions, are a sequence layer by layer (sequence.h).
+// A few steps, up to kFewSteps, are single steps one after the other (cpu/step.h), layer by layer, on the weights where
+// they lie; more of them, or of both directions, are sequences (sequence.h).
 #pragma once
 #include <cstdint>
 #include <vector>

@@ -57,10 +57,10 @@ def threads():
 class Steps:
     """A stack, its input, and what each row gives alone, one step a call: the truth."""
 
-    def __init__(self, H, dtype, rows=130, steps=4, **config):
+    def __init__(self, H, dtype, rows=130, steps=4, inputs=None, **config):
         torch.manual_seed(3)
-        self.lstm = StatefulLSTM(H + 2, H, dtype=dtype, **config)
-        self.x = noise(steps, rows, H + 2, dtype=dtype)
+        self.lstm = StatefulLSTM(inputs or H + 2, H, dtype=dtype, **config)
+        self.x = noise(steps, rows, inputs or H + 2, dtype=dtype)
         sizes = self.lstm.new_state(rows)
         self.h0 = noise(*sizes.h.shape, seed=2, dtype=dtype)
         self.c0 = noise(*sizes.c.shape, seed=3, dtype=sums_of(dtype))
@@ -134,6 +134,45 @@ def test_steps_are_the_same_in_one_call_and_in_several(dtype, cut):
     state = steps.state(rows)
     y = torch.cat([steps.call(part, state) for part in steps.x.split(cut)])
     steps.check(rows, y, state)
+
+
+# So many inputs a row that a few rows' products with them are begun for all steps at once.
+@dtypes
+@pytest.mark.parametrize("config", [{"num_layers": 2}, {"proj_size": 5}, {"bias": False}], ids=str)
+@pytest.mark.parametrize("cut", [[4], [1, 3], [2, 2]], ids=str)
+def test_steps_of_many_inputs_are_the_same_in_every_batch_and_cut(dtype, config, cut):
+    steps = Steps(19, dtype, rows=9, inputs=1100, **config)
+    for B in (1, 2, 3, 4, 5, 8, 9):
+        rows = list(range(9 - B, 9))
+        state = steps.state(rows)
+        y = torch.cat([steps.call(part, state) for part in steps.x[:, rows].split(cut)])
+        steps.check(rows, y, state)
+
+
+@dtypes
+def test_steps_of_many_inputs_with_resets_lengths_and_padding(dtype):
+    steps = Steps(19, dtype, rows=3, inputs=1100, num_layers=2)
+    state = steps.state([0, 1, 2])
+    state.h[:, 1], state.c[:, 1] = float("nan"), float("inf")
+    x = steps.x.clone()
+    x[2:, 1], x[:, 2] = float("nan"), float("nan")  # past its end; padding
+    mask = torch.zeros(4, 3, dtype=torch.bool)
+    mask[0, 1] = mask[1, 1] = True
+    y = steps.call(
+        x,
+        state,
+        reset_mask=mask,
+        lengths=torch.tensor([4, 2, 4]),
+        state_indices=torch.tensor([0, 1, -1]),
+    )
+    steps.check([0], y[:, :1], state, [0])
+    alone = steps.lstm.new_state(1)
+    steps.call(x[:1, 1:2], alone, reset_mask=mask[:1, 1:2])
+    last = steps.call(x[1:2, 1:2], alone, reset_mask=mask[1:2, 1:2])
+    assert same_bits(y[1, 1], last[0, 0])
+    assert same_bits(state.h[:, 1], alone.h[:, 0]) and same_bits(state.c[:, 1], alone.c[:, 0])
+    assert (y[2:, 1] == 0).all() and (y[:, 2] == 0).all()
+    assert same_bits(state.h[:, 2], steps.h0[:, 2])
 
 
 @pytest.mark.skipif(not TILED, reason="needs AMX's tiles, or those written out")

@@ -2,10 +2,12 @@
 // Included only by isa_*.cpp, after dots.h. Shapes: params.h.
 //
 // The weights are read once, where they lie: nothing is packed and nothing kept from call to call, so
-// nothing can be stale.
+// nothing can be stale. Of some steps in one call, all but the first find h in the outputs of the one before; and where
+// inputs are many and rows few, the products with them are begun for all of these steps at once, so that
+// weight_ih is read once for all.
 //
 // Members of a team share the units out, and each makes the inputs for itself, unless they are few: what one wrote
-// another would wait for. A member may write h once all inputs are made.
+// another would wait for. A member may write the state's h once all have made the inputs from it.
 
 // The slot of a row; -1: a padding row.
 template <class S>
@@ -16,6 +18,12 @@ LSTM_INLINE int64_t slot_of(const StepParams<S>& a, int64_t b) {
 template <class S>
 LSTM_INLINE bool starts_at_zero(const StepParams<S>& a, int64_t b) {
   return a.from_zero || (a.reset && a.reset[b * a.reset_stride]);
+}
+
+// The h that a row's step starts from.
+template <class S>
+LSTM_INLINE const S* hidden_of(const StepParams<S>& a, int64_t b) {
+  return a.before ? a.before + b * a.y_stride : a.h + slot_of(a, b) * a.P;
 }
 
 // All rows of the batch as [x; h], into a.in (B, I + P). Padding rows: zeros.
@@ -38,12 +46,35 @@ void step_inputs(const StepParams<S>& a) {
       zero(in, a.I + a.P);
       continue;
     }
-    load_inputs(in, a.x + b * a.x_stride, a.I);
+    if (a.begun == nullptr) load_inputs(in, a.x + b * a.x_stride, a.I);
     if (starts_at_zero(a, b))
       zero(in + a.I, a.P);
     else
-      load_inputs(in + a.I, static_cast<const S*>(a.h) + slot * a.P, a.P);
+      load_inputs(in + a.I, hidden_of(a, b), a.P);
   }
+}
+
+// The sums of units [begin, end) over x, of all steps and rows, as far as they go before h comes: what the
+// steps then go on with, in the order in which each alone would have added.
+template <class S>
+void step_begin(const BeginParams<S>& a, int64_t begin, int64_t end) {
+  using A = Acc<S>;
+  auto* in = reinterpret_cast<Input<S>*>(a.in);
+  const int64_t rows = a.T * a.B;
+  for (int64_t row = 0; row < rows; ++row)
+    load_inputs(in + row * a.I, a.x + row / a.B * a.x_time + row % a.B * a.x_stride, a.I);
+  for (int64_t unit = begin; unit < end; ++unit)
+    in_tiles<kDotRows<S, Input<S>>>(0, rows, [&](auto tile, int64_t b) LSTM_LAMBDA {
+      constexpr int R = decltype(tile)::rows;
+      Vec<A> sum[R][kGroup] = {};
+      add_products<S, R, kGroup>(sum, a.weight_ih + unit * a.I, a.H * a.I, a.I,
+                                 static_cast<const Input<S>*>(in) + b * a.I, a.I);
+      for (int r = 0; r < R; ++r) {
+        const int64_t t = (b + r) / a.B, place = (t * a.H + unit) * a.B + (b + r) % a.B;
+        for (int j = 0; j < kGroup; ++j)
+          store(a.sums + (place * kGroup + j) * kLanes<A>, sum[r][j]);
+      }
+    });
 }
 
 // The first n of a vector of a row's h, from number `first` on, into the state and the outputs.
@@ -87,7 +118,7 @@ void step_block(const StepParams<S>& a, int64_t unit, int64_t live, int64_t begi
   using A = Acc<S>;
   Vec<A> pre[kRowsAtOnce][kGroup], bias[kGroup] = {};
   gate_dots<S, Input<S>>({a.weight_ih, a.I}, {a.weight_hh, a.P}, a.H, unit, live,
-                         inputs(a) + begin * (a.I + a.P), end - begin, pre);
+                         inputs(a) + begin * (a.I + a.P), end - begin, {a.begun, a.B, begin}, pre);
   for (int64_t j = 0; a.bias_ih && j < kGroup; ++j) {
     const int64_t row = j * a.H + unit;
     bias[j] = load(a.bias_ih + row, live) + load(a.bias_hh + row, live);

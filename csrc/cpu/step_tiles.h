@@ -43,7 +43,7 @@ void tile_step_inputs(const StepParams<S>& a) {
       const int64_t slot = slot_of(a, b);
       if (slot < 0) continue;
       x[b - begin] = a.x + b * a.x_stride;
-      if (!starts_at_zero(a, b)) h[b - begin] = a.h + slot * a.P;
+      if (!starts_at_zero(a, b)) h[b - begin] = hidden_of(a, b);
     }
     Pair* to = tiles.at(begin);
     tile_columns(to, tiles.columns, x, a.I);

@@ -29,6 +29,7 @@ Kernels<S> table() {
   k.gradient_weights = gradient_weights<S>;
   k.gradient_inputs = gradient_inputs<S>;
   k.round = store_rows<S>;
+  k.step_begin = step_begin<S>;
   k.step_inputs = step_inputs<S>;
   k.step_units = step_units<S>;
   k.step_project = step_project<S>;
