@@ -18,30 +18,24 @@ constexpr int64_t hidden_row(int64_t H) {
   return kTiles<S> ? H + kTileSide : H;
 }
 
-// Gates, cells and hidden states of R rows from b at step t and N vectors of units, from sums (N, .., 4, lanes)
-// of panels that lie `panel` apart; of the last one a gate has `last_lanes`. Stage by stage for all of them,
-// whose long chains of operations then run side by side.
-template <class S, int R, int N>
-LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, int64_t unit,
-                              const Acc<S>* sums, int64_t panel, int64_t last_lanes, Acc<S>* c,
-                              Acc<S>* hidden, bool last_product) {
+// Gates, cells and hidden states of R rows from b at step t and N vectors of units, from the gates' sums, those of
+// all rows for each vector. Stage by stage for all of them, whose long chains of operations then run side by side.
+template <int R, int N, class S>
+LSTM_INLINE void cells_of(const ForwardParams<S>& a, int64_t t, int64_t b, int64_t unit,
+                          const Gates<Vec<Acc<S>>> (&sum)[R * N], Acc<S>* c, Acc<S>* hidden) {
   using A = Acc<S>;
   using V = Vec<A>;
   constexpr int64_t lanes = kLanes<A>;
   constexpr int all = R * N;
   const int64_t H = a.H;
+  const bool last_product = a.weight_hr == nullptr;
   const auto first = [&](int k) LSTM_LAMBDA { return unit + k / R * lanes; };
   const auto left = [&](int k) LSTM_LAMBDA { return H - first(k); };  // lanes that exist
   const auto place = [&](int k) LSTM_LAMBDA { return (b + k % R) * H + first(k); };
   Gates<V> gate[all];
   V cell[all], h[all];
 #pragma GCC unroll 6
-  for (int k = 0; k < all; ++k) {
-    const A* sum = sums + k / R * panel + k % R * kGroup * lanes;
-    const int64_t gate_lanes = k / R == N - 1 ? last_lanes : lanes;
-    gate[k] = activate<Math<A>, V>({load(sum), load(sum + gate_lanes), load(sum + 2 * gate_lanes),
-                                    load(sum + 3 * gate_lanes)});
-  }
+  for (int k = 0; k < all; ++k) gate[k] = activate<Math<A>, V>(sum[k]);
 #pragma GCC unroll 6
   for (int k = 0; k < all; ++k)
     cell[k] = cell_state<Math<A>>(gate[k], load(static_cast<const A*>(c) + place(k), left(k)));
@@ -50,6 +44,7 @@ LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, i
     h[k] = hidden_state<Math<A>>(gate[k].o, cell[k]);
     if (last_product) h[k] = round_to<S>(h[k]);  // before a projection h stays exact
   }
+#pragma GCC unroll 6
   for (int k = 0; k < all; ++k) {
     if (!is_live(a, t, b + k % R)) continue;
     const int64_t n = left(k), step_row = t * a.B + b + k % R;
@@ -68,6 +63,58 @@ LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, i
     }
     if (a.cells != nullptr) store(a.cells + step_row * H + first(k), cell[k], n);
   }
+}
+
+// The same from sums (N, .., 4, lanes) of panels that lie `panel` apart; of the last one a gate has `last_lanes`.
+template <class S, int R, int N>
+LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, int64_t unit,
+                              const Acc<S>* sums, int64_t panel, int64_t last_lanes, Acc<S>* c,
+                              Acc<S>* hidden) {
+  using A = Acc<S>;
+  constexpr int64_t lanes = kLanes<A>;
+  Gates<Vec<A>> sum[R * N];
+#pragma GCC unroll 6
+  for (int k = 0; k < R * N; ++k) {
+    const A* from = sums + k / R * panel + k % R * kGroup * lanes;
+    const int64_t gate_lanes = k / R == N - 1 ? last_lanes : lanes;
+    sum[k] = {load(from), load(from + gate_lanes), load(from + 2 * gate_lanes),
+              load(from + 3 * gate_lanes)};
+  }
+  cells_of<R, N>(a, t, b, unit, sum, c, hidden);
+}
+
+// Of `vectors` that a panel's gates share, those of one gate.
+template <class A, int gate, int vectors, int... lane>
+LSTM_INLINE Vec<A> shared_gate(const Vec<A>* v, std::integer_sequence<int, lane...>) {
+  constexpr int lanes = kLanes<A>, each = lanes * vectors / kGroup;
+  return pick<A, (gate * each + lane) % (vectors * lanes)...>(v[0], v[vectors - 1]);
+}
+
+// A step of row b whose panels all go together: the sums never leave the registers. `sums` has the inputs' products, and
+// the first panel's gates begin there.
+template <class S, int N, int shared>
+LSTM_APART void step_of_row(const ForwardParams<S>& a, int64_t t, int64_t b, const Acc<S>* sums,
+                            int64_t panel_size, const Factor<S>* in, int64_t K,
+                            const Factor<S>* pack, Acc<S>* c, Acc<S>* hidden) {
+  using A = Acc<S>;
+  constexpr int64_t lanes = kLanes<A>;
+  constexpr int C = kGroup * N + shared, vectors = N + (shared > 0);
+  Vec<A> product[1][C] = {};
+  add_rows<A>(product, RowInputs<Factor<S>>{in, 0}, K, packed_panel(pack, K, 0));
+  Vec<A>(&sum)[C] = product[0];
+#pragma GCC unroll 18
+  for (int j = 0; j < C; ++j) sum[j] += load(sums + j / kGroup * panel_size + j % kGroup * lanes);
+  Gates<Vec<A>> gate[vectors];
+#pragma GCC unroll 4
+  for (int n = 0; n < N; ++n)
+    gate[n] = {sum[kGroup * n], sum[kGroup * n + 1], sum[kGroup * n + 2], sum[kGroup * n + 3]};
+  if constexpr (shared > 0) {
+    constexpr auto all = std::make_integer_sequence<int, lanes>{};
+    const Vec<A>* last = &sum[kGroup * N];
+    gate[N] = {shared_gate<A, 0, shared>(last, all), shared_gate<A, 1, shared>(last, all),
+               shared_gate<A, 2, shared>(last, all), shared_gate<A, 3, shared>(last, all)};
+  }
+  cells_of<1, vectors>(a, t, b, 0, gate, c, hidden);
 }
 
 // The weights as the columns of the products that x (rows, I), h (rows, P) and hidden (rows, H) go into.
@@ -265,16 +312,45 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
   const GateWeights<S> of_inputs = {are, weights.w[0], packed ? pack : nullptr, room};
   const GateWeights<S> of_h = {are, weights.w[1], packed ? pack + weights.size(1) : nullptr, room};
   const Groups groups(panels, of_h.shared(panels), packed ? rows : kTileRows);
-  for (int64_t step = 0; step < a.T; ++step) {
-    const int64_t first = step / at_once * at_once;
-    const int64_t count = a.T - first < at_once ? a.T - first : at_once;
-    if (step == first) input_products(a, part, step, count, panels, of_inputs, in, sums_x);
-    const int64_t t = a.reverse ? a.T - 1 - step : step, panel_size = count * rows * width;
+  const bool one_group = groups.count == 1 && (groups.joins || groups.shared == 0);
+  const bool row_alone = packed && rows == 1 && part.members == 1 && !a.weight_hr && one_group;
+  const auto time_of = [&](int64_t step) LSTM_LAMBDA { return a.reverse ? a.T - 1 - step : step; };
+  const auto begin_step = [&](int64_t t) LSTM_LAMBDA {  // what the recurrent product takes
     auto* product_h = reinterpret_cast<Input<S>*>(masked);
     prepare(a, part, t, units, columns, h, c, product_h, of_h.stride());
     barrier.wait(part.members);
     if constexpr (std::is_same_v<Input<S>, A>)
       if (takes_h(a, of_h.stride())) product_h = h;
+    return product_h;
+  };
+  const auto end_step = [&](int64_t t) LSTM_LAMBDA {
+    finish(a, part, t, units, columns, static_cast<const A*>(h), h_next);
+    swap(h, h_next);
+    swap(masked, masked_next);
+  };
+  for (int64_t step = 0; step < a.T; ++step) {
+    const int64_t first = step / at_once * at_once;
+    const int64_t count = a.T - first < at_once ? a.T - first : at_once;
+    if (step == first) input_products(a, part, step, count, panels, of_inputs, in, sums_x);
+    if constexpr (!kTiles<S>)
+      if (row_alone) {  // which panels go together is asked once for these steps
+        const int64_t depth = of_h.w.depth(), at = begin * of_h.stride();
+        with_few(1, {groups.whole, groups.shared}, [&](auto, auto whole, auto shared) LSTM_LAMBDA {
+          for (; step < first + count; ++step) {
+            const int64_t t = time_of(step);
+            const Input<S>* from = begin_step(t) + at;
+            if (is_live(a, t, begin))
+              step_of_row<S, decltype(whole)::rows, decltype(shared)::rows>(
+                  a, t, begin, sums_x + (step - first) * width, count * width,
+                  reinterpret_cast<const Factor<S>*>(from), depth, of_h.pack, c, h_next);
+            end_step(t);
+          }
+        });
+        --step;
+        continue;
+      }
+    const int64_t t = time_of(step), panel_size = count * rows * width;
+    const Input<S>* product_h = begin_step(t);
     const AnyLive<S> live = {a, t};
     A* out = a.weight_hr ? hidden : h_next;
     const auto some_panels = [&](int64_t p, const Together& together) LSTM_LAMBDA {
@@ -285,8 +361,7 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
       const auto cells = [&](auto tile, auto vectors, int64_t b, int64_t last_lanes) LSTM_LAMBDA {
         if (live(tile, b))
           forward_cells<S, decltype(tile)::rows, decltype(vectors)::rows>(
-              a, t, b, p * lanes, sums + (b - begin) * width, panel_size, last_lanes, c, out,
-              a.weight_hr == nullptr);
+              a, t, b, p * lanes, sums + (b - begin) * width, panel_size, last_lanes, c, out);
       };
       if (together.several())
         with_few(rows, together, [&](auto tile, auto whole, auto shared) LSTM_LAMBDA {
@@ -306,9 +381,7 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
                     end, H, P, projected, pack + weights.size(2), static_cast<const S*>(nullptr),
                     live);
     }
-    finish(a, part, t, units, columns, static_cast<const A*>(h), h_next);
-    swap(h, h_next);
-    swap(masked, masked_next);
+    end_step(t);
   }
   for (int64_t b = begin; b < end; ++b) {
     store_rows(a.h_n + b * P + columns.begin, static_cast<const A*>(h) + b * P + columns.begin,

@@ -69,7 +69,7 @@ template <int R, int N, class F>
 LSTM_INLINE void with_shared(int64_t shared, const F& f) {
   if (shared == 2) return f(Rows<R>{}, Rows<N>{}, Rows<2>{});
   if (shared == 1) return f(Rows<R>{}, Rows<N>{}, Rows<1>{});
-  if constexpr (N > 1) f(Rows<R>{}, Rows<N>{}, Rows<0>{});
+  f(Rows<R>{}, Rows<N>{}, Rows<0>{});
 }
 template <class F>
 LSTM_INLINE void with_few(int64_t rows, const Together& panels, const F& f) {
@@ -154,12 +154,9 @@ struct ColumnInputs {
   LSTM_INLINE const F& at(int64_t r, int64_t k) const { return data[k * column + r]; }
 };
 
-// out (R, C vectors) += in (R, K) times K rows of C/2 halves of panels; K counts factors.
-template <int R, int C, class Out, class In, class Panel>
-LSTM_APART void add_tile(const Sums<Out>& out, const In& in, int64_t K, const Panel& panel) {
-  using A = Acc<Out>;
-  constexpr int64_t lanes = kLanes<A>;
-  Vec<A> sum[R][C] = {};
+// sum += in (R, K) times K rows of C/2 halves of panels; K counts factors.
+template <class A, int R, int C, class In, class Panel>
+LSTM_INLINE void add_rows(Vec<A> (&sum)[R][C], const In& in, int64_t K, const Panel& panel) {
   const auto add = [&](int64_t k) LSTM_LAMBDA {
     const auto column = [&](int j) LSTM_LAMBDA { return panel.column(k, j); };
     if constexpr (C == kHalf) {
@@ -190,6 +187,15 @@ LSTM_APART void add_tile(const Sums<Out>& out, const In& in, int64_t K, const Pa
     for (int next = 0; next < kAtOnce; ++next) add(k + next);
   }
   for (; k < K; ++k) add(k);
+}
+
+// out (R, C vectors) += such products.
+template <int R, int C, class Out, class In, class Panel>
+LSTM_APART void add_tile(const Sums<Out>& out, const In& in, int64_t K, const Panel& panel) {
+  using A = Acc<Out>;
+  constexpr int64_t lanes = kLanes<A>;
+  Vec<A> sum[R][C] = {};
+  add_rows<A>(sum, in, K, panel);
   // One way for all sums of a tile: with a choice for each of them short products took longer, and g++ had
   // too few registers for the loop above.
   const auto put = [&](const auto& one) LSTM_LAMBDA {
