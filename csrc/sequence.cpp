@@ -70,7 +70,7 @@ Buffer<Acc<S>> pack_together(const cpu::Packing<S, Params>& packing, const Param
   const int64_t size = packed ? packing.size(p) : 0;
   Buffer<Acc<S>> pack(size, Kept::pack);
   if (size == 0) return pack;
-  constexpr int64_t kWork = 1 << 14;  // numbers worth a thread's waking
+  constexpr int64_t kWork = 1 << 16;  // numbers worth a thread's waking, and fetching from its core
   const int64_t members = std::clamp<int64_t>(size / kWork, 1, torch::stable::get_num_threads());
   torch::stable::parallel_for(0, members, 1, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) packing.pack(p, pack.get(), k, members);
