@@ -107,7 +107,6 @@ struct StepParams {
   const bool* reset;     // (B) or null
   Acc<S>* in;            // scratch of a member or of all: x and h as step_inputs makes them
   S* h;                  // (slots, P) resident, read by step_inputs and then written
-  const S* before;       // the y of the step before, to be read in place of h; or null
   Acc<S>* c;             // (slots, H) resident, read and written
   S* y;                  // (B, P) zero in padding rows
   S* h_n;                // (B, P)

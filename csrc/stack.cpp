@@ -125,7 +125,6 @@ void run_steps(const StackCall<S>& s) {
     p.reset_stride = s.reset_row;
     p.hidden = hidden.get();
     p.h = s.h + k * s.slots * s.P;
-    p.before = t == 0 ? nullptr : p.y - (top ? s.y_time : B * width);
     p.c = s.c + k * s.slots * s.H;
     p.h_n = s.h_n + k * B * s.P;
     p.c_n = s.c_n + k * B * s.H;
@@ -138,7 +137,7 @@ void run_steps(const StackCall<S>& s) {
     p.in = in.get() + call * in_size;
     return p;
   };
-  const auto prepare = [&](int64_t call) { kernel.step_inputs(step(0, call)); };
+  const auto prepare = [&](int64_t call) { kernel.step_inputs(step(0, call), nullptr); };
   const auto run_part = [&](const cpu::Part& part, cpu::Barrier& barrier) {
     const auto share = [&](int64_t n, const auto& run) {
       run(n * part.member / part.members, n * (part.member + 1) / part.members);
@@ -163,7 +162,8 @@ void run_steps(const StackCall<S>& s) {
         });
       }
       if (n > 0) {
-        kernel.step_inputs(p);
+        const int64_t time = n / s.T == s.L - 1 ? s.y_time : B * width;
+        kernel.step_inputs(p, first ? nullptr : p.y - time);  // h is in the y of the step before
         if (first)
           barrier.wait(part.members);  // all have read the state's h, which may be written now
       }

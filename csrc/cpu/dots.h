@@ -150,20 +150,25 @@ struct WeightRows {
 // gates from `gate` on are meant, whose rows of weights come `skip` after those of the first gate.
 template <class A>
 struct Begun {
-  const A* sums = nullptr;  // null: not begun
-  int64_t rows = 0, row = 0, gate = 0, skip = 0;
+  const A* sums;
+  int64_t rows, row, gate = 0, skip = 0;
 
   LSTM_INLINE const A* at(int64_t weight_row, int64_t b) const {
-    if (sums == nullptr) return nullptr;
     return sums + (((weight_row - skip) * rows + row + b) * kGroup + gate) * kLanes<A>;
   }
 };
+struct NotBegun {
+  int64_t gate = 0, skip = 0;
+  LSTM_INLINE const void* at(int64_t, int64_t) const { return nullptr; }
+};
 
-// sum[r][n] = the products of row `row` + n * apart of [first, second] with input row r, lane by lane.
-template <class S, class In, int R, int N>
+// sum[r][n] = the products of row `row` + n * apart of [first, second] with input row r, lane by lane; those with
+// `second` alone where they are begun.
+template <class S, class In, int R, int N, class From>
 LSTM_INLINE void lane_sums(Vec<Acc<S>> (&sum)[R][N], const WeightRows<S>& first,
                            const WeightRows<S>& second, int64_t row, int64_t apart, const In* in,
-                           const Acc<S>* begun) {
+                           const From* begun) {
+  constexpr bool go_on = std::is_same_v<From, Acc<S>>;
   const int64_t stride = first.K + second.K;
   const auto add = [&](const WeightRows<S>& w, const In* from) LSTM_LAMBDA {
     add_products<S, R, N>(sum, w.data + row * w.K, apart * w.K, w.K, from, stride);
@@ -172,8 +177,11 @@ LSTM_INLINE void lane_sums(Vec<Acc<S>> (&sum)[R][N], const WeightRows<S>& first,
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n)
-      sum[r][n] = begun ? load(begun + (r * kGroup + n) * kLanes<Acc<S>>) : Vec<Acc<S>>{};
-  if (begun == nullptr) add(first, in);
+      if constexpr (go_on)
+        sum[r][n] = load(begun + (r * kGroup + n) * kLanes<Acc<S>>);
+      else
+        sum[r][n] = Vec<Acc<S>>{};
+  if constexpr (!go_on) add(first, in);
   add(second, in + first.K);
 }
 
@@ -187,10 +195,10 @@ constexpr int kSide = kLanes<A> < kGroup ? kLanes<A> : kGroup;
 
 // Such a vector for each of `count` rows of inputs, at most kRowsAtOnce; zero past `live`. The lanes of a group's
 // sums are added up as far as that goes while they are in registers, beside the multiplications of the next.
-template <class S, class In>
+template <class S, class In, class From = NotBegun>
 LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& second,
                              const DotRows& rows, const In* in, int64_t count, Vec<Acc<S>>* dot,
-                             const Begun<Acc<S>>& begun = {}) {
+                             const From& begun = {}) {
   using A = Acc<S>;
   constexpr int N = kSide<A>, groups = kLanes<A> / N;
   const int64_t K = first.K + second.K;
@@ -209,7 +217,7 @@ LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& se
       Vec<A> some[R][N] = {};
       for (int64_t m = 0; m < live; ++m) {
         Vec<A> one[R][1];
-        lane_sums<S>(one, first, second, row + m * rows.apart, 0, in + b * K, nullptr);
+        lane_sums<S>(one, first, second, row + m * rows.apart, 0, in + b * K, NotBegun{}.at(0, 0));
         for (int r = 0; r < R; ++r) some[r][m] = one[r][0];
       }
       for (int r = 0; r < R; ++r) folded[b + r][g] = fold_rows<A>(some[r]);
@@ -220,10 +228,10 @@ LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& se
 
 // The four gates of `live` units from `unit` on, for a single row of inputs; a gate has H rows of weights. The sums of
 // some units wait for each other, or else the folding of one would be waited for by the next.
-template <class S, class In>
+template <class S, class In, class From>
 LSTM_APART void gate_dots_of_row(const WeightRows<S>& first, const WeightRows<S>& second, int64_t H,
-                                 int64_t unit, int64_t live, const In* in,
-                                 const Begun<Acc<S>>& begun, Vec<Acc<S>> (&dot)[kGroup]) {
+                                 int64_t unit, int64_t live, const In* in, const From& begun,
+                                 Vec<Acc<S>> (&dot)[kGroup]) {
   using A = Acc<S>;
   constexpr int lanes = kLanes<A>, N = kSide<A>;
   Vec<A> folded[kGroup][lanes / N];
@@ -243,20 +251,19 @@ LSTM_APART void gate_dots_of_row(const WeightRows<S>& first, const WeightRows<S>
 }
 
 // The same for `count` rows of inputs, at most kRowsAtOnce.
-template <class S, class In>
+template <class S, class In, class From>
 void gate_dots(const WeightRows<S>& first, const WeightRows<S>& second, int64_t H, int64_t unit,
-               int64_t live, const In* in, int64_t count, Begun<Acc<S>> begun,
-               Vec<Acc<S>> (*dot)[kGroup]) {
+               int64_t live, const In* in, int64_t count, From begun, Vec<Acc<S>> (*dot)[kGroup]) {
   using A = Acc<S>;
-  if (count == 1) return gate_dots_of_row<S, In>(first, second, H, unit, live, in, begun, dot[0]);
+  if (count == 1) return gate_dots_of_row<S>(first, second, H, unit, live, in, begun, dot[0]);
   constexpr int N = kSide<A>, units = kLanes<A> / N;  // of which a vector has N gates
   Vec<A> part[kGroup][kRowsAtOnce];
   for (int64_t k = 0; k < kGroup; ++k) {
     const int64_t gate = N < kGroup ? k / N * N : 0, skip = N < kGroup ? k % N : k * units;
     begun.gate = gate;
     begun.skip = gate * H;
-    dot_products<S, In>(first, second, {gate * H + unit + skip, H, 1, (live - skip) * N}, in, count,
-                        part[k], begun);
+    dot_products<S>(first, second, {gate * H + unit + skip, H, 1, (live - skip) * N}, in, count,
+                    part[k], begun);
   }
   for (int64_t b = 0; b < count; ++b) {
     Vec<A>(&v)[kGroup] = dot[b];
@@ -286,7 +293,7 @@ void add_gate_dots(Acc<S>* out, const S* weight, int64_t K, int64_t H, const Inp
   Vec<A> dot[most][kGroup];
   for (int64_t first = begin; first < end; first += most) {
     const int64_t count = end - first < most ? end - first : most;
-    gate_dots<S, Input<S>>({weight, K}, {weight, 0}, H, unit, live, in + first * K, count, {}, dot);
+    gate_dots<S>({weight, K}, {weight, 0}, H, unit, live, in + first * K, count, NotBegun{}, dot);
     for (int64_t b = 0; b < count; ++b)
       for (int64_t j = 0; j < kGroup; ++j) {
         A* to = out + ((first + b) * kGroup + j) * lanes;

@@ -67,7 +67,7 @@ struct Kernels {
   // What some steps of a layer have in common, of units [begin, end). One step: its inputs; units [begin, end) for
   // all rows; and the projection of a range of rows. The last two write the state.
   void (*step_begin)(const BeginParams<S>&, int64_t begin, int64_t end);
-  void (*step_inputs)(const StepParams<S>&);
+  void (*step_inputs)(const StepParams<S>&, const S* before);
   void (*step_units)(const StepParams<S>&, int64_t begin, int64_t end);
   void (*step_project)(const StepParams<S>&, int64_t begin, int64_t end);
 };

@@ -20,10 +20,10 @@ LSTM_INLINE bool starts_at_zero(const StepParams<S>& a, int64_t b) {
   return a.from_zero || (a.reset && a.reset[b * a.reset_stride]);
 }
 
-// The h that a row's step starts from.
+// The h that a row's step starts from: the state's, or the y of the step before where that is there.
 template <class S>
-LSTM_INLINE const S* hidden_of(const StepParams<S>& a, int64_t b) {
-  return a.before ? a.before + b * a.y_stride : a.h + slot_of(a, b) * a.P;
+LSTM_INLINE const S* hidden_of(const StepParams<S>& a, const S* before, int64_t b) {
+  return before ? before + b * a.y_stride : a.h + slot_of(a, b) * a.P;
 }
 
 // All rows of the batch as [x; h], into a.in (B, I + P). Padding rows: zeros.
@@ -32,13 +32,13 @@ LSTM_INLINE Input<S>* inputs(const StepParams<S>& a) {
   return reinterpret_cast<Input<S>*>(a.in);
 }
 template <class S>
-void tile_step_inputs(const StepParams<S>& a);  // step_tiles.h
+void tile_step_inputs(const StepParams<S>& a, const S* before);  // step_tiles.h
 template <class S>
 void tile_step_units(const StepParams<S>& a, int64_t begin, int64_t end);
 
 template <class S>
-void step_inputs(const StepParams<S>& a) {
-  if constexpr (kTiles<S>) return tile_step_inputs(a);
+void step_inputs(const StepParams<S>& a, const S* before) {
+  if constexpr (kTiles<S>) return tile_step_inputs(a, before);
   Input<S>* in = inputs(a);
   for (int64_t b = 0; b < a.B; ++b, in += a.I + a.P) {
     const int64_t slot = slot_of(a, b);
@@ -50,7 +50,7 @@ void step_inputs(const StepParams<S>& a) {
     if (starts_at_zero(a, b))
       zero(in + a.I, a.P);
     else
-      load_inputs(in + a.I, hidden_of(a, b), a.P);
+      load_inputs(in + a.I, hidden_of(a, before, b), a.P);
   }
 }
 
@@ -117,8 +117,13 @@ template <class S>
 void step_block(const StepParams<S>& a, int64_t unit, int64_t live, int64_t begin, int64_t end) {
   using A = Acc<S>;
   Vec<A> pre[kRowsAtOnce][kGroup], bias[kGroup] = {};
-  gate_dots<S, Input<S>>({a.weight_ih, a.I}, {a.weight_hh, a.P}, a.H, unit, live,
-                         inputs(a) + begin * (a.I + a.P), end - begin, {a.begun, a.B, begin}, pre);
+  const WeightRows<S> first = {a.weight_ih, a.I}, second = {a.weight_hh, a.P};
+  const Input<S>* in = inputs(a) + begin * (a.I + a.P);
+  if (a.begun)
+    gate_dots<S>(first, second, a.H, unit, live, in, end - begin, Begun<A>{a.begun, a.B, begin},
+                 pre);
+  else
+    gate_dots<S>(first, second, a.H, unit, live, in, end - begin, NotBegun{}, pre);
   for (int64_t j = 0; a.bias_ih && j < kGroup; ++j) {
     const int64_t row = j * a.H + unit;
     bias[j] = load(a.bias_ih + row, live) + load(a.bias_hh + row, live);

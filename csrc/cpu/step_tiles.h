@@ -35,7 +35,7 @@ LSTM_INLINE void tile_columns(Pair* to, int64_t columns, const S* const* rows, i
 }
 
 template <class S>
-void tile_step_inputs(const StepParams<S>& a) {
+void tile_step_inputs(const StepParams<S>& a, const S* before) {
   const StepTiles<S> tiles = {a};
   for (int64_t begin = 0; begin < a.B; begin += tiles.columns) {
     const S *x[kTileSide] = {}, *h[kTileSide] = {};
@@ -43,7 +43,7 @@ void tile_step_inputs(const StepParams<S>& a) {
       const int64_t slot = slot_of(a, b);
       if (slot < 0) continue;
       x[b - begin] = a.x + b * a.x_stride;
-      if (!starts_at_zero(a, b)) h[b - begin] = hidden_of(a, b);
+      if (!starts_at_zero(a, b)) h[b - begin] = hidden_of(a, before, b);
     }
     Pair* to = tiles.at(begin);
     tile_columns(to, tiles.columns, x, a.I);
