@@ -64,7 +64,7 @@ bool always_pack() {
   return !asked.empty();
 }
 
-// The weights of a call packed by all threads, if they are to be packed.
+// The weights of a call packed by all threads, or by one if they are few, if they are to be packed.
 template <class S, class Params>
 Buffer<Acc<S>> pack_together(const cpu::Packing<S, Params>& packing, const Params& p, bool packed) {
   const int64_t size = packed ? packing.size(p) : 0;
