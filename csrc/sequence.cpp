@@ -54,14 +54,16 @@ Split split(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
   return {false, most};
 }
 
-// The environment variable STATEFUL_LSTM_PACK=always keeps sequences forward from reading weights in place,
-// for those to whom it matters that a sequence gives the same bits however it is cut.
-bool always_pack() {
+// Whether sequences forward read weights in place: where that is quicker, unless STATEFUL_LSTM_PACK=always says that
+// they never do, for those to whom it matters that a sequence gives the same bits however it is cut; or =never,
+// that all that can do.
+cpu::InPlace in_place(bool may_be) {
   static const char* name = std::getenv("STATEFUL_LSTM_PACK");
   static const std::string asked = name ? name : "";
-  STD_TORCH_CHECK(asked.empty() || asked == "always", "STATEFUL_LSTM_PACK must be always, got ",
-                  asked);
-  return !asked.empty();
+  STD_TORCH_CHECK(asked.empty() || asked == "always" || asked == "never",
+                  "STATEFUL_LSTM_PACK must be always or never, got ", asked);
+  if (!may_be || asked == "always") return cpu::InPlace::never;
+  return asked == "never" ? cpu::InPlace::always : cpu::InPlace::if_quicker;
 }
 
 // The weights of a call packed by all threads, or by one if they are few, if they are to be packed.
@@ -120,7 +122,7 @@ void run_forward(const ForwardParams<S>& p, bool may_be_in_place) {
   using A = Acc<S>;
   if (p.B == 0) return;
   const auto& kernel = cpu::kernels<S>();
-  const cpu::Weights are = kernel.forward_weights_are(p, may_be_in_place && !always_pack());
+  const cpu::Weights are = kernel.forward_weights_are(p, in_place(may_be_in_place));
   const Split how = split(p, are, p.I);
   const int64_t own_size = cpu::own_size(kernel, p, how.rows(p.B));
   const Buffer<A> work(cpu::work_size(p), Kept::work);
@@ -156,10 +158,12 @@ void run_layers(const std::vector<ForwardParams<S>>& layers) {
   constexpr int64_t kFew = 3, kPieces = 48;  // fewer leave members idle, more only wait more often
   const int64_t piece = kSteps * std::max<int64_t>(1, p.T / (kSteps * kPieces));
   const int64_t pieces = (p.T + piece - 1) / piece;
-  const cpu::Weights are = kernel.forward_weights_are(p, !always_pack());
-  const Split how = split(p, are, p.I);
+  const bool packed = std::all_of(layers.begin(), layers.end(), [&](const auto& layer) {
+    return kernel.forward_weights_are(layer, in_place(true)) == cpu::Weights::packed;
+  });
+  const Split how = split(p, cpu::Weights::packed, p.I);
   const int64_t busy = how.by_units ? how.members : (p.B + how.rows(p.B) - 1) / how.rows(p.B);
-  const bool in_turn = p.B == 0 || p.lengths || are != cpu::Weights::packed || pieces < kFew ||
+  const bool in_turn = p.B == 0 || p.lengths || !packed || pieces < kFew ||
                        work_of(p, p.I) < kThreadWork || 2 * busy > members;
   if (in_turn) {
     for (const ForwardParams<S>& layer : layers) run_forward(layer, /*may_be_in_place=*/true);
@@ -180,7 +184,7 @@ void run_layers(const std::vector<ForwardParams<S>>& layers) {
         if (k > 0) progress[k - 1].wait_for(wave - k + 1);
         const auto some = some_steps(layers[k], begin, std::min(p.T, begin + piece));
         const Buffer<A> own(cpu::own_size(kernel, some, p.B), Kept::own);
-        kernel.forward_part(some, are, packs[k].get(), work.get(), own.get(),
+        kernel.forward_part(some, cpu::Weights::packed, packs[k].get(), work.get(), own.get(),
                             cpu::Part{0, p.B, 0, 1}, unused);
         progress[k].advance();
       }

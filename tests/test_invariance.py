@@ -4,8 +4,9 @@ That holds inside each of three ways of computing, which order their sums differ
 from each other in the last bits:
 
 * steps: inference of at most 4 steps (`lstm_step_` and its short way), one direction;
-* in place: other inference of few rows (B <= 4 and T * B <= 64, or B <= 4 with weights too large
-  for the cache; no projection; in bfloat16 only where the processor has its products);
+* in place: other inference of B <= 4 with T * B up to a number that grows with the weights, or with
+  weights too large for the cache, and with STATEFUL_LSTM_PACK=never for any T; no projection; in
+  bfloat16 only where the processor has its products;
 * packed: all the rest, and with STATEFUL_LSTM_PACK=always everything but the steps.
 
 Training takes the last two as inference does, so that its outputs have the same bits. The backward
@@ -518,38 +519,86 @@ def test_packed_rows_by_any_number_of_threads():
 # ---- few rows, whose weights are read where they lie ---------------------------------------------
 
 
-@dtypes
-@sizes
-@pytest.mark.parametrize("form", [FORMS["plain"], FORMS["no_bias"], FORMS["reverse"]], ids=str)
-def test_rows_in_place_are_the_same_in_every_batch_and_cut(dtype, H, form):
+def assert_near(found, packed, dtype):
+    close = (
+        {"rtol": 0.05, "atol": 0.05} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+    )
+    for name in packed:
+        torch.testing.assert_close(found[name], packed[name], **close)
+
+
+def check_rows_in_place(dtype, H, form):
     layer = Layer(H, dtype, T=16, **form)
     whole = layer.run(range(4), save=2)
+    assert_near(whole, rows_of(layer.run(range(12), save=2), list(range(4))), dtype)
     for B in (1, 2, 3, 4):
         rows = list(range(4 - B, 4))[::-1]
         for cut in ((), (1,), (5, 10), tuple(range(1, 16))):
             assert_equal(layer.run(rows, cut, save=2), rows_of(whole, rows))
 
 
-@dtypes
-@pytest.mark.parametrize("H", [7, 33])
-def test_one_row_in_place_is_the_same_for_any_number_of_steps(dtype, H):
+def check_steps_in_place(dtype, H):
     layer = Layer(H, dtype, T=64)
     y = layer.run([0])["y"]
-    for T in range(5, 65):
+    for T in range(1, 65):
         layer.T = T
         assert same_bits(layer.run([0])["y"], y[:T])
 
 
-@dtypes
-def test_rows_in_place_do_not_notice_the_controls_of_others(dtype):
+def check_controls_in_place(dtype):
     layer = Layer(33, dtype, T=16)
     lengths, free = torch.tensor([16, 3, 0, 7]), layer.run(range(4), save=2)
     reset = layer.reset.clone()
     reset[:, 0] = False
     found = layer.run(range(4), save=2, lengths=lengths, reset=reset)
     assert_equal(rows_of(found, [0]), rows_of(free, [0]))
+    controls = {"reset": reset, "mask": layer.mask, "lengths": torch.cat([lengths] * 3)}
+    packed = layer.run(range(12), save=2, **controls)
+    assert_near(layer.run(range(4), save=2, **controls), rows_of(packed, list(range(4))), dtype)
     layer.x[:, 1:] = float("nan")
     assert_equal(rows_of(layer.run(range(4), save=2), [0]), rows_of(free, [0]))
+
+
+def way_of(layer, rows):
+    """How rows of a layer are computed: packed or in place, told from the bits of the first one."""
+    packed = layer.run(range(12))["c_n"][:1]
+    return "packed" if same_bits(layer.run(range(rows))["c_n"][:1], packed) else "in_place"
+
+
+def check_in_place(dtype):
+    """Small layers, whose rows are read in place only where nothing may be packed."""
+    for H in SIZES:
+        for form in (FORMS["plain"], FORMS["no_bias"], FORMS["reverse"]):
+            check_rows_in_place(dtype, H, form)
+    for H in (7, 33):
+        check_steps_in_place(dtype, H)
+    check_controls_in_place(dtype)
+    print(way_of(Layer(33, dtype, T=16), rows=4))
+
+
+@dtypes
+def test_rows_in_place_are_the_same_in_every_batch_and_cut(dtype):
+    told = in_a_process(f"t.check_in_place(t.{dtype})", STATEFUL_LSTM_PACK="never")
+    can = dtype != torch.bfloat16 or ops.cpu_capability() in ("avx512bf16", "pairs")
+    assert told == ["in_place" if can else "packed"]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("H", "most"), [(32, 0), (64, 2), (100, 6), (128, 11), (192, 24), (256, 40), (700, 60)]
+)
+def test_the_smaller_a_layer_the_fewer_steps_are_read_in_place(H, most, rows):
+    if most >= rows:
+        layer = Layer(H, torch.float32, T=most // rows)
+        assert way_of(layer, rows) == "in_place"
+    layer = Layer(H, torch.float32, T=most // rows + 1)
+    assert way_of(layer, rows) == "packed"
+
+
+def test_another_word_about_packing_is_refused():
+    call = """with t.pytest.raises(RuntimeError, match="must be always or never, got often"):
+        t.Layer(7, t.torch.float32).run([0])"""
+    in_a_process(call, STATEFUL_LSTM_PACK="often")
 
 
 def test_weights_too_large_for_the_cache_are_read_in_place_for_any_number_of_steps(threads):
@@ -564,7 +613,7 @@ def test_weights_too_large_for_the_cache_are_read_in_place_for_any_number_of_ste
 
 def test_the_ways_of_computing_differ_in_the_last_bits():
     # Else the tests above could not fail where one way is taken for another.
-    layer = Layer(33, torch.float32, T=16)
+    layer = Layer(200, torch.float32, T=6)
     packed, in_place = layer.run(range(12))["y"][:, :4], layer.run(range(4))["y"]
     assert not same_bits(packed, in_place)
     torch.testing.assert_close(packed, in_place, rtol=1e-4, atol=1e-5)

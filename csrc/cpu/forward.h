@@ -125,16 +125,20 @@ Packed<S, 3> forward_weights(const ForwardParams<S>& a) {
            {a.weight_hr, a.H, a.weight_hr ? a.P : 0, 1, a.H, false}}};
 }
 
-// Reading in place is worth it up to some dozens of rows and steps, and for few rows of weights that fit
-// no cache: docs/performance.md.
+// Reading in place is worth it up to some dozens of rows and steps, the fewer the smaller the layer, and for few
+// rows of weights that fit no cache: docs/performance.md.
 template <class S>
-Weights forward_weights_are(const ForwardParams<S>& a, bool may_be_in_place) {
-  constexpr int64_t kLarge = int64_t{8} << 20;
-  const bool large = 4 * a.H * a.P * int64_t(sizeof(S)) >= kLarge;
+Weights forward_weights_are(const ForwardParams<S>& a, InPlace may_be) {
+  constexpr int64_t kKiB = 1024, kRows = 4;
   if (a.weight_hr) return Weights::packed;  // whose product is there for packed ones only
+  const int64_t of_h = 4 * a.H * a.P * int64_t(sizeof(S)),
+                bytes = of_h + 4 * a.H * a.I * int64_t(sizeof(S));
+  const int64_t steps = a.T * a.B;
+  const bool quicker = (steps <= 40 && steps <= bytes / (24 * kKiB)) ||
+                       steps <= bytes / (128 * kKiB) || of_h >= 8192 * kKiB;
+  const bool wanted = may_be == InPlace::always || (may_be == InPlace::if_quicker && quicker);
   const bool as_they_are = sizeof(Input<S>) == sizeof(S);  // do products take the weights' numbers
-  if (may_be_in_place && as_they_are && !kTiles<S> && a.B <= 4 && (a.T * a.B <= 64 || large))
-    return Weights::in_place;
+  if (wanted && as_they_are && !kTiles<S> && a.B <= kRows) return Weights::in_place;
   return a.T == 1 ? Weights::packed_in_passing : Weights::packed;
 }
 

@@ -19,6 +19,7 @@ constexpr bool kWatched = false;
 // How a call reads its weights: packed before all steps; packed panel by panel by whom it belongs to; or
 // where they lie, which forward adds up in another order.
 enum class Weights { packed, packed_in_passing, in_place };
+enum class InPlace { never, if_quicker, always };
 
 // How a call's weights are laid out for its products: panels, packed apart, in any order.
 template <class S, class Params>
@@ -36,8 +37,8 @@ struct Kernels {
   bool tiled;        // and tiles of them
 
   // How a call is to read the weights; if not packed before, `pack` is null. Forward it depends on T and B
-  // whether they are read in place, and with it the order of sums: so only if it `may_be_in_place`.
-  Weights (*forward_weights_are)(const ForwardParams<S>&, bool may_be_in_place);
+  // whether they are read in place, and with it the order of sums: so only if they `may_be`.
+  Weights (*forward_weights_are)(const ForwardParams<S>&, InPlace may_be);
   Weights (*backward_weights_are)(const BackwardParams<S>&);
   Packing<S, ForwardParams<S>> forward_weights;
   Packing<S, BackwardParams<S>> backward_weights;
