@@ -106,7 +106,7 @@ headers = sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.inl", rec
 
 flags = [
     "-O3",
-    # Loops of some dozen bytes in one line of the cache of decoded instructions, wherever code lands.
+    # Short loops in one line of the cache of decoded instructions, wherever code lands.
     "-falign-functions=64",
     "-falign-loops=64",
     "-g0",  # Python's own flags say -g, which makes the library many times larger

@@ -10,16 +10,12 @@ beside the better of the two.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from statistics import median
 
 import torch
-from tqdm import tqdm
+from ways import in_processes, timed
 
 from stateful_lstm import ops
 
@@ -39,17 +35,6 @@ SHAPES = [
 ]
 WAYS = ("rows", "units", "auto")
 Times = list[tuple[float, float]]  # seconds forward and backward, of each dtype and shape
-
-
-def timed(run: Callable[[], object], seconds: float = 0.2) -> float:
-    """Median seconds of a run."""
-    run()
-    times: list[float] = []
-    while sum(times) < seconds or len(times) < 5:
-        begin = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - begin)
-    return median(times)
 
 
 def measure() -> Times:
@@ -76,13 +61,7 @@ def main() -> None:
     if sys.argv[1:] == ["measure"]:
         print(json.dumps(measure()))
         return
-    runs: dict[str, list[Times]] = {way: [] for way in WAYS}
-    for way in tqdm(WAYS * 3, desc="timing", unit="process"):
-        env = {k: v for k, v in os.environ.items() if k != "STATEFUL_LSTM_SPLIT"}
-        env |= {} if way == "auto" else {"STATEFUL_LSTM_SPLIT": way}
-        command = [sys.executable, __file__, "measure"]
-        out = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
-        runs[way].append(json.loads(out))
+    runs: dict[str, list[Times]] = in_processes(__file__, "STATEFUL_LSTM_SPLIT", WAYS, times=3)
     print(f"{'':24}rows / units        choice / better")
     print(
         f"{'dtype':9}{'T, B, H':>15}{'forward':>10}{'backward':>10}{'forward':>10}{'backward':>10}"
