@@ -82,13 +82,13 @@ Buffer<Acc<S>> pack_together(const cpu::Packing<S, Params>& packing, const Param
 
 // Runs a call in parts, run(part, pack, barrier): by rows, or by units where rows are few or the weights
 // large, since then each thread's weights stay in its own cache. What another core has packed may be far from
-// there. So by units each packs what it reads; by rows each packs all of it for itself, where its rows and steps
-// make up for that and the copies are small, or else all threads pack for all.
+// there. So by units each packs what it reads; by rows each packs all of it for itself, where the copies are small or
+// its rows and steps make up for it, or else all threads pack for all.
 template <class S, class Params, class F>
 void in_parts(const cpu::Packing<S, Params>& packing, const Params& p, cpu::Weights are,
               const Split& how, const F& run) {
   using A = Acc<S>;
-  const bool packed = are == cpu::Weights::packed;
+  const bool packed = packed_before(are);
   const int64_t size = packed ? packing.size(p) : 0;
   if (how.by_units) {
     const Buffer<A> pack(size, Kept::pack);
@@ -98,10 +98,10 @@ void in_parts(const cpu::Packing<S, Params>& packing, const Params& p, cpu::Weig
     });
   }
   constexpr int64_t kOwnWork = 256;               // rows that a number is packed for
-  constexpr int64_t kOwnSize = int64_t{4} << 20;  // numbers of all packs together
-  const int64_t rows = how.rows(p.B);
+  constexpr int64_t kOwnSize = int64_t{1} << 20;  // numbers of all packs together
+  const int64_t rows = how.rows(p.B), all = how.members * size;
   const bool own =
-      packed && how.members > 1 && rows * p.T >= kOwnWork && how.members * size <= kOwnSize;
+      packed && how.members > 1 && all <= (rows * p.T >= kOwnWork ? 4 * kOwnSize : kOwnSize);
   const Buffer<A> common = pack_together(packing, p, packed && !own);
   torch::stable::parallel_for(0, how.members, 1, [&](int64_t begin, int64_t end) {
     if (begin * rows >= p.B) return;
@@ -122,11 +122,14 @@ void run_forward(const ForwardParams<S>& p, bool may_be_in_place) {
   using A = Acc<S>;
   if (p.B == 0) return;
   const auto& kernel = cpu::kernels<S>();
-  const cpu::Weights are = kernel.forward_weights_are(p, in_place(may_be_in_place));
+  cpu::Weights are = kernel.forward_weights_are(p, in_place(may_be_in_place));
   const Split how = split(p, are, p.I);
-  const int64_t own_size = cpu::own_size(kernel, p, how.rows(p.B));
+  const int64_t rows = how.rows(p.B), own_size = cpu::own_size(kernel, p, rows);
+  if (are == cpu::Weights::packed && !kernel.tiled && cpu::input_steps(p.T, rows, false) == p.T)
+    are = cpu::Weights::inputs_in_passing;
+  const bool passing = are == cpu::Weights::inputs_in_passing;
   const Buffer<A> work(cpu::work_size(p), Kept::work);
-  in_parts(kernel.forward_weights, p, are, how,
+  in_parts(passing ? kernel.recurrent_weights : kernel.forward_weights, p, are, how,
            [&](const cpu::Part& part, const A* pack, cpu::Barrier& barrier) {
              const Buffer<A> own(own_size, Kept::own);
              kernel.forward_part(p, are, pack, work.get(), own.get(), part, barrier);

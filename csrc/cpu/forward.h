@@ -124,6 +124,13 @@ Packed<S, 3> forward_weights(const ForwardParams<S>& a) {
            {a.weight_hh, a.P, 4 * a.H, 1, a.P, true},
            {a.weight_hr, a.H, a.weight_hr ? a.P : 0, 1, a.H, false}}};
 }
+// The same without those of x.
+template <class S>
+Packed<S, 3> recurrent_weights(const ForwardParams<S>& a) {
+  Packed<S, 3> weights = forward_weights(a);
+  weights.w[0].N = 0;
+  return weights;
+}
 
 // Reading in place is worth it up to some dozens of rows and steps, the fewer the smaller the layer, and for few
 // rows of weights that fit no cache: docs/performance.md.
@@ -142,7 +149,7 @@ Weights forward_weights_are(const ForwardParams<S>& a, InPlace may_be) {
   return a.T == 1 ? Weights::packed_in_passing : Weights::packed;
 }
 
-// One of the two matrices of the gates, and how it is read; `room` for one panel that is packed in passing.
+// One of the two matrices of the gates, and how it is read: `pack`, if it is packed already, or else `room` for one panel.
 // The rows of what it is multiplied with lie `stride` numbers of type Input<S> apart.
 template <class S>
 struct GateWeights {
@@ -153,7 +160,7 @@ struct GateWeights {
 
   int64_t stride() const { return are == Weights::in_place ? w.K : input_stride<S>(w.K); }
   int64_t gate_lanes(int64_t panel) const {
-    return are == Weights::packed ? w.gate_lanes(panel) : kLanes<Acc<S>>;
+    return packed_before(are) ? w.gate_lanes(panel) : kLanes<Acc<S>>;
   }
   // How many vectors the gates share of the last of these panels; 0 if it is whole.
   int64_t shared(const Range& panels) const {
@@ -174,16 +181,16 @@ LSTM_INLINE void add_gates(const Sums<Acc<S>>& sums, const GateWeights<S>& weigh
   const Columns<S>& w = weights.w;
   if (weights.are == Weights::in_place)
     return add_gate_dots(sums.data, w.data, w.K, w.units(), in, begin, end, panel * lanes);
-  const bool passing = weights.are == Weights::packed_in_passing;
+  const bool passing = weights.pack == nullptr;
   const auto* factors_in = reinterpret_cast<const Factor<S>*>(in);
   const int64_t stride = weights.stride() / kNumbers<Factor<S>>;
-  if (passing && !kTiles<S> && end - begin <= kTurnedRows)
+  if (weights.are == Weights::packed_in_passing && !kTiles<S> && end - begin <= kTurnedRows)
     return with_rows<kTurnedRows>(end - begin, [&](auto rows) LSTM_LAMBDA {
       if (!wanted(rows, begin)) return;
       add_turned<decltype(rows)::rows>(Sums<Acc<S>>{sums.data + begin * sums.row, sums.row, 0, 0},
                                        factors_in + begin * stride, stride, w, panel * lanes);
     });
-  if (passing) pack_panel(weights.room, w, panel);
+  if (passing) pack_panel(weights.room, w, panel, weights.gate_lanes(panel));
   add_panels(sums, factors_in, stride, begin, end, w.depth(),
              passing ? packed_panel(static_cast<const Factor<S>*>(weights.room), w.depth(), 0)
                      : packed_panel(weights.pack, w.depth(), panel),
@@ -312,9 +319,10 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
   auto* in = reinterpret_cast<Input<S>*>(own);
   A* sums_x = own + at_once * rows * (a.I + kMostSpread);
   auto* room = reinterpret_cast<Factor<S>*>(sums_x + at_once * rows * panels.size() * width);
-  const bool packed = are == Weights::packed;
-  const GateWeights<S> of_inputs = {are, weights.w[0], packed ? pack : nullptr, room};
-  const GateWeights<S> of_h = {are, weights.w[1], packed ? pack + weights.size(1) : nullptr, room};
+  const bool packed = packed_before(are), with_inputs = are == Weights::packed;
+  const Factor<S>* pack_h = with_inputs ? pack + weights.size(1) : pack;
+  const GateWeights<S> of_inputs = {are, weights.w[0], with_inputs ? pack : nullptr, room};
+  const GateWeights<S> of_h = {are, weights.w[1], packed ? pack_h : nullptr, room};
   const Groups groups(panels, of_h.shared(panels), packed ? rows : kTileRows);
   const bool one_group = groups.count == 1 && (groups.joins || groups.shared == 0);
   const bool row_alone = packed && rows == 1 && part.members == 1 && !a.weight_hr && one_group;
@@ -382,8 +390,8 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
     if (a.weight_hr) {
       barrier.wait(part.members);
       plain_product(h_next, P, reinterpret_cast<const Factor<S>*>(hidden), hidden_row<S>(H), begin,
-                    end, H, P, projected, pack + weights.size(2), static_cast<const S*>(nullptr),
-                    live);
+                    end, H, P, projected, pack_h + weights.w[1].pack_size(),
+                    static_cast<const S*>(nullptr), live);
     }
     end_step(t);
   }

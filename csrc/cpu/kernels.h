@@ -16,9 +16,13 @@ constexpr bool kWatched = true;
 constexpr bool kWatched = false;
 #endif
 
-// How a call reads its weights: packed before all steps; packed panel by panel by whom it belongs to; or
-// where they lie, which forward adds up in another order.
-enum class Weights { packed, packed_in_passing, in_place };
+// How a call reads its weights: packed before all steps; those of the inputs panel by panel when their product comes, if
+// there is one for all steps, and the others before; all panel by panel; or where they lie, which forward adds up
+// in another order.
+enum class Weights { packed, inputs_in_passing, packed_in_passing, in_place };
+constexpr bool packed_before(Weights are) {
+  return are == Weights::packed || are == Weights::inputs_in_passing;
+}
 enum class InPlace { never, if_quicker, always };
 
 // How a call's weights are laid out for its products: panels, packed apart, in any order.
@@ -40,7 +44,7 @@ struct Kernels {
   // whether they are read in place, and with it the order of sums: so only if they `may_be`.
   Weights (*forward_weights_are)(const ForwardParams<S>&, InPlace may_be);
   Weights (*backward_weights_are)(const BackwardParams<S>&);
-  Packing<S, ForwardParams<S>> forward_weights;
+  Packing<S, ForwardParams<S>> forward_weights, recurrent_weights;  // with the inputs', and without
   Packing<S, BackwardParams<S>> backward_weights;
   // All T steps for a part of the rows, or for all rows and a member's part of the units; `work` is
   // shared by all parts, `own` is the part's alone.
@@ -93,12 +97,14 @@ int64_t work_size(const SequenceParams<S>& p) {
   return p.B * (4 * p.P + 2 * kMostSpread + 2 * p.H + kTileSide) + last;
 }
 
-// Forward works on the inputs of some steps at once: as many as make so many rows, but one at least.
 constexpr int64_t kSumLength = 256;  // long sums are sums of sums over so many numbers
-constexpr int64_t input_rows(bool tiled) { return tiled ? 192 : 96; }
+
+// Forward works on the inputs of some steps at once: all, if they make no more than kInputRows rows; or else as many as
+// make about a hundred, but one at least.
+constexpr int64_t kInputRows = 192;
 inline int64_t input_steps(int64_t T, int64_t rows, bool tiled) {
-  const int64_t steps = rows > 0 ? input_rows(tiled) / rows : 1;
-  return steps < 1 ? 1 : steps < T ? steps : T;
+  if (T * rows <= kInputRows) return T;
+  return std::clamp<int64_t>((tiled ? kInputRows : kInputRows / 2) / rows, 1, T);
 }
 // Elements of Acc<S> for the inputs of a step: (B, I + P) numbers. Tiles have columns for fewer than two rows
 // in place of one, of pairs.
@@ -124,7 +130,7 @@ int64_t gates_size(const Kernels<S>& kernel, const SequenceParams<S>& p) {
 template <class S>
 int64_t own_size(const Kernels<S>& kernel, const ForwardParams<S>& p, int64_t rows) {
   const int64_t lanes = kernel.lanes, units = (p.H + lanes - 1) / lanes * lanes;
-  const int64_t most = std::min(p.T * rows, std::max(rows, input_rows(kernel.tiled)));
+  const int64_t most = std::min(p.T * rows, std::max(rows, kInputRows));
   return most * (p.I + kMostSpread + 4 * units) + 4 * lanes * (std::max(p.I, p.P) + kTileSide);
 }
 

@@ -148,7 +148,7 @@ void pack_shared(Factor<S>* target, const Columns<S>& w, int64_t panel) {
 }
 
 template <class S>
-void pack_panel(Factor<S>* target, const Columns<S>& w, int64_t panel) {
+void pack_whole(Factor<S>* target, const Columns<S>& w, int64_t panel) {
   constexpr int64_t lanes = kLanes<Acc<S>>;
   const int64_t units = w.units();
   for (int64_t j = 0; j < kGroup; ++j) {
@@ -160,12 +160,17 @@ void pack_panel(Factor<S>* target, const Columns<S>& w, int64_t panel) {
   }
 }
 
+// A panel where a gate has so many lanes of a vector.
+template <class S>
+void pack_panel(Factor<S>* target, const Columns<S>& w, int64_t panel, int64_t gate_lanes) {
+  (gate_lanes < kLanes<Acc<S>> ? pack_shared<S> : pack_whole<S>)(target, w, panel);
+}
+
 // Panels [begin, end) of W, each to its place in `pack`.
 template <class S>
 void pack_panels(Factor<S>* pack, const Columns<S>& w, int64_t begin, int64_t end) {
   for (int64_t p = begin; p < end; ++p)
-    (w.gate_lanes(p) < kLanes<Acc<S>> ? pack_shared<S> : pack_panel<S>)(pack + p * w.panel_size(),
-                                                                        w, p);
+    pack_panel(pack + p * w.panel_size(), w, p, w.gate_lanes(p));
 }
 
 // The packed weights of one call, one matrix after the other: those of gates, then a projection's

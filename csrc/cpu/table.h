@@ -16,6 +16,7 @@ Kernels<S> table() {
   k.forward_weights_are = forward_weights_are<S>;
   k.backward_weights_are = backward_weights_are<S>;
   k.forward_weights = packing<S, ForwardParams<S>, forward_weights<S>>();
+  k.recurrent_weights = packing<S, ForwardParams<S>, recurrent_weights<S>>();
   k.backward_weights = packing<S, BackwardParams<S>, backward_weights<S>>();
   k.forward_part = forward_part<S>;
   k.backward_part = backward_part<S>;
