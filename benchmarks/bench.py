@@ -7,6 +7,7 @@ requirements/peers.txt lists them.
 
     python benchmarks/bench.py [--quick] [--out build/bench] [--name cpu] [--seconds 1] [--passes 1]
                                [--only step,infer,train,resets] [--dtypes float32,bfloat16]
+                               [--shapes rollouts | --shapes T,B,I,H,L ...]
 """
 
 from __future__ import annotations
@@ -132,6 +133,16 @@ def choices(text: str, known: tuple[str, ...]) -> list[str]:
     return chosen
 
 
+def listed(text: str) -> list[Shape]:
+    """The shapes of a list of grid.py, or a shape's five numbers."""
+    if text == "rollouts":
+        return grid.ROLLOUTS
+    numbers = text.split(",")
+    if len(numbers) != 5 or not all(n.isdecimal() and int(n) > 0 for n in numbers):
+        raise argparse.ArgumentTypeError(f"expected rollouts or T,B,I,H,L, got {text!r}")
+    return [Shape(*map(int, numbers))]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -147,10 +158,19 @@ def main() -> None:
         type=lambda text: choices(text, tuple(DTYPES)),
         default=["float32", "bfloat16"],
     )
+    parser.add_argument(
+        "--shapes",
+        type=listed,
+        nargs="+",
+        metavar="T,B,I,H,L",
+        help="these in place of the grid, without what belongs to its shapes alone; or rollouts",
+    )
     options = parser.parse_args()
     seconds = options.seconds or (0.1 if options.quick else 1.0)
     sequences = grid.QUICK if options.quick else grid.GRID
     windows = grid.QUICK_RESETS if options.quick else grid.RESETS
+    if options.shapes:
+        sequences, windows = [shape for found in options.shapes for shape in found], []
 
     # Setting the flags of oneDNN warns about a GPU that is not there.
     warnings.filterwarnings("ignore", "TF32 acceleration")
@@ -190,11 +210,13 @@ def main() -> None:
         peak = machine.floor(shape, training, name, flops, reads)
         shares, absent = notes[row]
         rows.append(Row(kind, name, shape, times, *peak, sum(shares) / len(shares), absent))
-    alone = {
+    alone: dict[str, list[Shape]] = {
         "step": grid.STEP,
         "infer": grid.QUICK_EXTRAS if options.quick else grid.EXTRAS,
         "resets": windows,
     }
+    if options.shapes:
+        alone = {}
     measured = [
         extra
         for name in options.dtypes
@@ -203,13 +225,14 @@ def main() -> None:
         for extra in costs(kind, shape, name, seconds)
     ]
 
-    goals = report.targets(rows)
+    goals = [] if options.shapes else report.targets(rows)
     with redirect_stdout(StringIO()) as text:
         report.print_rows(rows)
         if measured:
             report.print_extras(measured)
         report.print_summary(rows)
-        report.print_targets(goals)
+        if goals:
+            report.print_targets(goals)
         report.print_absent(rows)
     print(text.getvalue())
 

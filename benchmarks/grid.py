@@ -59,6 +59,25 @@ GRID = [
     Shape(512, 8, 256, 256, 2),
 ]
 
+# As on-policy learners and short windows have them: many weights for little work. Beside the grid,
+# since no target is of them, in a table of their own.
+ROLLOUTS = [
+    Shape(5, 12, 128, 128, 1),
+    Shape(5, 32, 64, 128, 1),
+    Shape(5, 64, 256, 256, 1),
+    Shape(8, 6, 512, 512, 1),
+    Shape(8, 8, 512, 512, 1),
+    Shape(8, 16, 256, 256, 1),
+    Shape(8, 64, 128, 128, 1),
+    Shape(10, 10, 100, 100, 1),
+    Shape(12, 6, 384, 384, 1),
+    Shape(16, 5, 256, 256, 2),
+    Shape(16, 16, 256, 256, 1),
+    Shape(20, 20, 512, 512, 1),
+    Shape(32, 8, 256, 256, 1),
+    Shape(50, 10, 40, 200, 2),
+]
+
 # With resets inside the window, forward and backward.
 RESETS = [
     Shape(128, 16, 256, 256, 1),

@@ -11,7 +11,7 @@ import torch
 from support import assert_as_good_as, double, module_results, random_hx, twin
 from torch import nn
 
-from benchmarks.grid import GRID
+from benchmarks.grid import GRID, ROLLOUTS
 
 # Products of nn.LSTM in bfloat16, which takes 10 to 40 times as long as float32 on a processor
 # that lacks instructions for it: there, and only there, large shapes get fewer steps.
@@ -29,7 +29,9 @@ def problem(shape, dtype):
     return lstm, torch.randn(shape.T, shape.B, shape.I).to(dtype), random_hx(lstm, shape.B)
 
 
-grid = pytest.mark.parametrize("shape", GRID, ids=lambda shape: "-".join(map(str, shape)))
+grid = pytest.mark.parametrize(
+    "shape", GRID + ROLLOUTS, ids=lambda shape: "-".join(map(str, shape))
+)
 dtypes = pytest.mark.parametrize("dtype", MOST, ids=lambda d: str(d).removeprefix("torch."))
 
 
