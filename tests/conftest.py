@@ -22,6 +22,14 @@ def one_thread():
 
 
 @pytest.fixture
+def threads():
+    """Sets the number of threads, which is put back afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def spy(monkeypatch):
     return Spy(monkeypatch)
 
