@@ -172,13 +172,6 @@ def main() -> None:
     if options.shapes:
         sequences, windows = [shape for found in options.shapes for shape in found], []
 
-    # Setting the flags of oneDNN warns about a GPU that is not there.
-    warnings.filterwarnings("ignore", "TF32 acceleration")
-    about = machine.description()
-    rated = list(dict.fromkeys(["float32", *options.dtypes]))  # cells are in float32 in any case
-    peaks = [machine.peaks(rated)]
-    print(json.dumps(about, indent=1))
-
     shapes = {
         "step": [shape for shape in sequences if shape.T == 1],
         "infer": [shape for shape in sequences if shape.T > 1],
@@ -186,6 +179,18 @@ def main() -> None:
         "resets": windows,
     }
     work = [(k, name, s) for name in options.dtypes for k in options.only for s in shapes[k]]
+    if not work:
+        parser.error(
+            "none of these shapes is of a kind that --only names: step has T = 1, infer more"
+        )
+
+    # Setting the flags of oneDNN warns about a GPU that is not there.
+    warnings.filterwarnings("ignore", "TF32 acceleration")
+    about = machine.description()
+    rated = list(dict.fromkeys(["float32", *options.dtypes]))  # cells are in float32 in any case
+    peaks = [machine.peaks(rated)]
+    print(json.dumps(about, indent=1))
+
     turns: dict[Any, dict[str, list[list[float]]]] = {}
     notes: dict[Any, tuple[list[float], dict[str, str]]] = {}
     for row in (progress := tqdm(work * options.passes, desc="timing", unit="shape")):
