@@ -39,14 +39,13 @@ const int64_t* read_lengths(Inputs& in, const OptTensor& lengths, int64_t B, int
   return found;
 }
 
-// A new tensor that is likely to go before the next iteration of training: a large one lies in memory that has
+// A new tensor that is likely to go before the next call or iteration of training: a large one lies in memory that has
 // been used before. To get it anew from the system may take as long as the computing.
 template <class T>
 Tensor make_pooled(std::initializer_list<int64_t> shape) {
-  constexpr size_t kLarge = size_t{1} << 20;
   size_t bytes = sizeof(T);
   for (const int64_t n : shape) bytes *= n;
-  if (bytes < kLarge) return make<T>(shape);
+  if (bytes < Pool::kLeast) return make<T>(shape);
   std::vector<int64_t> strides(shape.size(), 1);
   for (size_t k = shape.size() - 1; k > 0; --k) strides[k - 1] = strides[k] * shape.begin()[k];
   auto* block = new Block(Pool::shared().take(bytes));
@@ -78,7 +77,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     p.bias_ih = in.get<S>(bias_ih, {4 * p.H}, "bias_ih");
     p.bias_hh = in.get<S>(bias_hh, {4 * p.H}, "bias_hh");
     p.h0 = in.get<S>(h0, {p.B, p.P}, "h0");
-    Tensor y = make<S>({p.T, p.B, p.P});
+    Tensor y = make_pooled<S>({p.T, p.B, p.P});
     Tensor h_n = make<S>({p.B, p.P});
     Tensor c_n = make<A>({p.B, p.H});
     Tensor gates = make_pooled<S>({save == 2 ? p.T : 0, p.B, 4 * p.H});
@@ -336,7 +335,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
                         bias ? in.get<S>(w[3], {4 * s.H}, "bias_hh") : nullptr,
                         projection ? in.get<S>(w[each - 1], {s.P, s.H}, "weight_hr") : nullptr});
     }
-    const Tensor y = make<S>({T, B, D * s.P});
+    const Tensor y = make_pooled<S>({T, B, D * s.P});
     const Tensor h_n = make<S>({s.LD, B, s.P}), c_n = make<S>({s.LD, B, s.H});
     step.y_row = D * s.P;
     step.y_time = B * step.y_row;

@@ -67,46 +67,12 @@ class Block {
   void* begin_ = nullptr;
 };
 
-// Where a thread keeps a block between calls: one for each use at the same time.
-enum class Kept { no, pack, work, own, gates, sums, count };
-
-template <class T>
-class Buffer {
- public:
-  explicit Buffer(int64_t size, Kept place = Kept::no) : place_(place) {
-    const size_t bytes = size * sizeof(T);
-    if (bytes > 0 && place != Kept::no && kept().size >= bytes)
-      block_ = std::exchange(kept(), Block());
-    else
-      block_ = Block(bytes);
-  }
-  Buffer(Buffer&&) = default;
-  Buffer& operator=(Buffer&&) = default;
-  ~Buffer() {
-    if (place_ != Kept::no && block_.size > kept().size && block_.size <= kMost)
-      kept() = std::move(block_);
-  }
-  T* get() const { return static_cast<T*>(block_.get()); }  // null for none
-
- private:
-#if defined(__SANITIZE_ADDRESS__)
-  static constexpr size_t kMost =
-      0;  // a larger block than asked for would hide what goes past its end
-#else
-  static constexpr size_t kMost = size_t{64} << 20;
-#endif
-  Block& kept() const {
-    thread_local Block blocks[int(Kept::count)];
-    return blocks[int(place_)];
-  }
-  Kept place_;
-  Block block_;
-};
-
-// What an iteration of training needs goes at its end, and is wanted again in the next one: from any thread, by
-// many layers. Blocks wait here until then.
+// Large memory that a call hands on, or needs for itself, goes soon after, and is wanted again by the next call or
+// iteration: from any thread, by many layers. Blocks wait here until then.
 class Pool {
  public:
+  static constexpr size_t kLeast = size_t{1} << 20;  // bytes; of less C's library keeps enough
+
   static Pool& shared() {
     static Pool* pool = new Pool;  // never destroyed: tensors may outlive it
     return *pool;
@@ -149,6 +115,51 @@ class Pool {
   std::mutex mutex_;
   std::vector<Block> waiting_;  // those that came last are last
   size_t bytes_ = 0;
+};
+
+// Where a thread keeps a block between calls: one for each use at the same time. `pool`: with all others, if it is large.
+enum class Kept { no, pool, pack, work, own, gates, sums, count };
+
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size, Kept place = Kept::no) : place_(place) {
+    const size_t bytes = size * sizeof(T);
+    if (place == Kept::pool && bytes >= Pool::kLeast)
+      block_ = Pool::shared().take(bytes);
+    else if (stays() && bytes > 0 && kept().size >= bytes)
+      block_ = std::exchange(kept(), Block());
+    else
+      block_ = Block(bytes);
+  }
+  Buffer(Buffer&&) = default;
+  Buffer& operator=(Buffer&& other) noexcept {  // what it had goes back with the other
+    std::swap(place_, other.place_);
+    std::swap(block_, other.block_);
+    return *this;
+  }
+  ~Buffer() {
+    if (place_ == Kept::pool && block_.size >= Pool::kLeast)
+      Pool::shared().give(std::move(block_));
+    else if (stays() && block_.size > kept().size && block_.size <= kMost)
+      kept() = std::move(block_);
+  }
+  T* get() const { return static_cast<T*>(block_.get()); }  // null for none
+
+ private:
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr size_t kMost =
+      0;  // a larger block than asked for would hide what goes past its end
+#else
+  static constexpr size_t kMost = size_t{64} << 20;
+#endif
+  bool stays() const { return place_ != Kept::no && place_ != Kept::pool; }
+  Block& kept() const {
+    thread_local Block blocks[int(Kept::count)];
+    return blocks[int(place_)];
+  }
+  Kept place_;
+  Block block_;
 };
 
 }  // namespace stateful_lstm

@@ -67,9 +67,8 @@ Output* new_output(DLDataType type, bool pooled, int dims, const int64_t* shape)
     out->strides[d] = count;
     count *= shape[d];
   }
-  constexpr size_t kLarge = size_t{1} << 20;
   const size_t bytes = count * (type.bits / 8);
-  pooled = pooled && bytes >= kLarge;
+  pooled = pooled && bytes >= Pool::kLeast;
   out->block = pooled ? Pool::shared().take(bytes) : Block(bytes);
   out->pooled = pooled;
   out->managed.version = {DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION};

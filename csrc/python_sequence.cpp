@@ -68,7 +68,7 @@ PyObject* forward_of(const Layer& layer, PyObject* bias_ih, PyObject* bias_hh, b
   p.weight_ih = layer.weight_ih.data<S>();
   p.h0 = layer.h0.data<S>();
   Outputs<5> outputs;
-  p.y = outputs.add(new_output<S>(false, p.T, p.B, p.H)).template data<S>();
+  p.y = outputs.add(new_output<S>(true, p.T, p.B, p.H)).template data<S>();
   p.h_n = outputs.add(new_output<S>(false, 1, p.B, p.H)).template data<S>();
   p.c_n = outputs.add(new_output<A>(false, 1, p.B, p.H)).template data<A>();
   if (save) {

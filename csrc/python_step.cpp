@@ -133,8 +133,8 @@ PyObject* step_on(const Call& call, const View& h, const View& c) {
 
   const int64_t width = s.D * s.P;
   Outputs<3> outputs;
-  Output& y = outputs.add(call.batch_first ? new_output<S>(false, s.B, s.T, width)
-                                           : new_output<S>(false, s.T, s.B, width));
+  Output& y = outputs.add(call.batch_first ? new_output<S>(true, s.B, s.T, width)
+                                           : new_output<S>(true, s.T, s.B, width));
   s.y = y.template data<S>();
   s.y_time = y.strides[time];
   s.y_row = y.strides[row];

@@ -208,7 +208,7 @@ template <class X>
 const X* dense(const X* from, int64_t time, int64_t row, int64_t T, int64_t B, int64_t n,
                Buffer<X>& room) {
   if ((row == n || B == 1) && (time == B * n || T == 1)) return from;
-  room = Buffer<X>(T * B * n);
+  room = Buffer<X>(T * B * n, Kept::pool);
   for (int64_t t = 0; t < T; ++t)
     for (int64_t b = 0; b < B; ++b)
       std::copy_n(from + t * time + b * row, n, room.get() + (t * B + b) * n);
@@ -248,9 +248,10 @@ void run_sequences(const StackCall<S>& s) {
   using A = Acc<S>;
   const int64_t T = s.T, B = s.B, H = s.H, P = s.P, width = s.D * P;
   const bool y_dense = s.y_row == width && s.y_time == B * width;
-  const Buffer<S> h0(s.L * s.D * B * P), between(s.L > 1 || !y_dense ? 2 * T * B * width : 0);
-  const Buffer<S> one(s.D == 2 ? T * B * P
-                               : 0);  // direction's output, before they lie side by side
+  const Buffer<S> h0(s.L * s.D * B * P);
+  const Buffer<S> between(s.L > 1 || !y_dense ? 2 * T * B * width : 0, Kept::pool);
+  // One direction's output, before they lie side by side.
+  const Buffer<S> one(s.D == 2 ? T * B * P : 0, Kept::pool);
   const Buffer<A> c0(s.L * s.D * B * H), c_n(s.L * s.D * B * H);
   Buffer<S> x_room(0);
   Buffer<bool> reset_room(0), reversed_room(0);
