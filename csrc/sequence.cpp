@@ -9,50 +9,10 @@
 #include "buffer.h"
 #include "cpu/kernels.h"
 #include "in_team.h"
+#include "split.h"
 
 namespace stateful_lstm {
 namespace {
-
-// How many threads share a call, and whether by units. Measured in docs/performance.md.
-struct Split {
-  bool by_units;
-  int64_t members;
-
-  int64_t rows(int64_t B) const { return by_units ? B : (B + members - 1) / members; }  // of a part
-};
-
-constexpr int64_t kThreadWork = 1 << 18;  // multiply-adds worth a thread's waking, 20 us
-template <class S>
-int64_t work_of(const SequenceParams<S>& p, int64_t inputs) {
-  return p.B * p.T * 4 * p.H * (inputs + p.P + 16);
-}
-
-// The environment variable STATEFUL_LSTM_SPLIT forces "rows" or "units", for tests.
-template <class S>
-Split split(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
-  constexpr int64_t kRows = 6, kColumns = 32;   // that keep a thread's multipliers busy
-  constexpr int64_t kStep = 1 << 11;            // a member's of a step, worth a meeting, in vectors
-  constexpr int64_t kHeavy = int64_t{8} << 20;  // bytes of weights too many to read twice a step
-  constexpr int64_t kTilesHeavy = int64_t{1} << 20;
-  const auto& kernel = cpu::kernels<S>();
-  const int64_t threads = torch::stable::get_num_threads();
-  static const char* name = std::getenv("STATEFUL_LSTM_SPLIT");
-  static const std::string forced = name ? name : "";
-  STD_TORCH_CHECK(forced.empty() || forced == "rows" || forced == "units",
-                  "STATEFUL_LSTM_SPLIT must be rows or units, got ", forced);
-  if (!forced.empty()) return {forced == "units", threads};
-  const int64_t most = std::max<int64_t>(1, std::min(threads, work_of(p, inputs) / kThreadWork));
-  const int64_t by_rows = std::clamp<int64_t>(p.B / kRows, 1, most);
-  const int64_t meetings = p.B * 4 * p.H * p.P / (kStep * kernel.lanes);
-  const int64_t by_units =
-      std::clamp<int64_t>(std::min((p.H + kColumns - 1) / kColumns, meetings), 1, most);
-  const int64_t weights = 4 * p.H * p.P;  // tiles are quicker than any cache but L2 hands them out
-  const bool heavy = kernel.tiled ? weights * int64_t(sizeof(S)) > kTilesHeavy
-                                  : weights * int64_t(sizeof(Acc<S>)) > kHeavy;
-  const bool once = are == cpu::Weights::packed_in_passing;  // each panel by one thread only
-  if (by_units > by_rows || ((heavy || once) && by_units == by_rows)) return {true, by_units};
-  return {false, most};
-}
 
 // Whether sequences forward read weights in place: where that is quicker, unless STATEFUL_LSTM_PACK=always says that
 // they never do, for those to whom it matters that a sequence gives the same bits however it is cut; or =never,
@@ -164,8 +124,11 @@ void run_layers(const std::vector<ForwardParams<S>>& layers) {
   const bool packed = std::all_of(layers.begin(), layers.end(), [&](const auto& layer) {
     return kernel.forward_weights_are(layer, in_place(true)) == cpu::Weights::packed;
   });
+  // Where a layer's weights stay near one thread, it can have the layer to itself, and meets the others less often.
+  const bool near = StepCost<S>(p, p.I, true).near();
   const Split how = split(p, cpu::Weights::packed, p.I);
-  const int64_t busy = how.by_units ? how.members : (p.B + how.rows(p.B) - 1) / how.rows(p.B);
+  const int64_t busy =
+      near ? std::min<int64_t>(p.B, torch::stable::get_num_threads()) : how.members;
   const bool in_turn = p.B == 0 || p.lengths || !packed || pieces < kFew ||
                        work_of(p, p.I) < kThreadWork || 2 * busy > members;
   if (in_turn) {

@@ -1,0 +1,112 @@
+// How the work of a layer is shared out to threads: by rows, which never wait for each other; or by hidden units, of
+// which each member reads its own part of the weights, and meets the others once a step.
+//
+// Which is quicker is estimated from the sizes alone, in cycles of a thread that multiplies two vectors in each: where
+// the weights come from, how often they meet. Measured in docs/performance.md, "Rows or units".
+#pragma once
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+
+#include "cpu/kernels.h"
+
+namespace stateful_lstm {
+
+struct Split {
+  bool by_units;
+  int64_t members;
+
+  int64_t rows(int64_t B) const { return by_units ? B : (B + members - 1) / members; }  // of a part
+};
+
+constexpr int64_t kThreadWork = 1 << 18;  // multiply-adds worth a thread's waking, 20 us
+template <class S>
+int64_t work_of(const SequenceParams<S>& p, int64_t inputs) {
+  return p.B * p.T * 4 * p.H * (inputs + p.P + 16);
+}
+
+constexpr double kNear = 700 << 10;  // bytes of weights that stay in a core's own cache
+
+// Cycles of a step, by sizes. Weights count in vectors, as they are packed.
+template <class S>
+class StepCost {
+ public:
+  StepCost(const SequenceParams<S>& p, int64_t inputs, bool packs)
+      : B_(p.B), H_(p.H), T_(p.T), packs_(packs) {
+    const auto& kernel = cpu::kernels<S>();
+    const int64_t units = (p.H + kernel.lanes - 1) / kernel.lanes * kernel.lanes;
+    const double all = 4.0 * units / kernel.lanes / (kernel.paired ? 2 : 1);
+    h_ = all * p.P;
+    x_ = all * inputs;
+    vector_bytes_ = double(kernel.lanes * sizeof(Acc<S>));
+  }
+  double by_rows(int64_t members) const { return products((B_ + members - 1) / members, 1); }
+  double by_units(int64_t members) const {
+    constexpr double kMeeting = 500,
+                     kLine = 150;  // between the quick and the slow minutes of a machine
+    const double lines = double(B_ * H_ * sizeof(Acc<S>)) / 64 * (members - 1) / members;
+    return products(B_, members) + kMeeting * members + kLine * lines;
+  }
+  // Whether all weights of the layer stay near one thread.
+  bool near() const { return (h_ + x_) * vector_bytes_ <= kNear; }
+
+ private:
+  // Of a thread that reads one part in `share` of the weights for so many rows.
+  double products(int64_t rows, int64_t share) const {
+    constexpr double kPack = 10, kFar = 8 << 20;
+    const double computing = rows / 2.0, bytes = h_ * vector_bytes_ / share;
+    const double reading = bytes > kFar ? 5 : 3 - 2 * std::min(1.0, kNear / bytes);
+    const double packing = packs_ ? kPack * (h_ + x_) / T_ : 0;
+    return (h_ * std::max(reading, computing) + x_ * computing + packing) / share;
+  }
+  int64_t B_, H_, T_;
+  bool packs_;
+  double h_, x_, vector_bytes_;
+};
+
+// Tiles are quicker than any cache but L2 hands weights out, and rows are many before they are busy.
+template <class S>
+Split split_of_tiles(const SequenceParams<S>& p, bool in_passing, int64_t most) {
+  constexpr int64_t kRows = 6, kColumns = 32;   // that keep a thread busy
+  constexpr int64_t kStep = 1 << 11;            // a member's of a step, worth a meeting, in vectors
+  constexpr int64_t kHeavy = int64_t{1} << 20;  // bytes of weights too many to read twice a step
+  const int64_t by_rows = std::clamp<int64_t>(p.B / kRows, 1, most);
+  const int64_t meetings = p.B * 4 * p.H * p.P / (kStep * cpu::kernels<S>().lanes);
+  const int64_t by_units =
+      std::clamp<int64_t>(std::min((p.H + kColumns - 1) / kColumns, meetings), 1, most);
+  const bool once = in_passing || 4 * p.H * p.P * int64_t(sizeof(S)) > kHeavy;
+  if (by_units > by_rows || (once && by_units == by_rows)) return {true, by_units};
+  return {false, most};
+}
+
+// The environment variable STATEFUL_LSTM_SPLIT forces "rows" or "units", for tests.
+template <class S>
+Split split(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
+  constexpr int64_t kColumns = 32;  // units that keep a thread's multipliers busy
+  const int64_t threads = torch::stable::get_num_threads();
+  static const char* name = std::getenv("STATEFUL_LSTM_SPLIT");
+  static const std::string forced = name ? name : "";
+  STD_TORCH_CHECK(forced.empty() || forced == "rows" || forced == "units",
+                  "STATEFUL_LSTM_SPLIT must be rows or units, got ", forced);
+  if (!forced.empty()) return {forced == "units", threads};
+  const int64_t most = std::max<int64_t>(1, std::min(threads, work_of(p, inputs) / kThreadWork));
+  const bool in_passing = are == cpu::Weights::packed_in_passing;
+  Split best = {false, std::clamp<int64_t>(p.B, 1, most)};  // nobody is woken for no rows
+  if (cpu::kernels<S>().tiled) {
+    best = split_of_tiles(p, in_passing, most);
+  } else {
+    const StepCost<S> cost(p, inputs, are != cpu::Weights::in_place);
+    double least = cost.by_rows(best.members);
+    for (int64_t members = 2; members <= std::min(most, p.H / kColumns); ++members)
+      if (const double cycles = cost.by_units(members); cycles < least) {
+        best = {true, members};
+        least = cycles;
+      }
+  }
+  if (!best.by_units) best.members = (p.B + best.rows(p.B) - 1) / best.rows(p.B);
+  return best;
+}
+
+}  // namespace stateful_lstm
