@@ -14,7 +14,7 @@ GPU_PYTHON := $(shell command -v $(PYTHON))
 
 LIBRARY := stateful_lstm/_C.abi3.so
 CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl)
-FORMATTED := $(CPP) $(wildcard csrc/cuda/*.cu tests/emulator/*.cpp tests/emulator/*.h)
+FORMATTED := $(CPP) $(wildcard benchmarks/*.cpp csrc/cuda/*.cu tests/emulator/*.cpp tests/emulator/*.h)
 REQUIREMENTS := $(addprefix requirements/,demo.txt interop.txt test.txt dev.txt docs.txt)
 
 .DEFAULT_GOAL := help

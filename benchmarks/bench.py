@@ -26,6 +26,7 @@ import extras
 import grid
 import machine
 import peers
+import reading
 import report
 import resets
 import torch
@@ -97,6 +98,11 @@ def candidates_of(
         with torch.inference_mode():
             first, states = exact(exact_x)
             _, faults = check(candidates, [first, exact(exact_x, states)[0]], dtype)
+        if kind == "step" and shape.B == 1:
+            try:
+                candidates.append(reading.candidate(lstm, x, candidates[0].context))
+            except (OSError, RuntimeError) as error:
+                absent[reading.NAME] = f"does not compile: {error}"
         return candidates, absent | faults
     grad = torch.randn(shape.T, shape.B, shape.H, dtype=dtype)
     exact_grad = grad.to(exact_x.dtype)

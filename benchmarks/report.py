@@ -8,6 +8,7 @@ from statistics import geometric_mean
 from typing import Any, NamedTuple
 
 from grid import Shape
+from reading import NAME as READING
 from timing import Timing
 
 KINDS = ("step", "infer", "train", "resets")  # "step": inference with T = 1
@@ -43,7 +44,7 @@ class Row:
 
     @property
     def best_peer(self) -> str:
-        peers = [name for name in self.times if not name.startswith("ours")]
+        peers = [name for name in self.times if not name.startswith("ours") and name != READING]
         return min(peers, key=lambda name: self.times[name].over(self.ours))
 
     @property
@@ -51,13 +52,20 @@ class Row:
         return self.times[self.best_peer].over(self.ours)
 
     @property
+    def reading(self) -> Timing | None:
+        """Of a call that does the step's products and nothing else, in the same rounds."""
+        return self.times.get(READING)
+
+    @property
     def share(self) -> float:
-        return self.floor / self.ours.median
+        """Of our time, what the products take at the least."""
+        return self.reading.over(self.ours) if self.reading else self.floor / self.ours.median
 
     @property
     def at_most(self) -> float:
         """The ratio of a call that takes no longer than its products do at the machine's peak."""
-        return self.ratio / self.share
+        peer = self.times[self.best_peer]
+        return peer.over(self.reading) if self.reading else self.ratio / self.share
 
     @property
     def noisy(self) -> bool:
@@ -87,7 +95,7 @@ class Row:
             "best peer": self.best_peer,
             "ratio at most": round(self.at_most, 3),
             "share of peak": round(self.share, 3),
-            "peak of": self.limit,
+            "peak of": READING if self.reading else self.limit,
             "taken by other processes": round(self.others, 3),
             "times": times,
             "left out": {name: why for name, why in self.absent.items() if name not in self.times},
@@ -200,15 +208,17 @@ def print_rows(rows: list[Row]) -> None:
     for row in rows:
         print(f"{row.kind:7}{row.dtype:9}{row.shape!s:>22}{row.ratio:>6.2f}x", end="")
         print(f"{row.at_most:>8.2f}x", end="")
-        star, doubt = "*" if row.limit == "bytes/s" else " ", "?" if row.noisy else " "
+        star = "+" if row.reading else "*" if row.limit == "bytes/s" else " "
+        doubt = "?" if row.noisy else " "
         print(f"{row.share:>8.0%}{star} {doubt} ", end="")
         order = sorted(row.times.items(), key=lambda item: (item[0] != "ours", item[1].median))
         print(", ".join(f"{n} {microseconds(t.median)} ±{t.spread:.0%}" for n, t in order))
     print(
         "\nratio: the best peer's time / ours, in each round of turns; the median of the rounds.\n"
-        "*: of the rate at which weights can be read.\n"
         "at most: the ratio of a call that takes no longer than its products and cells do at the\n"
-        "rate of the fastest large product; or than reading a step's weights, if that is longer.\n"
+        "rate of the fastest large product; or than reading a step's weights, if longer (*); or\n"
+        "than a module's call that reads them, multiplies, and does nothing else, in the same\n"
+        "rounds of turns (+).\n"
         "±: half the distance of the quartiles, of the median. ?: not to be trusted: above 25%\n"
         "for ours or the best peer, or other processes took more than 10% of the processors."
     )
