@@ -59,8 +59,8 @@ GRID = [
     Shape(512, 8, 256, 256, 2),
 ]
 
-# As on-policy learners and short windows have them: many weights for little work. Beside the grid,
-# since no target is of them, in a table of their own.
+# As on-policy learners and short windows have them, many weights for little work; and some sizes
+# between those of the grid. Beside it, since no target is of them, in a table of their own.
 ROLLOUTS = [
     Shape(5, 12, 128, 128, 1),
     Shape(5, 32, 64, 128, 1),
@@ -74,8 +74,11 @@ ROLLOUTS = [
     Shape(16, 5, 256, 256, 2),
     Shape(16, 16, 256, 256, 1),
     Shape(20, 20, 512, 512, 1),
+    Shape(30, 4, 100, 100, 1),
     Shape(32, 8, 256, 256, 1),
+    Shape(50, 1, 100, 100, 1),
     Shape(50, 10, 40, 200, 2),
+    Shape(100, 16, 384, 384, 1),
 ]
 
 # With resets inside the window, forward and backward.

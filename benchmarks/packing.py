@@ -1,7 +1,7 @@
 """Times short inference with its weights packed, read in place, and as the library itself decides.
 
-Each way runs in processes of its own (the choice is made once in a process), five times turn
-about; the tables give ratios of medians, first packed over in place: above 1 in place is quicker.
+Each way has a process of its own (the choice is made once in a process), which take turns; the
+tables give medians of the rounds' ratios, first packed over in place: above 1 in place is quicker.
 Then what the library's choice takes, over the better of the two.
 
     python benchmarks/packing.py
@@ -9,13 +9,11 @@ Then what the library's choice takes, over the better of the two.
 
 from __future__ import annotations
 
-import json
 import sys
 from functools import partial
-from statistics import median
 
 import torch
-from ways import in_processes, timed
+from ways import in_turns, ratio, serve, timed
 
 from stateful_lstm import StatefulLSTM
 
@@ -25,16 +23,15 @@ STEPS = [(8, 1), (16, 1), (32, 1), (64, 1), (8, 2), (16, 2), (32, 2), (8, 4), (1
 WAYS = ("always", "never", "auto")
 
 
-def measure() -> list[float]:
-    """Seconds of each dtype, size and number of steps and rows."""
-    times = []
-    for dtype in DTYPES:
-        for H in SIZES:
-            lstm = StatefulLSTM(H, H, dtype=dtype, stateful=False).eval()
-            for T, B in STEPS:
-                with torch.inference_mode():
-                    times.append(timed(partial(lstm, torch.randn(T, B, H, dtype=dtype)), 0.03))
-    return times
+ROWS = [(dtype, H, steps) for dtype in DTYPES for H in SIZES for steps in STEPS]
+
+
+def measure(row: int) -> float:
+    """Seconds of a call."""
+    dtype, H, (T, B) = ROWS[row]
+    lstm = StatefulLSTM(H, H, dtype=dtype, stateful=False).eval()
+    with torch.inference_mode():
+        return timed(partial(lstm, torch.randn(T, B, H, dtype=dtype)), 0.03)
 
 
 def table(name: str, ratios: list[float]) -> None:
@@ -46,16 +43,14 @@ def table(name: str, ratios: list[float]) -> None:
 
 
 def main() -> None:
-    if sys.argv[1:] == ["measure"]:
-        print(json.dumps(measure()))
+    if sys.argv[1:] == ["serve"]:
+        serve(measure)
         return
-    runs = in_processes(__file__, "STATEFUL_LSTM_PACK", WAYS, times=5)
-    packed, in_place, own = (
-        [median(each) for each in zip(*runs[way], strict=True)] for way in WAYS
-    )
-    table("packed / in place", [p / q for p, q in zip(packed, in_place, strict=True)])
-    better = map(min, packed, in_place)
-    table("choice / better", [o / b for o, b in zip(own, better, strict=True)])
+    found = in_turns(__file__, "STATEFUL_LSTM_PACK", WAYS, len(ROWS), rounds=5)
+    packed, in_place, own = (found[way] for way in WAYS)
+    table("packed / in place", list(map(ratio, packed, in_place)))
+    worse = (map(ratio, own, way) for way in (packed, in_place))
+    table("choice / better", list(map(max, *worse)))
 
 
 if __name__ == "__main__":

@@ -1,81 +1,86 @@
 """Times the recurrence shared out by rows, by units, and as the library itself decides.
 
-Each way runs in processes of its own (the choice is made once in a process), three times turn
-about; the table gives ratios of medians, rows over units, and what the library's choice costs
-beside the better of the two.
+Each way has a process of its own (the choice is made once in a process), which take turns; the
+table gives medians of the rounds' ratios, rows over units, and what the library's choice takes
+over the better of the two.
 
     python benchmarks/split.py
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from functools import partial
-from statistics import median
 
 import torch
-from ways import in_processes, timed
+from ways import in_turns, ratio, serve, timed
 
 from stateful_lstm import ops
+from stateful_lstm.stack import accumulation_dtype
 
 # T steps, B rows, H.
 SHAPES = [
     (1000, 1, 50),
+    (50, 1, 64),
+    (50, 1, 100),
     (16, 1, 256),
     (16, 1, 512),
+    (50, 2, 100),
+    (50, 3, 100),
+    (50, 4, 64),
+    (50, 4, 100),
+    (50, 4, 128),
     (16, 4, 256),
+    (16, 4, 1024),
+    (50, 8, 64),
+    (50, 8, 128),
+    (50, 8, 200),
     (16, 8, 256),
+    (16, 8, 512),
     (16, 16, 256),
+    (20, 16, 384),
+    (16, 16, 1024),
     (100, 32, 128),
+    (20, 32, 512),
     (32, 64, 256),
     (16, 64, 512),
-    (16, 4, 1024),
-    (16, 16, 1024),
 ]
 WAYS = ("rows", "units", "auto")
-Times = list[tuple[float, float]]  # seconds forward and backward, of each dtype and shape
+ROWS = [
+    (dtype, shape) for dtype in (torch.float32, torch.bfloat16, torch.float64) for shape in SHAPES
+]
 
 
-def measure() -> Times:
-    """All shapes in float32, then in float64."""
-    times = []
-    for dtype in (torch.float32, torch.float64):
-        for T, B, H in SHAPES:
-            x, w = torch.randn(T, B, H, dtype=dtype), torch.randn(4 * H, H, dtype=dtype) / H**0.5
-            h, c = torch.randn(2, B, H, dtype=dtype)
-            grad = torch.randn(T, B, H, dtype=dtype)
-            forward = x, w, w, None, None, None, h, c, None, None, None, False, 2
-            _, _, _, gates, cells = ops.lstm_forward(*forward)
-            backward = grad, None, None, gates, cells, w, None, c, None, None, None, False
-            times.append(
-                (
-                    timed(partial(ops.lstm_forward, *forward)),
-                    timed(partial(ops.lstm_backward, *backward)),
-                )
-            )
-    return times
+def measure(row: int) -> tuple[float, float]:
+    """Seconds forward and backward."""
+    dtype, (T, B, H) = ROWS[row]
+    x, w = torch.randn(T, B, H, dtype=dtype), torch.randn(4 * H, H, dtype=dtype) / H**0.5
+    h, c = torch.randn(B, H, dtype=dtype), torch.randn(B, H, dtype=accumulation_dtype(dtype))
+    grad = torch.randn(T, B, H, dtype=dtype)
+    forward = x, w, w, None, None, None, h, c, None, None, None, False, 2
+    _, _, _, gates, cells = ops.lstm_forward(*forward)
+    backward = grad, None, None, gates, cells, w, None, c, None, None, None, False
+    run = partial(ops.lstm_forward, *forward), partial(ops.lstm_backward, *backward)
+    return timed(run[0], 0.06), timed(run[1], 0.06)
 
 
 def main() -> None:
-    if sys.argv[1:] == ["measure"]:
-        print(json.dumps(measure()))
+    if sys.argv[1:] == ["serve"]:
+        serve(measure)
         return
-    runs: dict[str, list[Times]] = in_processes(__file__, "STATEFUL_LSTM_SPLIT", WAYS, times=3)
+    found = in_turns(__file__, "STATEFUL_LSTM_SPLIT", WAYS, len(ROWS), rounds=5)
     print(f"{'':24}rows / units        choice / better")
     print(
         f"{'dtype':9}{'T, B, H':>15}{'forward':>10}{'backward':>10}{'forward':>10}{'backward':>10}"
     )
-    for k, (dtype, shape) in enumerate((d, s) for d in ("float32", "float64") for s in SHAPES):
-        line = f"{dtype:9}{', '.join(map(str, shape)):>15}"
-        each = {
-            way: [median(run[k][direction] for run in runs[way]) for direction in (0, 1)]
-            for way in WAYS
-        }
-        for r, u in zip(each["rows"], each["units"], strict=True):
-            line += f"{r / u:>10.2f}"
-        for r, u, own in zip(each["rows"], each["units"], each["auto"], strict=True):
-            line += f"{own / min(r, u):>10.2f}"
+    for k, (dtype, shape) in enumerate(ROWS):
+        line = f"{str(dtype)[6:]:9}{', '.join(map(str, shape)):>15}"
+        rows, units, own = (list(zip(*found[way][k], strict=True)) for way in WAYS)
+        for direction in (0, 1):
+            line += f"{ratio(rows[direction], units[direction]):>10.2f}"
+        for direction in (0, 1):
+            costs = (ratio(own[direction], way[direction]) for way in (rows, units))
+            line += f"{max(costs):>10.2f}"
         print(line)
 
 

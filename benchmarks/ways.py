@@ -13,6 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+REST = 0.02  # seconds in which the threads of the process before fall asleep
+
 
 def timed(run: Callable[[], object], seconds: float = 0.2) -> float:
     """Median seconds of a run."""
@@ -25,16 +27,45 @@ def timed(run: Callable[[], object], seconds: float = 0.2) -> float:
     return median(times)
 
 
-def in_processes(script: str, variable: str, ways: Sequence[str], times: int) -> dict[str, Any]:
-    """What `script measure` prints as JSON, with the variable set to each way, turn about.
+def serve(measure: Callable[[int], Any]) -> None:
+    """Answers each number of a row from standard input with what `measure` returns of it."""
+    for line in sys.stdin:
+        print(json.dumps(measure(int(line))), flush=True)
 
-    Returns a list for each way; "auto" leaves the variable unset.
+
+def in_turns(
+    script: str, variable: str, ways: Sequence[str], rows: int, rounds: int
+) -> dict[str, list[list[Any]]]:
+    """What `script serve` says of each row, with the variable set to each way, turn about.
+
+    A process for each way lives all the while: a row's turns follow each other, so that they meet
+    the same machine. Returns for each way, row and round; "auto" leaves the variable unset.
     """
-    runs: dict[str, list[Any]] = {way: [] for way in ways}
-    for way in tqdm([*ways] * times, desc="timing", unit="process"):
+    workers = {}
+    for way in ways:
         env = {k: v for k, v in os.environ.items() if k != variable}
         env |= {} if way == "auto" else {variable: way}
-        command = [sys.executable, script, "measure"]
-        out = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
-        runs[way].append(json.loads(out))
-    return runs
+        pipe, command = subprocess.PIPE, [sys.executable, script, "serve"]
+        workers[way] = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
+    found: dict[str, list[list[Any]]] = {way: [] for way in ways}
+    for row in tqdm(range(rows), desc="timing", unit="row"):
+        for way in ways:
+            found[way].append([])
+        for _ in range(rounds):
+            for way, worker in workers.items():
+                assert worker.stdin is not None
+                assert worker.stdout is not None
+                print(row, file=worker.stdin, flush=True)
+                answer = worker.stdout.readline()
+                if not answer:
+                    raise RuntimeError(f"{script} with {variable}={way} ended early")
+                found[way][row].append(json.loads(answer))
+                time.sleep(REST)
+    for worker in workers.values():
+        worker.communicate()
+    return found
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """The median of the rounds' ratios."""
+    return median(a / b for a, b in zip(over, under, strict=True))

@@ -125,7 +125,7 @@ void run_layers(const std::vector<ForwardParams<S>>& layers) {
     return kernel.forward_weights_are(layer, in_place(true)) == cpu::Weights::packed;
   });
   // Where a layer's weights stay near one thread, it can have the layer to itself, and meets the others less often.
-  const bool near = StepCost<S>(p, p.I, true).near();
+  const bool near = StepCost<S>(p, p.I, /*packs=*/true).near();
   const Split how = split(p, cpu::Weights::packed, p.I);
   const int64_t busy =
       near ? std::min<int64_t>(p.B, torch::stable::get_num_threads()) : how.members;

@@ -29,39 +29,44 @@ int64_t work_of(const SequenceParams<S>& p, int64_t inputs) {
 
 constexpr double kNear = 700 << 10;  // bytes of weights that stay in a core's own cache
 
-// Cycles of a step, by sizes. Weights count in vectors, as they are packed.
+// Cycles of a step, by sizes. Weights and units count in vectors, weights as they are packed.
 template <class S>
 class StepCost {
  public:
   StepCost(const SequenceParams<S>& p, int64_t inputs, bool packs)
       : B_(p.B), H_(p.H), T_(p.T), packs_(packs) {
     const auto& kernel = cpu::kernels<S>();
-    const int64_t units = (p.H + kernel.lanes - 1) / kernel.lanes * kernel.lanes;
-    const double all = 4.0 * units / kernel.lanes / (kernel.paired ? 2 : 1);
+    units_ = (p.H + kernel.lanes - 1) / kernel.lanes;
+    const double all = 4.0 * units_ / (kernel.paired ? 2 : 1);
     h_ = all * p.P;
     x_ = all * inputs;
     vector_bytes_ = double(kernel.lanes * sizeof(Acc<S>));
   }
-  double by_rows(int64_t members) const { return products((B_ + members - 1) / members, 1); }
+  double by_rows(int64_t members) const { return step((B_ + members - 1) / members, 1); }
   double by_units(int64_t members) const {
-    constexpr double kMeeting = 500,
-                     kLine = 150;  // between the quick and the slow minutes of a machine
+    // Between the quick and the slow minutes of a machine. Lines that follow each other are fetched ahead.
+    constexpr double kMeeting = 500, kFirst = 150, kNext = 40, kFirstLines = 64;
     const double lines = double(B_ * H_ * sizeof(Acc<S>)) / 64 * (members - 1) / members;
-    return products(B_, members) + kMeeting * members + kLine * lines;
+    const double fetching =
+        lines < kFirstLines ? kFirst * lines : kFirst * kFirstLines + kNext * (lines - kFirstLines);
+    return step(B_, members) + kMeeting * members + fetching;
   }
   // Whether all weights of the layer stay near one thread.
   bool near() const { return (h_ + x_) * vector_bytes_ <= kNear; }
 
  private:
-  // Of a thread that reads one part in `share` of the weights for so many rows.
-  double products(int64_t rows, int64_t share) const {
-    constexpr double kPack = 10, kFar = 8 << 20;
+  // Of a thread that reads one part in `share` of the weights for so many rows. What comes from further away than its
+  // own cache is waited for, and half of it even where there is enough to multiply.
+  double step(int64_t rows, int64_t share) const {
+    constexpr double kPack = 10, kCell = 90, kFar = 8 << 20;
     const double computing = rows / 2.0, bytes = h_ * vector_bytes_ / share;
     const double reading = bytes > kFar ? 5 : 3 - 2 * std::min(1.0, kNear / bytes);
+    const double waiting = std::max(reading - computing, (reading - 1) / 2);
     const double packing = packs_ ? kPack * (h_ + x_) / T_ : 0;
-    return (h_ * std::max(reading, computing) + x_ * computing + packing) / share;
+    const double products = h_ * (computing + waiting) + x_ * computing;
+    return (products + packing + kCell * units_ * rows) / share;
   }
-  int64_t B_, H_, T_;
+  int64_t B_, H_, T_, units_;
   bool packs_;
   double h_, x_, vector_bytes_;
 };
@@ -81,7 +86,8 @@ Split split_of_tiles(const SequenceParams<S>& p, bool in_passing, int64_t most) 
   return {false, most};
 }
 
-// The environment variable STATEFUL_LSTM_SPLIT forces "rows" or "units", for tests.
+// Of a call of which the products of so many inputs are a part. The environment variable STATEFUL_LSTM_SPLIT forces
+// "rows" or "units", for tests.
 template <class S>
 Split split(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
   constexpr int64_t kColumns = 32;  // units that keep a thread's multipliers busy
