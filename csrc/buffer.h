@@ -77,14 +77,15 @@ class Pool {
     static Pool* pool = new Pool;  // never destroyed: tensors may outlive it
     return *pool;
   }
-  // A block of so many bytes or some more: the smallest that waits, or a new one.
+  // A block of so many bytes or some more: the smallest that waits, of these the one that is most likely still in a
+  // cache; or a new one.
   Block take(size_t bytes) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       size_t best = waiting_.size();
       for (size_t k = 0; k < waiting_.size(); ++k)
         if (waiting_[k].size >= bytes && waiting_[k].size <= bytes + bytes / 4 &&
-            (best == waiting_.size() || waiting_[k].size < waiting_[best].size))
+            (best == waiting_.size() || waiting_[k].size <= waiting_[best].size))
           best = k;
       if (best < waiting_.size()) {
         Block block = std::move(waiting_[best]);

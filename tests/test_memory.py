@@ -1,0 +1,54 @@
+"""Large outputs lie in memory that goes from call to call, but never while someone holds it."""
+
+import os
+
+import pytest
+import torch
+
+from stateful_lstm import StatefulLSTM
+
+T, B, INPUTS, H = 64, 16, 5, 256  # an output of 1 MiB, from which on it is so
+WAYS = {
+    "on a state": {"stateful": True},
+    "on a state, rows first": {"stateful": True, "batch_first": True},
+    "on a state, three layers": {"stateful": True, "num_layers": 3},
+    "on a state, both directions": {"stateful": True, "bidirectional": True},
+    "plain": {"stateful": False},
+    "plain, both directions": {"stateful": False, "bidirectional": True},
+}
+
+
+def layer_and_inputs(way, count):
+    torch.manual_seed(0)
+    layer = StatefulLSTM(INPUTS, H, **WAYS[way]).eval()
+    return layer, torch.randn(count, *((B, T) if layer.batch_first else (T, B)), INPUTS)
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("way", WAYS)
+def test_outputs_that_are_held_stay_as_they_are(way, grad):
+    layer, inputs = layer_and_inputs(way, 6)
+    held, copies = [], []
+    with torch.set_grad_enabled(grad):
+        for k, x in enumerate(inputs):
+            y = layer(x)[0]
+            held.append(y[-1] if k % 2 else y)  # a part holds all of it
+            copies.append(held[-1].detach().clone())
+            del y
+            if k == 3:
+                del held[0], copies[0]  # whose memory another may have now
+    places = [part.untyped_storage().data_ptr() for part in held]
+    assert len(set(places)) == len(places)
+    for part, copy in zip(held, copies, strict=True):
+        assert torch.equal(part.detach(), copy)
+
+
+@pytest.mark.skipif(
+    "STATEFUL_LSTM_SANITIZE" in os.environ, reason="nothing stays, so that it is watched"
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_memory_of_an_output_that_has_gone_is_used_again(way):
+    layer, inputs = layer_and_inputs(way, 12)
+    with torch.inference_mode():
+        places = {layer(x)[0].untyped_storage().data_ptr() for x in inputs}
+    assert len(places) <= 2
