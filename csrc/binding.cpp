@@ -214,6 +214,35 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_gradient
   });
 }
 
+Tensor lstm_gates(Tensor x, Tensor weight_ih, Tensor weight_hh, OptTensor bias_ih,
+                  OptTensor bias_hh, OptTensor weight_hr, Tensor h0, Tensor c0,
+                  OptTensor reset_mask, OptTensor lengths, OptTensor recurrent_mask, bool reverse,
+                  Tensor y, Tensor cells) {
+  check_forward(x, weight_hh, bias_ih, bias_hh, 0);
+  return by_dtype(weight_hh, "weight_hh", [&](auto number) {
+    using S = decltype(number);
+    using A = Acc<S>;
+    Inputs in(cpu_device());
+    AnewParams<S> p;
+    p.T = x.size(0);
+    p.B = x.size(1);
+    p.I = x.size(2);
+    fill_sequence<S>(p, in, weight_hh, weight_hr, c0, reset_mask, recurrent_mask, reverse);
+    p.lengths = read_lengths(in, lengths, p.B, p.T);
+    p.x = in.get<S>(x, {p.T, p.B, p.I}, "x");
+    p.weight_ih = in.get<S>(weight_ih, {4 * p.H, p.I}, "weight_ih");
+    p.bias_ih = in.get<S>(bias_ih, {4 * p.H}, "bias_ih");
+    p.bias_hh = in.get<S>(bias_hh, {4 * p.H}, "bias_hh");
+    p.h0 = in.get<S>(h0, {p.B, p.P}, "h0");
+    p.y = in.get<S>(y, {p.T, p.B, p.P}, "y");
+    p.cells = in.get<A>(cells, {p.T, p.B, p.H}, "cells");
+    Tensor gates = make_pooled<S>({p.T, p.B, 4 * p.H});
+    p.gates = mutable_data<S>(gates);
+    run_gates_anew(p);
+    return gates;
+  });
+}
+
 // The slots of a batch, checked: -1 or a slot of the state, none twice.
 std::vector<int64_t> read_slots(const OptTensor& indices, int64_t B, int64_t slots) {
   std::vector<int64_t> rows;
@@ -356,6 +385,7 @@ STABLE_TORCH_LIBRARY(stateful_lstm, m) {
   m.def(kForward);
   m.def(kBackward);
   m.def(kGradients);
+  m.def(kGates);
   m.def(kStep);
   m.def(kGather);
   m.def(kScatter);
@@ -367,6 +397,7 @@ STABLE_TORCH_LIBRARY_IMPL(stateful_lstm, CPU, m) {
   m.impl("lstm_forward", TORCH_BOX(&lstm_forward));
   m.impl("lstm_backward", TORCH_BOX(&lstm_backward));
   m.impl("lstm_gradients", TORCH_BOX(&lstm_gradients));
+  m.impl("lstm_gates", TORCH_BOX(&lstm_gates));
   m.impl("lstm_step_", TORCH_BOX(&lstm_step_));
   m.impl("state_gather", TORCH_BOX(&state_gather));
   m.impl("state_scatter_", TORCH_BOX(&state_scatter_));

@@ -180,7 +180,7 @@ inline bool overlap(const Tensor& a, const Tensor& b) {
          second < first + a.numel() * a.element_size();
 }
 
-// The operators' schemas, alike for all devices; lstm_gradients is there on the CPU alone.
+// The operators' schemas, alike for all devices; lstm_gradients and lstm_gates are there on the CPU alone.
 constexpr const char* kForward =
     "lstm_forward(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
     "Tensor? bias_hh, Tensor? weight_hr, Tensor h0, Tensor c0, Tensor? reset_mask, "
@@ -198,6 +198,10 @@ constexpr const char* kGradients =
     "Tensor? sum_ih, Tensor? sum_hh, Tensor? sum_bias, int wanted) -> "
     "(Tensor grad_x, Tensor grad_ih, Tensor grad_hh, Tensor grad_bias, Tensor grad_h0, "
     "Tensor grad_c0, Tensor grad_hidden)";
+constexpr const char* kGates =
+    "lstm_gates(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, "
+    "Tensor? weight_hr, Tensor h0, Tensor c0, Tensor? reset_mask, Tensor? lengths, "
+    "Tensor? recurrent_mask, bool reverse, Tensor y, Tensor cells) -> Tensor gates";
 constexpr const char* kStep =
     "lstm_step_(Tensor x, Tensor[] weights, Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, "
     "Tensor? reset_mask, Tensor? lengths, bool bias, bool bidirectional, bool tf32=False) -> "

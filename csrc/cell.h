@@ -48,6 +48,18 @@ LSTM_INLINE V hidden_state(const V& o, const V& c) {
   return o * Math::tanh(c);
 }
 
+// The gates of a step from two of them and what it made of c_prev: g = (c - f c_prev) / i, o = h / tanh(c).
+//
+// c is rounded, so i g is known but for a few units in the last place of c, however small i is; and every gradient
+// has g beside i, but for (1 - g^2), which has i beside it as well. o is known but for a few units in its own last
+// place, if tanh(c) is not zero. Math::clamp(x, limit) takes x to between -limit and limit.
+template <class Math, class V>
+LSTM_INLINE Gates<V> gates_from_cell(const V& pre_i, const V& pre_f, const V& c, const V& c_prev,
+                                     const V& h) {
+  const V i = Math::sigmoid(pre_i), f = Math::sigmoid(pre_f);
+  return {i, f, Math::clamp((c - f * c_prev) / i, 1), Math::clamp(h / Math::tanh(c), 1)};
+}
+
 // gate: the activated gates; c: this step's cell; dh, dc: gradients of this step's h and c.
 template <class Math, class V>
 LSTM_INLINE CellGrad<V> cell_backward(const Gates<V>& gate, const V& c, const V& c_prev,

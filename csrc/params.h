@@ -90,6 +90,20 @@ struct GradientParams : SequenceParams<S> {
   S* grad_x;               // (T, B, I)
 };
 
+// The activated gates of all steps anew, from what forward kept.
+template <class S>
+struct AnewParams : SequenceParams<S> {
+  int64_t I;
+  const S* x;           // (T, B, I)
+  const S* weight_ih;   // (4H, I)
+  const S* bias_ih;     // (4H) or null
+  const S* bias_hh;     // (4H) or null
+  const S* h0;          // (B, P)
+  const S* y;           // (T, B, P) from forward
+  const Acc<S>* cells;  // (T, B, H) from forward
+  S* gates;             // (T, B, 4H) zero where t >= lengths[b]
+};
+
 // One step of one layer and direction, in place on the resident state.
 template <class S>
 struct StepParams {

@@ -255,6 +255,20 @@ void run_all_gradients(BackwardParams<S> p, GradientParams<S> g,
 }
 
 template <class S>
+void run_gates_anew(const AnewParams<S>& p) {
+  const int64_t rows = p.T * p.B;
+  if (rows == 0) return;
+  const auto& kernel = cpu::kernels<S>();
+  const Buffer<Acc<S>> pack = pack_together(kernel.anew_weights, p, /*packed=*/true);
+  constexpr int64_t kEach = cpu::kAnewRows;
+  torch::stable::parallel_for(0, (rows + kEach - 1) / kEach, 1, [&](int64_t begin, int64_t end) {
+    const Buffer<Acc<S>> room(kernel.anew_room(p), Kept::own);
+    for (int64_t k = begin; k < end; ++k)
+      kernel.gates_anew(p, pack.get(), room.get(), k * kEach, std::min(rows, (k + 1) * kEach));
+  });
+}
+
+template <class S>
 void round_sums(S* to, const Acc<S>* from, int64_t n) {
   constexpr int64_t kGrain = 1 << 16;
   torch::stable::parallel_for(0, n, kGrain, [&](int64_t begin, int64_t end) {
@@ -268,6 +282,7 @@ void round_sums(S* to, const Acc<S>* from, int64_t n) {
   template void run_backward(const BackwardParams<S>&);                 \
   template void run_all_gradients(BackwardParams<S>, GradientParams<S>, \
                                   const WeightGradients<S>&);           \
+  template void run_gates_anew(const AnewParams<S>&);                   \
   template void round_sums(S*, const Acc<S>*, int64_t);
 LSTM_INSTANTIATE(float)
 LSTM_INSTANTIATE(double)

@@ -237,9 +237,14 @@ def backward(
         part_y = y if whole else y[begin:end]
         if keep == "all":
             cells, gates = inside
-        elif keep == "cells" and cuda.on_gpu(x):
+        elif keep == "cells" and _in_one_product(x, weights):
             (cells,) = inside
-            gates = _gates_anew(part_x, weights, part_y, h_begin, part)
+            if cuda.on_gpu(x):
+                gates = _gates_anew(part_x, weights, part_y, h_begin, part)
+            else:
+                gates = ops.lstm_gates(
+                    part_x, *weights, h_begin, c_begin, *part, part_y, cells
+                )
         else:
             _, _, _, gates, cells = ops.lstm_forward(
                 part_x, *weights, h_begin, c_begin, *part, 2, tf32=tf32
@@ -260,6 +265,12 @@ def backward(
     assert grad_h is not None
     grad_h0 = cast(grad_h, h0.dtype) if wanted[6] else None
     return [grad_x, *sums.results(), grad_h0, grad_c]
+
+
+def _in_one_product(x: Tensor, weights: LayerWeights) -> bool:
+    """Whether the gates of all steps are made anew at once."""
+    exact = accumulation_dtype(x.dtype) == x.dtype
+    return cuda.on_gpu(x) or (exact and weights.w_hr is None)
 
 
 def _gates_anew(

@@ -255,6 +255,46 @@ def lstm_gradients(
     return out
 
 
+def lstm_gates(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    weight_hr: Tensor | None,
+    h0: Tensor,
+    c0: Tensor,
+    reset_mask: Tensor | None,
+    lengths: Tensor | None,
+    recurrent_mask: Tensor | None,
+    reverse: bool,
+    y: Tensor,
+    cells: Tensor,
+) -> Tensor:
+    """The activated gates (T, B, 4H) of a call of :func:`lstm_forward` anew, on the CPU.
+
+    Arguments as there; y and cells are what it gave. They are the same gates but for rounding: without a
+    projection two of the four follow from the other two, h and the cells.
+    """
+    out: Tensor = torch.ops.stateful_lstm.lstm_gates(
+        x,
+        weight_ih,
+        weight_hh,
+        bias_ih,
+        bias_hh,
+        weight_hr,
+        h0,
+        c0,
+        reset_mask,
+        lengths,
+        recurrent_mask,
+        reverse,
+        y,
+        cells,
+    )
+    return out
+
+
 def lstm_step_(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -357,6 +397,10 @@ def _register_fakes() -> None:
             x.new_empty(B, H, dtype=acc),
             x.new_empty(0 if weight_hr is None else T, B, P, dtype=acc),
         )
+
+    @torch.library.register_fake("stateful_lstm::lstm_gates")
+    def _(x, *others):  # type: ignore[no-untyped-def]
+        return x.new_empty(x.size(0), x.size(1), others[1].size(0))
 
     @torch.library.register_fake("stateful_lstm::lstm_step_")
     def _(x, weights, h, c, state_indices, reset, lengths, bias, bidirectional, *how):  # type: ignore[no-untyped-def]

@@ -34,8 +34,8 @@ LSTM_INLINE Input<S>* grad_gates(const BackwardParams<S>& a, int64_t t, int64_t 
 }
 
 // The cell before step t of a row, as the step saw it.
-template <class S>
-LSTM_INLINE const Acc<S>* previous_cell(const BackwardParams<S>& a, int64_t t, int64_t b) {
+template <class S, template <class> class Params>
+LSTM_INLINE const Acc<S>* previous_cell(const Params<S>& a, int64_t t, int64_t b) {
   const int64_t first = !a.reverse ? 0 : (a.lengths ? a.lengths[b] : a.T) - 1;
   if (t == first) return a.c0 + b * a.H;
   return a.cells + ((a.reverse ? t + 1 : t - 1) * a.B + b) * a.H;

@@ -37,8 +37,8 @@ template <class S>
 LSTM_INLINE const S* input_row(const GradientParams<S>& a, int64_t k) {
   return a.x + k * a.I;
 }
-template <class S>
-LSTM_INLINE const S* hidden_row(const GradientParams<S>& a, int64_t k) {
+template <class S, template <class> class Params>
+LSTM_INLINE const S* hidden_row(const Params<S>& a, int64_t k) {
   const int64_t t = k / a.B, b = k % a.B;
   if (!is_live(a, t, b) || is_reset(a, t, b)) return nullptr;
   const int64_t first = !a.reverse ? 0 : (a.lengths ? a.lengths[b] : a.T) - 1;

@@ -67,6 +67,12 @@ struct Kernels {
   void (*gradient_inputs)(const GradientParams<S>&, const Acc<S>* pack, Acc<S>* room, int64_t begin,
                           int64_t end);
 
+  // The gates of some rows anew, kAnewRows at the most; `room` has anew_room numbers.
+  Packing<S, AnewParams<S>> anew_weights;
+  int64_t (*anew_room)(const AnewParams<S>&);
+  void (*gates_anew)(const AnewParams<S>&, const Acc<S>* pack, Acc<S>* room, int64_t begin,
+                     int64_t end);
+
   void (*round)(S* to, const Acc<S>* from, int64_t n);
 
   // What some steps of a layer have in common, of units [begin, end). One step: its inputs; units [begin, end) for
@@ -76,6 +82,8 @@ struct Kernels {
   void (*step_units)(const StepParams<S>&, int64_t begin, int64_t end);
   void (*step_project)(const StepParams<S>&, int64_t begin, int64_t end);
 };
+
+constexpr int64_t kAnewRows = 96;  // whole tiles, and as many as leave their sums in L1 or close to it
 
 // From one row of n numbers to the next: rows whose lengths are multiples of a page's half would all meet in a
 // few sets of L1, and a tile that reads a dozen of them together would find none there.

@@ -9,6 +9,7 @@
 #include "forward.h"
 #include "backward.h"
 #include "gradients.h"
+#include "anew.h"
 #include "step.h"
 #include "step_tiles.h"
 #include "table.h"

@@ -29,6 +29,9 @@ Kernels<S> table() {
   k.gradient_pack = gradient_pack<S>;
   k.gradient_weights = gradient_weights<S>;
   k.gradient_inputs = gradient_inputs<S>;
+  k.anew_weights = packing<S, AnewParams<S>, anew_weights<S>>();
+  k.anew_room = anew_room<S>;
+  k.gates_anew = gates_anew<S>;
   k.round = store_rows<S>;
   k.step_begin = step_begin<S>;
   k.step_inputs = step_inputs<S>;
