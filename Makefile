@@ -130,7 +130,7 @@ test: build  ## all tests
 	"$(PY)" -m pytest -q $(ARGS)
 
 # The instruction set that a machine chooses by itself comes first, and is what `make test` tests.
-KERNEL_TESTS := $(addprefix tests/test_,parity.py chunks.py slots.py gradients.py)
+KERNEL_TESTS := $(addprefix tests/test_,parity.py chunks.py slots.py gradients.py gates_anew.py)
 test-sets: build  ## tests of the kernels with each other instruction set that the machine has
 	@names=$$($(RUN) -c 'from stateful_lstm import ops; print(*ops.cpu_capabilities()[1:])') && \
 	    [ -n "$$names" ] && for name in $$names; do echo "== $$name"; \
@@ -145,7 +145,7 @@ SANITIZED_RUN = LD_PRELOAD="$(SANITIZER) $(shell $(CXX) -print-file-name=libstdc
 # Left out: what asks after bits (the kernels are compiled otherwise here), what takes long, and what
 # never comes to a kernel.
 SANITIZED_TESTS := $(addprefix ../../,$(wildcard $(addprefix tests/test_,$(addsuffix .py,\
-    sanitized operators parity chunks slots gradients state_calls \
+    sanitized operators parity chunks slots gradients gates_anew state_calls \
     quick_step quick_refused quick_outputs quick_sequence))))
 test-sanitized: $(SANITIZED)/stateful_lstm/_C.abi3.so  ## tests of the kernels with g++'s sanitizers
 	@cp stateful_lstm/*.py $(SANITIZED)/stateful_lstm

@@ -3,8 +3,10 @@
     python benchmarks/recompute.py [--quick] [--out DIR]
 
 Time: forward and backward of one layer with a head and a loss, the ways turn about, medians. At
-least: that of "none" and of forward's products once more, at the rate of a large library product.
+least: that of "none" and of what is run again of forward's products, half of them with "gates", at
+the rate of a large library product.
 Kept: bytes that autograd holds between forward and backward, each memory counted once.
+Error: how far the layer's gradients are from those in float64, the worst weight's, relative.
 Long: one window of 100,000 steps, each way in a process of its own; how far its resident memory
 rose above what it was with model, optimizer and input in place.
 """
@@ -29,6 +31,7 @@ from tqdm import tqdm
 from stateful_lstm import StatefulLSTM
 
 WAYS = ("none", "gates", "segments")
+SHARES = {"none": 0.0, "gates": 0.5, "segments": 1.0}  # of forward's products, once more
 SHAPES = [
     (128, 64, 256, 256),
     (512, 8, 256, 256),
@@ -36,6 +39,7 @@ SHAPES = [
     (2000, 4, 64, 256),
     (500, 32, 8, 128),
 ]
+NARROW = SHAPES[:2]  # in bfloat16, too
 LONG = (100_000, 4, 8, 128)
 LIMIT = 800  # MiB, for "segments"
 MiB = 1 << 20
@@ -53,12 +57,14 @@ class Model(nn.Module):
         return out
 
 
-def training(shape: tuple[int, ...], recompute: str) -> tuple[Model, Callable[[], Tensor]]:
+def training(
+    shape: tuple[int, ...], recompute: str, dtype: torch.dtype = torch.float32
+) -> tuple[Model, Callable[[], Tensor]]:
     """A model, and a function that makes one update's gradients."""
     T, B, inputs, hidden = shape
     torch.manual_seed(0)
-    model = Model(inputs, hidden, recompute)
-    x, target = torch.randn(T, B, inputs), torch.randn(T, B, 1)
+    model = Model(inputs, hidden, recompute).to(dtype)
+    x, target = (torch.randn(T, B, n).to(dtype) for n in (inputs, 1))
 
     def update() -> Tensor:
         model.zero_grad()
@@ -69,11 +75,26 @@ def training(shape: tuple[int, ...], recompute: str) -> tuple[Model, Callable[[]
     return model, update
 
 
-def kept(shape: tuple[int, ...], recompute: str) -> int:
+def gradients(shape: tuple[int, ...], recompute: str, dtype: torch.dtype) -> list[Tensor]:
+    """Of the layer's weights, in float64; the same numbers go in, whatever the dtype."""
+    T, B, inputs, hidden = shape
+    torch.manual_seed(0)
+    lstm = StatefulLSTM(inputs, hidden, recompute=recompute).bfloat16().to(dtype)
+    x, into = (torch.randn(T, B, n).bfloat16().to(dtype) for n in (inputs, hidden))
+    y, _ = lstm(x)
+    return [g.double() for g in torch.autograd.grad(y, list(lstm.parameters()), into)]
+
+
+def error(found: list[Tensor], truth: list[Tensor]) -> float:
+    pairs = zip(found, truth, strict=True)
+    return max(float((got - want).norm() / want.norm()) for got, want in pairs)
+
+
+def kept(shape: tuple[int, ...], recompute: str, dtype: torch.dtype) -> int:
     """Bytes that the layer holds for backward, but for its parameters and its input."""
     T, B, inputs, hidden = shape
-    lstm = StatefulLSTM(inputs, hidden, recompute=recompute)
-    x = torch.randn(T, B, inputs)
+    lstm = StatefulLSTM(inputs, hidden, recompute=recompute, dtype=dtype)
+    x = torch.randn(T, B, inputs, dtype=dtype)
     others = {t.untyped_storage().data_ptr() for t in (x, *lstm.parameters())}
     found: dict[int, int] = {}
 
@@ -114,23 +135,29 @@ def train_long(recompute: str) -> None:
 def measure(quick: bool) -> dict[str, list[dict[str, object]]]:
     rows: dict[str, list[dict[str, object]]] = {"shapes": [], "long": []}
     shapes = [(20, 4, 8, 16)] if quick else SHAPES
-    rate = flop_rate(torch.float32)
-    for shape in tqdm(shapes, desc="time and bytes kept", unit="shape"):
-        candidates = [Candidate(way, training(shape, way)[1]) for way in WAYS]
+    cases = [(shape, torch.float32) for shape in shapes]
+    cases += [(shape, torch.bfloat16) for shape in ([] if quick else NARROW)]
+    rates = {dtype: flop_rate(dtype) for _, dtype in cases}
+    for shape, dtype in tqdm(cases, desc="time, bytes kept, error", unit="shape"):
+        candidates = [Candidate(way, training(shape, way, dtype)[1]) for way in WAYS]
         times = [timing.median for timing in alternating(candidates, 0.2 if quick else 8.0)]
-        sizes = [kept(shape, way) for way in WAYS]
+        sizes = [kept(shape, way, dtype) for way in WAYS]
+        truth = gradients(shape, "none", torch.float64)
+        errors = [error(gradients(shape, way, dtype), truth) for way in WAYS]
         T, B, inputs, hidden = shape
-        again = Shape(T, B, inputs, hidden, 1).operations(train=False) / rate
-        for way, seconds, size in zip(WAYS, times, sizes, strict=True):
+        again = Shape(T, B, inputs, hidden, 1).operations(train=False) / rates[dtype]
+        for way, seconds, size, off in zip(WAYS, times, sizes, errors, strict=True):
             rows["shapes"].append(
                 {
                     "shape": shape,
+                    "dtype": str(dtype).removeprefix("torch."),
                     "recompute": way,
                     "ms": 1e3 * seconds,
                     "time": seconds / times[0],
-                    "at least": 1 if way == "none" else 1 + again / times[0],
+                    "at least": 1 + SHARES[way] * again / times[0],
                     "MiB": size / MiB,
                     "memory": size / sizes[0],
+                    "error": off,
                 }
             )
     for way in tqdm(() if quick else WAYS, desc="100,000 steps", unit="process"):
@@ -141,12 +168,15 @@ def measure(quick: bool) -> dict[str, list[dict[str, object]]]:
 
 
 def report(rows: dict[str, list[dict[str, object]]]) -> str:
-    lines = ["T, B, I, H              recompute      time  of none  at least      kept  of none"]
+    lines = [
+        "T, B, I, H            dtype     recompute      time  of none  at least      kept"
+        "  of none    error"
+    ]
     for r in rows["shapes"]:
         shape = ", ".join(map(str, r["shape"]))  # type: ignore[call-overload]
         lines.append(
-            f"{shape:24}{r['recompute']:10}{r['ms']:6.1f} ms{r['time']:8.2f}x{r['at least']:9.2f}x"
-            f"{r['MiB']:6.1f} MiB{r['memory']:8.2f}x"
+            f"{shape:22}{r['dtype']:10}{r['recompute']:10}{r['ms']:6.1f} ms{r['time']:8.2f}x"
+            f"{r['at least']:9.2f}x{r['MiB']:6.1f} MiB{r['memory']:8.2f}x{r['error']:9.1e}"
         )
     if rows["long"]:
         lines += ["", f"one window of {LONG[0]:,} steps, B = 4, I = 8, H = 128, float32:"]

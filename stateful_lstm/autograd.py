@@ -10,8 +10,8 @@ system would hand it out afresh, page by page, in every call. Kept for backward 
 each range begins, and of its inside:
 
 * "all": cells and activated gates, as they come;
-* "cells": the cells. On CUDA the gates follow from x and h in one library product; on the CPU the
-  kernel runs the range again, which is as quick and gives the same bits;
+* "cells": the cells. The gates follow from x and h in one product, which waits for no step; on the
+  CPU two of the four need no product at all (``csrc/cpu/anew.h``);
 * "state": nothing; the range, now shorter, is run again when backward reaches it.
 
 On CUDA a sequence is one range, but for "state", and 16-bit numbers are multiplied as they are.
@@ -237,14 +237,13 @@ def backward(
         part_y = y if whole else y[begin:end]
         if keep == "all":
             cells, gates = inside
-        elif keep == "cells" and _in_one_product(x, weights):
+        elif keep == "cells":
             (cells,) = inside
             if cuda.on_gpu(x):
                 gates = _gates_anew(part_x, weights, part_y, h_begin, part)
             else:
-                gates = ops.lstm_gates(
-                    part_x, *weights, h_begin, c_begin, *part, part_y, cells
-                )
+                given = (part_x, *weights, h_begin, c_begin, *part)
+                gates = ops.lstm_gates(*given, part_y, cells)
         else:
             _, _, _, gates, cells = ops.lstm_forward(
                 part_x, *weights, h_begin, c_begin, *part, 2, tf32=tf32
@@ -265,12 +264,6 @@ def backward(
     assert grad_h is not None
     grad_h0 = cast(grad_h, h0.dtype) if wanted[6] else None
     return [grad_x, *sums.results(), grad_h0, grad_c]
-
-
-def _in_one_product(x: Tensor, weights: LayerWeights) -> bool:
-    """Whether the gates of all steps are made anew at once."""
-    exact = accumulation_dtype(x.dtype) == x.dtype
-    return cuda.on_gpu(x) or (exact and weights.w_hr is None)
 
 
 def _gates_anew(

@@ -273,8 +273,8 @@ def lstm_gates(
 ) -> Tensor:
     """The activated gates (T, B, 4H) of a call of :func:`lstm_forward` anew, on the CPU.
 
-    Arguments as there; y and cells are what it gave. They are the same gates but for rounding: without a
-    projection two of the four follow from the other two, h and the cells.
+    Arguments as there; y and cells are what it gave. They are the same gates but for rounding:
+    without a projection two of the four follow from the other two, h and the cells.
     """
     out: Tensor = torch.ops.stateful_lstm.lstm_gates(
         x,

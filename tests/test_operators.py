@@ -32,6 +32,10 @@ SCHEMAS = {
     "Tensor? sum_ih, Tensor? sum_hh, Tensor? sum_bias, int wanted) -> "
     "(Tensor grad_x, Tensor grad_ih, Tensor grad_hh, Tensor grad_bias, Tensor grad_h0, "
     "Tensor grad_c0, Tensor grad_hidden)",
+    "lstm_gates": "(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
+    "Tensor? bias_hh, Tensor? weight_hr, Tensor h0, Tensor c0, Tensor? reset_mask, "
+    "Tensor? lengths, Tensor? recurrent_mask, bool reverse, Tensor y, Tensor cells) -> "
+    "Tensor gates",
     "lstm_step_": "(Tensor x, Tensor[] weights, Tensor(a!) h, Tensor(b!) c, "
     "Tensor? state_indices, Tensor? reset_mask, Tensor? lengths, bool bias, bool bidirectional, "
     "bool tf32=False) -> (Tensor y, Tensor h_n, Tensor c_n)",
