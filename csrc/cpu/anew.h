@@ -4,13 +4,13 @@
 // With X (T*B, I) the inputs and R (T*B, P) the h that each step saw, the sums of the gates are
 //   [X, R] [weight_ih, weight_hh]^T + biases,
 // which waits for nothing. For half of them there is no need of a product: with i and f known, g and o follow from
-// the cells and h (cell.h), which is quick, and as exact as sums over hundreds of numbers are while the cells are neither
-// very large nor next to nothing. Where a block of rows has such a cell, those units' sums are all made.
+// the cells and h (cell.h), as exactly as sums over hundreds of numbers are, while the cells are neither very large
+// nor next to nothing. Where a block of rows has such a cell, the sums of its vector of units are all made.
 //
 // Rows are shared out in blocks whose sums stay in the cache, the same blocks whatever the number of threads.
 
-// Cells for which g and o are taken from them: smaller than kMostCell, and larger than kLeastCell, below which h
-// may be too small a number to be told exactly.
+// Cells from which g and o are taken: below kMostCell, and above kLeastCell, or else h may be too small a number to be
+// told exactly. How large the cell before was does not matter: f times it is at most 1 away from the cell.
 constexpr double kMostCell = 16;
 template <class A>
 constexpr A kLeastCell = sizeof(A) == sizeof(float) ? A(0x1p-60) : A(0x1p-400);
@@ -57,8 +57,8 @@ LSTM_APART bool gates_of_rows(const AnewParams<S>& a, int64_t begin, int64_t end
         const V c = load(a.cells + row * a.H + unit);
         const V before = is_reset(a, t, b) ? V{} : load(previous_cell(a, t, b) + unit);
         gate = gates_from_cell<Math<A>, V>(gate.i, gate.f, c, before, load(a.y + row * a.P + unit));
-        const V size = c * c, size_before = before * before;
-        beyond |= ~((size <= most) & (size >= least) & (size_before <= most));  // NaN is, too
+        const V size = c * c;
+        beyond |= ~((size <= most) & (size >= least));  // NaN is, too
       } else {
         gate.g = load(sums + 2 * gate_lanes);
         gate.o = load(sums + 3 * gate_lanes);

@@ -83,7 +83,8 @@ struct Kernels {
   void (*step_project)(const StepParams<S>&, int64_t begin, int64_t end);
 };
 
-constexpr int64_t kAnewRows = 96;  // whole tiles, and as many as leave their sums in L1 or close to it
+// Whole tiles, and as many as leave their sums in L1 or close to it.
+constexpr int64_t kAnewRows = 96;
 
 // From one row of n numbers to the next: rows whose lengths are multiples of a page's half would all meet in a
 // few sets of L1, and a tile that reads a dozen of them together would find none there.

@@ -356,17 +356,18 @@ struct Math {
     V scale, q;
   };
 
-  static LSTM_INLINE V rounded(V product) {
-    LSTM_HIDE(product);
-    return product;
+  static LSTM_INLINE V rounded(const V& product) {
+    V alone = product;
+    LSTM_HIDE(alone);
+    return alone;
   }
 
   // x between -limit and limit; NaN stays NaN, since comparisons with it are false. The compiler must
   // not see the limit's value: it would make two instructions of what can be one.
-  static LSTM_INLINE V clamp(V x, A limit) {
+  static LSTM_INLINE V clamp(const V& at, A limit) {
     V upper = broadcast<A>(limit);
     LSTM_HIDE(upper);
-    x = x > upper ? upper : x;
+    const V x = at > upper ? upper : at;
     const V lower = -upper;
     return x < lower ? lower : x;
   }
