@@ -18,9 +18,10 @@ def bucket_by_length(
 ) -> list[list[int]]:
     """Batches of sequences of similar length, so that little is padded.
 
-    Sequences are sorted by length and cut into batches. No other way to form batches of this size
-    pads less. Every sequence is in one batch. The result is what a ``DataLoader`` takes as
-    ``batch_sampler``; :meth:`Window.pad` makes a batch into a window.
+    Sequences are sorted by length and cut into batches, from the shortest one on. With all batches
+    full but that of the longest, no other way pads less. Every sequence is in one batch. The result
+    is what a ``DataLoader`` takes as ``batch_sampler``; :meth:`Window.pad` makes a batch into a
+    window.
 
     Args:
         lengths: of all sequences, each 1 or more.
@@ -34,10 +35,14 @@ def bucket_by_length(
 
     Raises:
         ValueError: for a batch size or a length below 1.
+        TypeError: for lengths that are no whole numbers.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-    sizes = torch.as_tensor(lengths, dtype=torch.int64).reshape(-1)
+    given = torch.as_tensor(lengths)
+    if len(given) and (given.is_floating_point() or given.is_complex()):
+        raise TypeError(f"lengths must be whole numbers, got {given.dtype}")
+    sizes = given.to(torch.int64).reshape(-1)
     short = (sizes < 1).nonzero()
     if len(short):
         k = int(short[0])

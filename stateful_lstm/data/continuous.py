@@ -12,7 +12,10 @@ ranks, side by side, are those of one process with so many rows.
 from __future__ import annotations
 
 import heapq
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import index
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -20,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from .mapped import as_arrays, as_places
 from .window import Blank, Steps, Window, as_tensor, check_length, check_like
 
 Sequences = Sequence[Steps] | Steps | Dataset[Steps]
@@ -41,12 +45,13 @@ class ContinuousBatches(IterableDataset[Window]):
     A sequence that ends inside a window is followed in the same row by the next one, with
     ``reset_mask`` True where it begins. There is padding only at the very end; every step of every
     sequence comes exactly once in an epoch. Arrays are read slice by slice, so a memory-mapped one
-    may be larger than memory.
+    may be larger than memory; workers that are spawned map its file anew.
 
     One ``iter()`` is one epoch, and the next takes the next epoch's order. In a ``DataLoader`` use
     ``batch_size=None``. Its workers make the windows in turn; since they work on copies, say
     :meth:`set_epoch` before each epoch there (``Trainer.fit`` does), and take a position from the
-    window rather than from :meth:`state_dict`.
+    window rather than from :meth:`state_dict`. A position that was loaded holds there until the
+    next :meth:`set_epoch` or :meth:`load_state_dict`.
 
     Args:
         sequences: tensors or arrays (T_i, ...), all of one dtype and of one shape but for T_i; one
@@ -83,6 +88,8 @@ class ContinuousBatches(IterableDataset[Window]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        batch_size, window, seed = index(batch_size), index(window), index(seed)  # NumPy's, too
+        rank, world_size = index(rank), index(world_size)
         for name, number in (
             ("batch_size", batch_size),
             ("window", window),
@@ -109,9 +116,10 @@ class ContinuousBatches(IterableDataset[Window]):
         # Epoch and window to begin at: written here, read by a DataLoader's workers.
         self._begin = torch.zeros(2, dtype=torch.int64).share_memory_()
         self._position = (0, 0)
+        self._fingerprint = ""  # of all lengths; empty where they are not known
         if not isinstance(sequences, Dataset):
-            for k in range(count):
-                self._read(k)
+            lengths = [self._read(k) for k in range(count)]
+            self._fingerprint = f"{zlib.crc32(np.asarray(lengths, dtype='<i8').tobytes()):08x}"
 
     # ------------------------------------------------------------ iteration
 
@@ -186,8 +194,7 @@ class ContinuousBatches(IterableDataset[Window]):
         for row, t, sequence, start, length in pieces:
             end = start + length
             if sequence not in last_items:
-                y = None if self._targets is None else self._targets[sequence]
-                last_items[sequence] = (self._sequences[sequence], y)
+                last_items[sequence] = self._item(sequence)
             x, y = items[sequence] = last_items[sequence]
             if y is None:
                 steps = as_tensor(x[start : end + 1])
@@ -196,6 +203,16 @@ class ContinuousBatches(IterableDataset[Window]):
                 steps, targets = as_tensor(x[start:end]), as_tensor(y[start:end])
                 blank.write(row - first, t, steps, targets, begins=start == 0)
         return blank.window(position)
+
+    def _item(self, k: int) -> tuple[Any, Any]:
+        """Sequence k and its targets, as long as they were when they were looked at first."""
+        x, y = self._sequences[k], None if self._targets is None else self._targets[k]
+        for name, steps in (("sequences", x), ("targets", y)):
+            if steps is not None and len(steps) != self._length(k):
+                raise ValueError(
+                    f"{name}[{k}] has {len(steps)} steps now, it had {self._length(k)} before"
+                )
+        return x, y
 
     def _step(self) -> tuple[Tensor, Tensor]:
         """What a step and its target look like, (1, ...): the first sequence's."""
@@ -271,14 +288,48 @@ class ContinuousBatches(IterableDataset[Window]):
         for name, value in own.items():
             if name not in ("epoch", "window") and state[name] != value:
                 raise ValueError(f"this position is of {name} {state[name]}, the data's is {value}")
-        self._position = (int(state["epoch"]), int(state["window"]))
+        for name in ("epoch", "window"):
+            if not isinstance(state[name], int) or state[name] < 0:
+                raise ValueError(f"this position's {name} is {state[name]!r}, not a count")
+        epoch, window = state["epoch"], state["window"]
+        if window > 0 and own["lengths"] and window > sum(1 for _ in self._plan(epoch)):
+            raise ValueError(f"this position is behind window {window}, and the data ends before")
+        self._position = (epoch, window)
         self._go_to(*self._position)
+
+    @contextmanager
+    def from_the_beginning(self) -> Iterator[None]:
+        """Inside, ``iter()`` takes the coming epoch from its first window on, in workers too.
+
+        Afterwards all is as it was before: for who wants to look at all the data in between.
+        """
+        begin, position = self._begin.clone(), self._position
+        self._go_to(int(begin[0]), 0)
+        try:
+            yield
+        finally:
+            self._begin.copy_(begin)
+            self._position = position
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = self.__dict__.copy()
+        for name in ("_sequences", "_targets"):
+            kept[name] = as_places(kept[name])
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name in ("_sequences", "_targets"):
+            state[name] = as_arrays(state[name])
+        self.__dict__.update(state)
+        if not self._begin.is_shared():  # a copy has workers of its own
+            self._begin = self._begin.clone().share_memory_()
 
     def _describe(self, epoch: int, window: int) -> dict[str, Any]:
         return {
             "epoch": epoch,
             "window": window,
             "sequences": len(self._lengths),
+            "lengths": self._fingerprint,
             "rows of all ranks": self.batch_size * self.world_size,
             "steps of a window": self.window,
             "shuffle": self.shuffle,

@@ -101,11 +101,14 @@ class Window:
 
 
 def as_tensor(steps: Steps) -> Tensor:
-    """Shares memory with an array where it can; a read-only one is copied."""
+    """Shares memory with an array where it can; what torch cannot share is copied."""
     if isinstance(steps, Tensor):
         return steps.detach()
     array = np.asarray(steps)
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    shared = array.flags.writeable and all(stride >= 0 for stride in array.strides)
+    return torch.from_numpy(array if shared else array.copy())
 
 
 def check_length(steps: Steps, name: str) -> int:

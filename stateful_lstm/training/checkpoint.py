@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +25,11 @@ def write(path: Path, contents: Mapping[str, Any]) -> None:
 
     Raises:
         TypeError: for contents that could not be read again; ``path`` is left alone then.
+        IsADirectoryError: where ranks have left a folder.
     """
-    check_plain(contents, "the checkpoint")
+    contents = plain(contents, "the checkpoint")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, a checkpoint of many ranks maybe")
     aside = path.with_name(path.name + ".new")
     with aside.open("wb") as file:
         torch.save({"format": FORMAT, **contents}, file)
@@ -53,6 +59,10 @@ def read(path: Path, names: Iterable[str]) -> dict[str, Any]:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
+    except pickle.UnpicklingError as error:  # torch's text tells how to load it all the same
+        raise CheckpointError(
+            f"{path} is no checkpoint, or damaged: it names what is neither tensor nor plain value"
+        ) from error
     except Exception as error:  # torch raises what it happens to stumble over
         first_line = str(error).strip().split("\n", 1)[0]
         raise CheckpointError(f"{path} is no checkpoint, or damaged: {first_line}") from error
@@ -72,25 +82,34 @@ def check_format(contents: Any, names: Iterable[str], path: Path) -> dict[str, A
     return contents
 
 
-def check_plain(value: Any, where: str) -> None:
-    """Only what can be read again without executing anything.
+def plain(value: Any, where: str) -> Any:
+    """The same value of types that can be read again without executing anything.
+
+    NumPy's numbers become Python's; where nothing is to be changed, it is the same object.
 
     Raises:
         TypeError: for anything else, with the place where it was found.
     """
-    if value is None or isinstance(value, (bool, int, float, str, Tensor)):
-        return
+    if value is None or type(value) in (bool, int, float, str) or isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.generic):
+        return plain(value.item(), where)
     if isinstance(value, Mapping):
-        for key, inner in value.items():
-            check_plain(inner, f"{where}[{key!r}]")
-    elif isinstance(value, (list, tuple)):
-        for k, inner in enumerate(value):
-            check_plain(inner, f"{where}[{k}]")
-    else:
-        raise TypeError(
-            f"{where} is a {type(value).__name__}: only tensors, numbers, texts, lists and "
-            "dicts of them can be saved, so that loading never executes code"
-        )
+        made = {plain(k, where): plain(inner, f"{where}[{k!r}]") for k, inner in value.items()}
+        if _same(made, value) and _same(made.values(), value.values()):
+            return value
+        return Counter(made) if isinstance(value, Counter) else made
+    if type(value) in (list, tuple):
+        inside = [plain(inner, f"{where}[{k}]") for k, inner in enumerate(value)]
+        return value if _same(inside, value) else type(value)(inside)
+    raise TypeError(
+        f"{where} is a {type(value).__name__}: only tensors, numbers, texts, lists and "
+        "dicts of them can be saved, so that loading never executes code"
+    )
+
+
+def _same(some: Iterable[Any], others: Iterable[Any]) -> bool:
+    return all(one is other for one, other in zip(some, others, strict=True))
 
 
 def check_model(own: Mapping[str, Any], saved: Any, path: Path) -> None:
@@ -114,7 +133,8 @@ def check_optimizer(own: Mapping[str, Any], saved: Any, path: Path) -> None:
     """The same groups, with settings of the same names, as the optimizer has now."""
     groups = own["param_groups"]
     found = saved.get("param_groups") if isinstance(saved, Mapping) else None
-    if not isinstance(found, list) or len(found) != len(groups):
+    sound = isinstance(found, list) and all(isinstance(group, Mapping) for group in found)
+    if not sound or found is None or len(found) != len(groups):
         raise CheckpointError(f"{path} is of another optimizer: expected {len(groups)} groups")
     for k, (group, other) in enumerate(zip(groups, found, strict=True)):
         if set(group) != set(other):

@@ -53,7 +53,8 @@ class Objective:
         if isinstance(model, DistributedDataParallel):
             self.bare = model.module
         self.group = _process_group(model)
-        accepted = inspect.signature(self.bare.forward).parameters
+        compiled = getattr(self.bare, "_orig_mod", self.bare)  # torch.compile's takes anything
+        accepted = inspect.signature(compiled.forward).parameters
         anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
         self._takes = {n for n in ("reset_mask", "lengths") if anything or n in accepted}
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None

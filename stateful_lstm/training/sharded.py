@@ -36,7 +36,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as write_tensors
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
-from .checkpoint import FORMAT, CheckpointError, check_format, check_model, check_plain, sync_folder
+from .checkpoint import FORMAT, CheckpointError, check_format, check_model, plain, sync_folder
 
 Rows = dict[str, tuple[Tensor, Tensor]]  # a model's resident states: its get_state()
 
@@ -59,7 +59,7 @@ def save(
     """Writes aside and renames; all ranks call it.
 
     Args:
-        path: of the folder, which all ranks see.
+        path: of the folder, which all ranks see. A file there is an error.
         model: bare, or wrapped by DistributedDataParallel or ``fully_shard``.
         optimizer: of its parameters.
         states: this rank's rows.
@@ -67,13 +67,16 @@ def save(
         mine: plain values of this rank.
     """
     rank, ranks = world()
-    check_plain(rest, "the checkpoint")
-    check_plain(mine, "the checkpoint")
+    rest, mine = plain(rest, "the checkpoint"), plain(mine, "the checkpoint")
+    if path.is_file():
+        raise NotADirectoryError(f"{path} is a file, a checkpoint of one process maybe")
     tensors: dict[str, Tensor] = {}
     own = {
         "format": FORMAT,
         "model": _lift(get_model_state_dict(model), "model", tensors),
-        "optimizer": _lift(_optimizer_state(model, optimizer), "optimizer", tensors),
+        "optimizer": _lift(
+            plain(_optimizer_state(model, optimizer), "the optimizer"), "optimizer", tensors
+        ),
         "states": list(states),
         **rest,
     }
@@ -84,6 +87,9 @@ def save(
 
     aside, before = _beside(path)
     if rank == 0:
+        found = whole(path)
+        if found != path:  # a save was killed between its renames: what it wrote is the checkpoint
+            found.rename(path)
         shutil.rmtree(aside, ignore_errors=True)
     _barrier()
     write_tensors(tensors, storage_writer=FileSystemWriter(aside), no_dist=ranks == 1)

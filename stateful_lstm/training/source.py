@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
-from ..data import Window
+from ..data import ContinuousBatches, Window
+from . import rng
 
 
 class Source:
     """The windows of an epoch, from wherever the epoch is to begin.
 
     What has ``state_dict`` and ``load_state_dict``, as :class:`ContinuousBatches` has, goes on by
-    these; of anything else the windows that were seen before are taken once more, and dropped.
+    these. Anything else begins the epoch as it began before, with the random generators of that
+    moment, and the windows that were seen are dropped; the last one of them must be the same.
     """
 
     def __init__(self, windows: Iterable[Window]) -> None:
@@ -24,15 +28,50 @@ class Source:
         self.windows = windows
         self.data: Any = windows.dataset if isinstance(windows, DataLoader) else windows
         self.has_position = hasattr(self.data, "load_state_dict")
+        self.begun = False
+        self.beginning: dict[str, Any] | None = None  # the generators when the epoch began
         self._epoch: int | None = getattr(self.data, "epoch", None)
 
-    def begin(self, position: Mapping[str, Any], seen: int) -> Iterator[Window]:
-        """An epoch from its beginning, or from a window's ``position`` on, the ``seen``-th one."""
-        if self.has_position and position:
+    def begin(
+        self,
+        position: Mapping[str, Any],
+        seen: int = 0,
+        beginning: Mapping[str, Any] | None = None,
+        last: int | None = None,
+    ) -> Iterator[Window]:
+        """An epoch from its beginning, or from a window's ``position`` on, the ``seen``-th one.
+
+        Args:
+            position: of the last window that was seen; empty: there is none.
+            seen: how many windows to drop where there is no position to go on from.
+            beginning: :attr:`beginning` of the epoch that is gone on with.
+            last: :func:`fingerprint` of the last window that was seen.
+
+        Raises:
+            RuntimeError: that window comes out another one now.
+        """
+        goes_on = self.has_position and bool(position)
+        if goes_on:
             self.data.load_state_dict(position)
+        elif seen and beginning is not None:
+            rng.restore(beginning)
+            for generator, state in zip(self._generators(), beginning["others"], strict=False):
+                generator.set_state(state)
+        self.beginning = None if goes_on else self._capture()
         self._epoch = getattr(self.data, "epoch", None)
         windows = iter(self.windows)
-        return windows if self.has_position else islice(windows, seen, None)
+        self.begun = True
+        if not goes_on and seen:
+            dropped = None
+            for _ in range(seen):
+                dropped = next(windows, None)
+            if dropped is None or (last is not None and fingerprint(dropped) != last):
+                raise RuntimeError(
+                    f"training cannot go on in the middle of this epoch: its window {seen} is not "
+                    "the one that it was. The windows need the same order in every run, or a "
+                    "state_dict and a load_state_dict, as ContinuousBatches has them"
+                )
+        return windows
 
     def finish(self) -> None:
         """After the last window: the data goes on to the next epoch, if it did not by itself."""
@@ -51,9 +90,47 @@ class Source:
         self.data.load_state_dict(start)
         return start
 
+    @contextmanager
+    def aside(self) -> Iterator[Iterable[Window]]:
+        """All windows of an epoch; afterwards the data is where it was before."""
+        generators = self._generators()
+        states = [generator.get_state() for generator in generators]
+        position = self.position()
+        try:
+            if isinstance(self.data, ContinuousBatches):
+                with self.data.from_the_beginning():
+                    yield self.windows
+            else:
+                yield self.windows
+        finally:
+            if self.has_position and not isinstance(self.data, ContinuousBatches):
+                self.data.load_state_dict(position)
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+
+    def _capture(self) -> dict[str, Any]:
+        return {**rng.capture(), "others": [g.get_state() for g in self._generators()]}
+
+    def _generators(self) -> list[torch.Generator]:
+        """Those of a loader and its samplers, beside the global ones."""
+        found: list[torch.Generator] = []
+        places = [self.windows, getattr(self.windows, "sampler", None)]
+        places.append(getattr(getattr(self.windows, "batch_sampler", None), "sampler", None))
+        for place in places:
+            generator = getattr(place, "generator", None)
+            if isinstance(generator, torch.Generator) and generator not in found:
+                found.append(generator)
+        return found
+
     def __len__(self) -> int:
         """Windows of an epoch; 0 if that is not known."""
         try:
             return len(self.windows)  # type: ignore[arg-type]
         except TypeError:
             return 0
+
+
+def fingerprint(window: Window) -> int:
+    """A number that tells a window's inputs from others'."""
+    numbers = window.input.detach().cpu().contiguous().flatten()
+    return zlib.crc32(numbers.view(torch.uint8).numpy().tobytes())

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from copy import deepcopy
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from ..data import Window
 from ..model import get_state, preserve_state, reset_state, set_state
@@ -19,9 +20,18 @@ from . import checkpoint, rng, sharded
 from .checkpoint import CheckpointError
 from .losses import Losses
 from .objective import Objective
-from .source import Source
+from .source import Source, fingerprint
 
 Callback: TypeAlias = "Callable[[Trainer], str | None]"
+
+
+class _Loaded(NamedTuple):
+    """What the next fit must know of a checkpoint."""
+
+    position: Mapping[str, Any]
+    random: Mapping[str, Any] | None  # generators when it was saved
+    beginning: Mapping[str, Any] | None  # and when its epoch began, if it has no position
+    last: int | None  # fingerprint of its last window, if it has no position
 
 
 class Trainer:
@@ -44,7 +54,8 @@ class Trainer:
         schedule: when the scheduler steps, at every "update" or "epoch" of :meth:`fit`. One that
             wants a metric (``ReduceLROnPlateau``) gets the epoch's mean loss.
         autocast: dtype that forward computes in, torch.bfloat16 or torch.float16 (on CUDA, with its
-            gradients scaled); None: as it is.
+            gradients scaled: torch asks the device in every update whether they are finite, and
+            waits); None: as it is.
         forward: in place of the model's call: a function of (model, window) that returns outputs
             (T, B, ...), or (B, T, ...) for windows with the batch first.
 
@@ -92,8 +103,9 @@ class Trainer:
         self._losses = Losses()
         self._history: list[float] = []  # mean losses of the running fit's epochs
         self._seen = 0  # windows of the running epoch
-        # Of the checkpoint, until training goes on: the position, and the random generators.
-        self._loaded: tuple[Mapping[str, Any], Mapping[str, Any] | None] | None = None
+        self._last: Window | None = None  # the last one of them
+        self._source: Source | None = None  # of the running fit
+        self._loaded: _Loaded | None = None  # of a checkpoint, until training goes on
 
     # ------------------------------------------------------------ one update
 
@@ -106,11 +118,14 @@ class Trainer:
         Args:
             window: the one that follows the last update's, row by row.
 
+        A window without targets moves the resident state on, and the schedule, and nothing else.
+
         Raises:
             FloatingPointError: the loss is not finite. It names the update. On the CPU nothing but
                 the resident state has changed then; on CUDA the loss of an earlier update may be
                 meant, after which the parameters have been updated.
-            ValueError: the window does not fit the model.
+            ValueError: the window does not fit the model. Where only its output says so, or
+                loss_fn fails, the resident state has moved on.
         """
         staged = self.objective.stage(window)
         self.model.train()
@@ -124,11 +139,12 @@ class Trainer:
         if weight is not None:
             loss = loss * weight
         self._scaler.scale(loss).backward()
-        if self.clip_grad_norm is not None:
-            self._scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
+        if staged.targets > 0 or self.objective.group is not None:  # of other ranks, maybe
+            if self.clip_grad_norm is not None:
+                self._scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
         if self.scheduler is not None and self.schedule == "update":
             self.scheduler.step()
         self.updates = number
@@ -144,12 +160,12 @@ class Trainer:
             The mean over the window's targets.
 
         Raises:
-            RuntimeError: before the first update.
+            RuntimeError: before the first update, or if none has had a target.
             FloatingPointError: as in :meth:`update`.
         """
         self._losses.wait()
         if self._losses.last is None:
-            raise RuntimeError("there is no loss yet: call update first")
+            raise RuntimeError("there is no loss yet: call update first, with targets")
         return self._losses.last
 
     # ------------------------------------------------------------ many updates
@@ -168,7 +184,9 @@ class Trainer:
 
         Args:
             windows: a :class:`stateful_lstm.data.ContinuousBatches`, a ``DataLoader`` of one, or
-                any iterable of windows that can be run through more than once.
+                any iterable of windows that can be run through more than once. After
+                :meth:`load` it must give the windows of the epoch that was broken off once more,
+                in the same order; a ``DataLoader`` that shuffles by torch's generators does.
             epochs: how many.
             progress: whether to show a bar with loss, steps per second and time left (tqdm).
             callback: is called with this trainer after every update; "stop" ends training. After
@@ -180,13 +198,20 @@ class Trainer:
 
         Raises:
             FloatingPointError: as in :meth:`update`.
+            ValueError: an epoch has no windows, or no targets.
+            RuntimeError: after :meth:`load` the windows come out in another order.
         """
-        source = Source(windows)
+        self._source = source = Source(windows)
+        if self._loaded is None:
+            self.position = {}  # whatever other data has been trained on
         whole = False
         try:
             while self.epoch < epochs:
                 stopped = self._fit_epoch(source, epochs, progress, callback)
                 self._losses.wait()
+                if self._losses.count == 0 and not stopped:
+                    lacking = "targets" if self._seen else "windows: there is nothing to train on"
+                    raise ValueError(f"the epoch has no {lacking}")
                 self._history.append(self._losses.mean)
                 if stopped:
                     break
@@ -200,29 +225,35 @@ class Trainer:
                 whole = True
         finally:  # by whatever way it ended, this fit is over
             history, self._history, self.epoch = self._history, [], 0
+            self._source = None
             if not whole:
-                self.position = source.rewind(self.position)
+                if source.begun:
+                    self.position = source.rewind(self.position)
                 self._begin_epoch()
         return history
 
     def _begin_epoch(self) -> None:
-        self._seen = 0
+        self._seen, self._last = 0, None
         self._losses.begin()
 
     def _fit_epoch(
         self, source: Source, epochs: int, progress: bool, callback: Callback | None
     ) -> bool:
         """One epoch, or what is left of it; whether the callback ended it."""
-        position, random = self._loaded or ({}, None)
-        self._loaded = None
-        windows = source.begin(position, self._seen)
-        if random is not None:  # what has just begun may have drawn numbers
-            rng.restore(random)
+        loaded, self._loaded = self._loaded, None
+        if loaded is None:
+            windows = source.begin({})
+        else:
+            windows = source.begin(loaded.position, self._seen, loaded.beginning, loaded.last)
+            if loaded.random is not None:  # what has just begun may have drawn numbers
+                rng.restore(loaded.random)
         with _progress_bar(progress, f"epoch {self.epoch + 1}/{epochs}") as bar:
             count = len(source) if progress else 0
             for window in windows:
                 self.update(window)
-                self._seen += 1
+                self._seen, self._last = self._seen + 1, window
+                if not self.position:
+                    self.position = source.position()
                 if bar is not None:  # in steps, of which only a window tells how many it has
                     steps = window.reset_mask.numel()
                     bar.total = count * steps or None
@@ -247,31 +278,37 @@ class Trainer:
         the data are afterwards what they were.
 
         Args:
-            windows: as in :meth:`fit`.
+            windows: as in :meth:`fit`. All of an epoch is taken, wherever the data stands.
 
         Returns:
             The mean over all targets of all windows, and of all ranks.
 
         Raises:
             ValueError: there is no target at all.
+            RuntimeError: inside a fit, for its own ``DataLoader`` with persistent workers: they
+                would leave the fit's epoch.
         """
         source = Source(windows)
-        position = source.position()
+        fitted = None if self._source is None else self._source.windows
+        if windows is fitted and isinstance(windows, DataLoader) and windows.persistent_workers:
+            raise RuntimeError(
+                "the fit's own DataLoader has persistent workers, which are busy: evaluate on "
+                "another DataLoader, or on its dataset"
+            )
         modes = {module: module.training for module in self.model.modules()}
         total = torch.zeros(2, dtype=torch.float64, device=self.objective.device)
         try:
             with preserve_state(self.model), rng.preserve(), self.objective.autocasting():
                 self.model.eval()
                 reset_state(self.model)
-                for window in source.windows:
-                    staged = self.objective.stage(window)
-                    total[0] += self.objective.loss(staged) * staged.targets
-                    total[1] += staged.targets
+                with source.aside() as epoch:
+                    for window in epoch:
+                        staged = self.objective.stage(window)
+                        total[0] += self.objective.loss(staged) * staged.targets
+                        total[1] += staged.targets
         finally:
             for module, training in modes.items():
                 module.training = training
-            if source.has_position:
-                source.data.load_state_dict(position)
         if self.objective.group is not None:
             dist.all_reduce(total, group=self.objective.group)
         loss_sum, count = total.tolist()
@@ -299,6 +336,7 @@ class Trainer:
         path = Path(path)
         progress = self._progress()
         states = get_state(self.objective.bare)
+        mine = {"rng": rng.capture(), "beginning": self._beginning()}
         if self.objective.group is None:
             checkpoint.write(
                 path,
@@ -307,7 +345,7 @@ class Trainer:
                     "optimizer": self.optimizer.state_dict(),
                     "states": states,
                     "progress": progress,
-                    "rng": rng.capture(),
+                    **mine,
                 },
             )
         else:
@@ -317,8 +355,14 @@ class Trainer:
                 self.optimizer,
                 states,
                 {"progress": progress},
-                {"rng": rng.capture()},
+                mine,
             )
+
+    def _beginning(self) -> Mapping[str, Any] | None:
+        """Where there is no position to go on from: how the running epoch began."""
+        if self._loaded is not None:
+            return self._loaded.beginning
+        return None if self._source is None or self.position else self._source.beginning
 
     def load(self, path: str | PathLike[str]) -> None:
         """Goes on where :meth:`save` was called, bit for bit.
@@ -341,23 +385,24 @@ class Trainer:
         """
         path = sharded.whole(Path(path))
         names = ["model", "optimizer", "states", "progress"]
-        random: Mapping[str, Any] | None
+        mine: Mapping[str, Any] | None
         if path.is_dir():
             contents, states, mine = sharded.load(path, self.model, self.optimizer, names)
-            random = None if mine is None else mine["rng"]
         else:
-            contents = checkpoint.read(path, [*names, "rng"])
-            states, random = contents["states"], contents["rng"]
+            contents = mine = checkpoint.read(path, [*names, "rng", "beginning"])
+            states = contents["states"]
             checkpoint.check_model(self.objective.bare.state_dict(), contents["model"], path)
             checkpoint.check_optimizer(self.optimizer.state_dict(), contents["optimizer"], path)
         self._check_progress(contents["progress"], path)
+        random, beginning = (None, None) if mine is None else (mine["rng"], mine["beginning"])
         before = self._everything()
         try:
             self._take(contents, states, random, path.is_dir())
         except Exception as error:
             self._take(*before, False)
             raise CheckpointError(f"{path} does not fit: {error}") from error
-        self._loaded = self.position, random
+        last = contents["progress"]["last"]
+        self._loaded = _Loaded(self.position, random, beginning, last)
 
     def _progress(self) -> dict[str, Any]:
         """Plain values, the same on all ranks."""
@@ -365,17 +410,49 @@ class Trainer:
             "updates": self.updates,
             "epoch": self.epoch,
             "seen": self._seen,
+            "last": self._fingerprint(),
             "position": dict(self.position),
             "history": list(self._history),
             "loss": [self._losses.last, self._losses.sum, self._losses.count],
+            "kinds": [type(self.optimizer).__name__, type(self.scheduler).__name__],
+            "parameters": self._parameter_names(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
 
+    def _fingerprint(self) -> int | None:
+        """Of the last window, where there is no position to go on from."""
+        if self._loaded is not None:
+            return self._loaded.last
+        return None if self._last is None or self.position else fingerprint(self._last)
+
+    def _parameter_names(self) -> list[list[str | None]]:
+        """Of each of the optimizer's groups."""
+        names = {p: name for name, p in self.objective.bare.named_parameters()}
+        groups = self.optimizer.param_groups
+        return [[names.get(p) for p in group["params"]] for group in groups]
+
     def _check_progress(self, progress: Any, path: Path) -> None:
         own = self._progress()
-        if not isinstance(progress, Mapping) or set(progress) != set(own):
+        counts = ("updates", "epoch", "seen")
+        if (
+            not isinstance(progress, Mapping)
+            or set(progress) != set(own)
+            or not all(isinstance(progress[name], int) for name in counts)
+            or not all(isinstance(progress[name], list) for name in ("history", "kinds"))
+            or not isinstance(progress["position"], Mapping)
+        ):
             raise CheckpointError(f"{path} does not say how far training was")
+        for what, saved, has in zip(
+            ("optimizer", "scheduler"), progress["kinds"], own["kinds"], strict=True
+        ):
+            if saved != has and "NoneType" not in (saved, has):
+                raise CheckpointError(f"{path} is of another {what}: {saved}, this one is {has}")
+        if not path.is_dir() and progress["parameters"] != own["parameters"]:
+            raise CheckpointError(
+                f"{path} is of another optimizer: its parameters are {progress['parameters']}, "
+                f"those of this one are {own['parameters']}"
+            )
         for what, text in (("scheduler", "a scheduler"), ("scaler", "scaled gradients")):
             if bool(own[what]) != bool(progress[what]):
                 has, lacks = ("this trainer", path) if own[what] else (path, "this trainer")
@@ -398,7 +475,6 @@ class Trainer:
         by_name: bool,
     ) -> None:
         """Becomes what a checkpoint says. ``by_name``: as :mod:`.sharded` has read it."""
-        set_state(self.objective.bare, states)
         if by_name:
             sharded.apply(self.model, self.optimizer, contents)
         else:
@@ -416,6 +492,7 @@ class Trainer:
         self._losses.begin(total, count)
         if random is not None:
             rng.restore(random)
+        set_state(self.objective.bare, states)  # at last: it may have to make a state anew
 
 
 @contextmanager
