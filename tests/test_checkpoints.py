@@ -200,6 +200,56 @@ def test_another_model_or_optimizer_is_refused(path):
     refused(groups, path, "expected 2 groups")
 
 
+def test_checkpoints_of_other_kinds_are_refused(path):
+    def make(optimizer=torch.optim.Adam, scheduler="StepLR", order=1, **settings):
+        torch.manual_seed(0)
+        model = Net()
+        chosen = optimizer(list(model.parameters())[::order], 1e-2)
+        schedule = getattr(torch.optim.lr_scheduler, scheduler)(chosen, **settings)
+        return Trainer(model, chosen, nn.MSELoss(), scheduler=schedule)
+
+    trainer = make(step_size=3)
+    trainer.fit(make_data(), progress=False)
+    trainer.save(path)
+    other = make(scheduler="ExponentialLR", gamma=0.5)
+    refused(other, path, "of another scheduler: StepLR, this one is ExponentialLR")
+    assert other.scheduler.gamma == 0.5
+    refused(make(torch.optim.AdamW, step_size=3), path, "optimizer: Adam, this one is AdamW")
+    refused(make(order=-1, step_size=3), path, "its parameters are .*, those of this one are")
+    make(step_size=3).load(path)
+    whole = torch.load(path, weights_only=True)
+    for changes in ({"updates": None}, {"epoch": "x"}, {"position": 3}, {"history": None}):
+        torch.save({**whole, "progress": {**whole["progress"], **changes}}, path)
+        refused(trainer, path, "does not say how far training was")
+    torch.save({**whole, "optimizer": {"param_groups": [3]}}, path)
+    refused(trainer, path, "of another optimizer: expected 1 groups")
+
+
+def test_a_load_that_fails_leaves_the_state_at_its_address(path):
+    trainer, wide = make_trainer(), make_trainer()
+    trainer.fit(make_data(), progress=False)
+    wide.fit(make_data(batch_size=3), progress=False)
+    wide.save(path)
+    whole = torch.load(path, weights_only=True)
+    torch.save({**whole, "progress": {**whole["progress"], "loss": 3}}, path)
+    state = trainer.model.lstm.state
+    refused(trainer, path, "does not fit")
+    assert trainer.model.lstm.state is state
+
+
+def test_a_refusal_says_what_is_wrong_and_not_how_to_do_it_all_the_same(path):
+    torch.save({"format": checkpoint.FORMAT, "model": Evil()}, path)
+    with pytest.raises(CheckpointError, match=r"neither tensor nor plain value$"):
+        make_trainer().load(path)
+
+
+def test_a_folder_is_not_written_over(path):
+    path.mkdir()
+    with pytest.raises(IsADirectoryError, match="a checkpoint of many ranks maybe"):
+        make_trainer().save(path)
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_what_could_not_be_read_is_not_written(path):
     class Scheduler(torch.optim.lr_scheduler.ExponentialLR):
         def state_dict(self):

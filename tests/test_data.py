@@ -203,6 +203,59 @@ def test_a_file_larger_than_what_is_read(tmp_path):
     assert len(data) == 400
 
 
+class Counted(np.ndarray):
+    """An array that knows how many steps at most have been made of it at once."""
+
+    most = 0
+
+    def __array_finalize__(self, other):
+        if other is not None and self.ndim == 2:
+            Counted.most = max(Counted.most, len(self))
+
+
+def test_of_a_sequence_only_a_window_is_read_at_once():
+    array = np.zeros((500, 3), np.float32).view(Counted)
+    data = ContinuousBatches([array], 1, 10)
+    Counted.most = 0
+    assert len(list(data)) == 50
+    assert Counted.most == 11, "a window, and the target of its last step"
+
+
+@pytest.mark.parametrize("kind", ["one", "list", "part"])
+def test_memory_maps_go_to_spawned_workers_as_the_name_of_their_file(tmp_path, kind):
+    numbers = np.arange(3 * 400 * 64, dtype=np.float32).reshape(3, 400, 64)
+    np.save(tmp_path / "x.npy", numbers)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    sequences = {"one": mapped, "list": list(mapped), "part": mapped[:, 7::3, ::2]}[kind]
+    data = ContinuousBatches(sequences, 2, 50)
+    sent = pickle.dumps(data)
+    assert len(sent) < 5000 < numbers.nbytes
+    assert all_same(pickle.loads(sent), data)
+    changed = np.load(tmp_path / "x.npy", mmap_mode="c")  # whose changes no file has
+    changed[0, 0] = 5
+    copied = pickle.loads(pickle.dumps(ContinuousBatches(changed, 2, 50)))
+    assert next(iter(copied)).input[0, 0].eq(5).all()
+    loader = DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    if kind == "part":
+        assert all_same(loader, ContinuousBatches(sequences, 2, 50))
+
+
+def test_arrays_that_torch_does_not_take():
+    backwards, foreign = np.arange(9.0)[::-1], np.arange(9, dtype=">f8")
+    windows = list(ContinuousBatches([backwards, foreign], 2, 9))
+    assert windows[0].input[:, 0].tolist() == backwards.tolist()
+    assert windows[0].input[:, 1].tolist() == foreign.tolist()
+
+
+def test_an_item_that_is_another_length_later_is_refused():
+    items = Items([torch.randn(9, 1)])
+    data = ContinuousBatches(items, 1, 3)
+    assert len(data) == 3
+    items.items[0] = torch.randn(5, 1)
+    with pytest.raises(ValueError, match=r"sequences\[0\] has 5 steps now, it had 9 before"):
+        list(data)
+
+
 def test_fewer_sequences_than_rows():
     (window,) = ContinuousBatches(numbered([3]), 4, 5)
     assert window.lengths.tolist() == [3, 0, 0, 0]
@@ -271,16 +324,27 @@ def test_a_dataset_item_that_does_not_fit_is_refused_when_it_is_read():
 
 
 @pytest.mark.parametrize(
-    "change", [{"batch_size": 3}, {"window": 5}, {"seed": 1}, {"shuffle": True}]
+    "change",
+    [{"batch_size": 3}, {"window": 5}, {"seed": 1}, {"shuffle": True}, {"lengths": [9, 8]}],
 )
 def test_a_position_in_other_data_is_refused(change):
     shape = {"batch_size": 2, "window": 4}
     position = ContinuousBatches(numbered([9, 9]), **shape).state_dict()
-    other = ContinuousBatches(numbered([9, 9]), **{**shape, **change})
+    lengths = change.pop("lengths", [9, 9])
+    other = ContinuousBatches(numbered(lengths), **{**shape, **change})
     with pytest.raises(ValueError, match="this position is of"):
         other.load_state_dict(position)
     with pytest.raises(ValueError, match="expected a position"):
         other.load_state_dict({"epoch": 0})
+    assert other.state_dict()["window"] == 0
+    for name, wrong, text in (
+        ("window", 4, "behind window 4, and the data ends before"),
+        ("window", -1, "window is -1, not a count"),
+        ("window", 1.7, "window is 1.7, not a count"),
+        ("epoch", "1", "epoch is '1', not a count"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            other.load_state_dict({**other.state_dict(), name: wrong})
     assert other.state_dict()["window"] == 0
 
 
@@ -304,7 +368,7 @@ def test_buckets(lengths, batch_size, shuffle, drop_last, seed):
     assert len(seen) == len(set(seen))
     missing = len(lengths) - len(seen)
     assert missing == (len(lengths) % batch_size if drop_last else 0)
-    # No two batches overlap in length, which is why no other batches of this size pad less.
+    # No two batches overlap in length, which is why no others with full batches pad less.
     spans = sorted((min(lengths[k] for k in b), max(lengths[k] for k in b)) for b in batches)
     assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
 
@@ -317,6 +381,26 @@ def test_buckets_in_another_order_with_another_seed():
         bucket_by_length(lengths, 0)
     with pytest.raises(ValueError, match=r"lengths\[1\] is 0"):
         bucket_by_length([1, 0], 2)
+    with pytest.raises(TypeError, match=r"whole numbers, got torch\.float32"):
+        bucket_by_length([2.0, 2.7], 2)
+
+
+def padding(batches, lengths):
+    return sum(max(lengths[k] for k in b) - lengths[k] for b in batches for k in b)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 5), st.randoms())
+def test_no_other_full_batches_pad_less(lengths, batch_size, random):
+    order = list(range(len(lengths)))
+    random.shuffle(order)
+    others = [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
+    if len(others[-1]) < batch_size:  # the longest one's
+        longest = max(order, key=lambda k: lengths[k])
+        order.remove(longest)
+        order.append(longest)
+        others = [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
+    ours = bucket_by_length(lengths, batch_size)
+    assert padding(ours, lengths) <= padding(others, lengths)
 
 
 @pytest.mark.parametrize("batch_first", [False, True])

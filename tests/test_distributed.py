@@ -127,6 +127,54 @@ class Evil:
         return os.mkdir, ("executed",)
 
 
+def test_a_save_that_is_killed_again_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*args, **kwargs):
+        raise Killed
+
+    def save(folder):
+        model = make_trainer(Net()).model
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        sharded.save(folder, model, optimizer, {}, {"progress": {}}, {"rng": {}})
+
+    folder = tmp_path / "checkpoint"
+    save(folder)
+    with monkeypatch.context() as patched:  # the first: between its renames
+        patched.setattr(Path, "rename", once_then(Path.rename, killed))
+        with pytest.raises(Killed):
+            save(folder)
+    assert not folder.exists() and (sharded.whole(folder) / ".metadata").exists()
+    with monkeypatch.context() as patched:  # the second: while it writes
+        patched.setattr(sharded, "write_tensors", killed)
+        with pytest.raises(Killed):
+            save(folder)
+    assert (sharded.whole(folder) / ".metadata").exists()
+    save(folder)
+    assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def once_then(first, other):
+    calls = []
+
+    def function(*args):
+        calls.append(args)
+        return (first if len(calls) == 1 else other)(*args)
+
+    return function
+
+
+def test_a_file_is_not_taken_for_a_folder(tmp_path):
+    file = tmp_path / "checkpoint"
+    file.write_bytes(b"of one process")
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(NotADirectoryError, match="a checkpoint of one process maybe"):
+        sharded.save(file, model, optimizer, {}, {"progress": {}}, {"rng": {}})
+    assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
+
+
 def test_a_save_that_was_killed_between_its_renames_is_found(two, tmp_path):
     folder = two[1] / "exact"
     for name in ("there.new", "there.old"):

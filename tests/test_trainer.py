@@ -1,6 +1,7 @@
 """``Trainer``: an update is what a plain loop does; fit, evaluate, and what they leave behind."""
 
 import random
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -120,11 +121,17 @@ def test_a_window_of_padding_changes_nothing_but_counts():
     loss = trainer.current_loss()
     nothing = Window.pad([torch.randn(1, 3)])  # a sequence of one step has no target
     before = [p.clone() for p in trainer.model.parameters()]
+    moments = deepcopy(trainer.optimizer.state_dict()["state"])
     trainer.optimizer.zero_grad()
     trainer.update(nothing)
     assert trainer.current_loss() == loss and trainer.updates == 2
     assert all(not p.grad.any() for p in trainer.model.parameters())
-    assert len(before) == len(list(trainer.model.parameters()))
+    assert all(map(torch.equal, before, trainer.model.parameters()))
+    assert str(trainer.optimizer.state_dict()["state"]) == str(moments)
+    first = make_trainer(Net(dropout=0.0))
+    first.update(nothing)
+    with pytest.raises(RuntimeError, match="call update first, with targets"):
+        first.current_loss()
 
 
 def test_schedulers_step_at_updates_or_epochs():
