@@ -370,11 +370,15 @@ class StatefulLSTM(nn.RNNBase):
         _refuse_where_state_cannot_go()
         cuda.raise_slot_error(x)
         own, B, padding = state if state is not None else self._state, x.size(1), False
+        follows = False
         if own is not None:
             if not isinstance(own, LSTMState):
                 raise TypeError(f"state must be an LSTMState, got {type(own).__name__}")
             misfit = own.fits(sizes, dtype, x.device)
-            if misfit:
+            # A wrapper may give the layer weights of another dtype for the length of a call, as
+            # FSDP2's mixed precision does. The layer's own state follows.
+            follows = bool(misfit) and state is None and not own.fits(sizes, own.h.dtype, x.device)
+            if misfit and not follows:
                 raise ValueError(f"this LSTMState does not fit the layer: {misfit}")
         if state_indices is not None:
             if own is None:
@@ -396,6 +400,10 @@ class StatefulLSTM(nn.RNNBase):
                     f"state_indices which slots the rows belong to"
                 )
             own = None
+        if own is not None and follows:
+            values = own.read()
+            own = LSTMState(sizes, own.slots, dtype, x.device)
+            own.write(values)
         return own or LSTMState(sizes, B, dtype, x.device), padding
 
     def _drops(self) -> bool:

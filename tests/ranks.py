@@ -1,6 +1,6 @@
 """One rank of test_distributed.py: trains, saves on the way, loads and trains on.
 
-torchrun --nproc-per-node 2 ranks.py ddp|fsdp FOLDER
+torchrun --nproc-per-node 2 ranks.py ddp|fsdp FOLDER        (or 4: goes on where 2 were)
 """
 
 import gc
@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from training_support import Net, make_data, make_trainer
 
 from stateful_lstm import get_state
 
-EPOCHS, SAVED_AT = 3, 9
+EPOCHS, SAVED_AT = 3, 5  # in the middle of an epoch and of sequences
 
 
 def wrapped(kind, dropout, seed):
@@ -60,18 +60,45 @@ def train(kind, dropout, data, save_to=None, load_from=None):
     return results(trainer, trainer.fit(data, EPOCHS, progress=False, callback=save))
 
 
+def mixed(kind, data, path):
+    """FSDP2's mixed precision, whose weights are bfloat16 in forward alone: whole and resumed."""
+    if kind != "fsdp":
+        return None
+    found = []
+    for load in (False, True):
+        torch.manual_seed(3 if load else 0)
+        model = Net(dropout=0.0)
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        fully_shard(model.lstm, mp_policy=policy)
+        trainer = make_trainer(fully_shard(model, mp_policy=policy), seed=11)
+        if load:
+            trainer.load(path)
+        windows = list(make_data(batch_size=2, rank=data.rank, world_size=2))[:6]
+        for window in windows[3:] if load else windows:
+            trainer.update(window)
+            if trainer.updates == 3 and not load:
+                trainer.save(path)
+        found.append(results(trainer, []))
+    return found
+
+
 def main():
     kind, folder = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    data = lambda: rows(rank, ranks, 2)  # noqa: E731
-    found = {
-        "exact": train(kind, 0.0, data(), save_to=folder / "exact"),
-        "whole": train(kind, 0.3, data(), save_to=folder / "dropout"),
-        "resumed": train(kind, 0.3, data(), load_from=folder / "dropout"),
-    }
-    torch.save(found, folder / f"rank{rank}")
+    data = lambda: rows(rank, ranks, 4 // ranks)  # noqa: E731
+    if ranks == 2:
+        found = {
+            "exact": train(kind, 0.0, data(), save_to=folder / "exact"),
+            "whole": train(kind, 0.3, data(), save_to=folder / "dropout"),
+            "resumed": train(kind, 0.3, data(), load_from=folder / "dropout"),
+            "from one": train(kind, 0.0, data(), load_from=folder / "one.pt"),
+            "mixed": mixed(kind, data(), folder / "mixed"),
+        }
+    else:
+        found = {"from two": train(kind, 0.0, data(), load_from=folder / "exact")}
+    torch.save(found, folder / f"rank{rank} of {ranks}")
     gc.collect()  # a wrapped model that outlives its group may end the process as it exits
     dist.barrier()
     dist.destroy_process_group()

@@ -243,13 +243,6 @@ def test_a_refusal_says_what_is_wrong_and_not_how_to_do_it_all_the_same(path):
         make_trainer().load(path)
 
 
-def test_a_folder_is_not_written_over(path):
-    path.mkdir()
-    with pytest.raises(IsADirectoryError, match="a checkpoint of many ranks maybe"):
-        make_trainer().save(path)
-    assert list(path.parent.iterdir()) == [path]
-
-
 def test_what_could_not_be_read_is_not_written(path):
     class Scheduler(torch.optim.lr_scheduler.ExponentialLR):
         def state_dict(self):

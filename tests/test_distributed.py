@@ -12,19 +12,18 @@ import ranks
 import torch
 from training_support import Net, everything, make_trainer, same
 
-from stateful_lstm.training import CheckpointError, sharded
+from stateful_lstm.training import CheckpointError, Trainer, sharded
 
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp"])
-def two(request, tmp_path_factory):
-    """What both ranks have found, and the folder of their checkpoints."""
-    folder = tmp_path_factory.mktemp(request.param)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def run(kind, folder, count):
+    """What so many ranks have found."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command.append(f"--nproc-per-node={count}")
     environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(HERE / "ranks.py"), request.param, str(folder)],
+        [*command, str(HERE / "ranks.py"), kind, str(folder)],
         env=environment,
         capture_output=True,
         text=True,
@@ -32,13 +31,28 @@ def two(request, tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-6000:]
-    return [torch.load(folder / f"rank{rank}") for rank in (0, 1)], folder
+    return [torch.load(folder / f"rank{rank} of {count}") for rank in range(count)]
 
 
 @pytest.fixture(scope="module")
-def one():
-    """The same training in one process, with the rows of both."""
-    return ranks.train("bare", 0.0, ranks.rows(0, 1, 4))
+def one(tmp_path_factory):
+    """The same training in one process, with the rows of all; and its checkpoint."""
+    path = tmp_path_factory.mktemp("one") / "one.pt"
+    return {**ranks.train("bare", 0.0, ranks.rows(0, 1, 4), save_to=path), "path": path}
+
+
+@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+def two(request, one, tmp_path_factory):
+    """What both ranks have found, and the folder of their checkpoints."""
+    folder = tmp_path_factory.mktemp(request.param)
+    shutil.copy(one["path"], folder)
+    return run(request.param, folder, 2), folder
+
+
+@pytest.fixture(scope="module")
+def four(two):
+    """What four ranks have found that went on where these two were."""
+    return run("fsdp" if two[0][0]["mixed"] else "ddp", two[1], 4)
 
 
 def joined(found, run):
@@ -91,6 +105,67 @@ def test_one_process_goes_on_where_two_ranks_were(two, one):
         trainer.fit(ranks.rows(0, 1, 3), progress=False)
 
 
+def test_two_ranks_go_on_where_one_process_was(two, one):
+    same_training(two[0], "from one", one)
+
+
+def test_four_ranks_go_on_where_two_were(four, one):
+    same_training(four, "from two", one)
+
+
+def same_training(found, run, one):
+    for each in found:
+        assert each[run]["updates"] == one["updates"]
+        assert each[run]["history"] == pytest.approx(one["history"], rel=1e-9)
+        torch.testing.assert_close(each[run]["weights"], one["weights"], atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(
+        joined(found, run), list(one["states"]["lstm"]), atol=1e-9, rtol=1e-9
+    )
+
+
+def test_mixed_precision_goes_on_bit_for_bit(two):
+    for found in two[0]:
+        if found["mixed"] is None:
+            pytest.skip("DistributedDataParallel has none")
+        whole, resumed = found["mixed"]
+        assert whole["states"]["lstm"][0].dtype == torch.bfloat16
+        assert same([*whole["weights"].values()], [*resumed["weights"].values()])
+        assert same(whole["states"]["lstm"], resumed["states"]["lstm"])
+
+
+def test_one_process_goes_on_saving_where_two_ranks_did(two, tmp_path):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(two[1] / "exact", folder)
+    trainer = make_trainer(Net(dropout=0.0).double())
+    trainer.load(folder)
+    trainer.fit(ranks.rows(0, 1, 4), ranks.EPOCHS, progress=False)
+    trainer.save(folder)
+    other = make_trainer(Net(dropout=0.0).double(), seed=3)
+    other.load(folder)
+    assert same(everything(other), everything(trainer))
+    assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_folder_of_other_groups_is_refused(two):
+    model = Net(dropout=0.0).double()
+    two_groups = [{"params": model.lstm.parameters()}, {"params": model.head.parameters()}]
+    optimizer = torch.optim.Adam(two_groups, 1e-2)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.999)
+    trainer = Trainer(model, optimizer, torch.nn.MSELoss(), scheduler=scheduler)
+    with pytest.raises(CheckpointError, match="of another optimizer: its parameters are"):
+        trainer.load(two[1] / "exact")
+
+
+def test_damage_of_one_rank_s_part_is_told_of_by_all(monkeypatch, tmp_path):
+    def other_rank(found, damage):
+        found[:] = ["", "the folder is damaged: rank 1"]
+
+    monkeypatch.setattr(sharded, "world", lambda: (0, 2))
+    monkeypatch.setattr(sharded.dist, "all_gather_object", other_rank)
+    with pytest.raises(CheckpointError, match="damaged: rank 1"):
+        sharded._agree("", tmp_path)
+
+
 def test_folders_that_are_refused(two, tmp_path, monkeypatch):
     folder = two[1] / "exact"
     trainer = make_trainer(Net(dropout=0.0).double())
@@ -134,15 +209,10 @@ def test_a_save_that_is_killed_again_leaves_a_whole_checkpoint(tmp_path, monkeyp
     def killed(*args, **kwargs):
         raise Killed
 
-    def save(folder):
-        model = make_trainer(Net()).model
-        optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        sharded.save(folder, model, optimizer, {}, {"progress": {}}, {"rng": {}})
-
-    folder = tmp_path / "checkpoint"
+    save, folder = save_empty, tmp_path / "checkpoint"
     save(folder)
     with monkeypatch.context() as patched:  # the first: between its renames
-        patched.setattr(Path, "rename", once_then(Path.rename, killed))
+        patched.setattr(Path, "rename", all_but(folder, Path.rename, killed))
         with pytest.raises(Killed):
             save(folder)
     assert not folder.exists() and (sharded.whole(folder) / ".metadata").exists()
@@ -155,24 +225,31 @@ def test_a_save_that_is_killed_again_leaves_a_whole_checkpoint(tmp_path, monkeyp
     assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
 
 
-def once_then(first, other):
-    calls = []
-
-    def function(*args):
-        calls.append(args)
-        return (first if len(calls) == 1 else other)(*args)
-
-    return function
+def all_but(target, rename, other):
+    return lambda path, to: (other if Path(to) == target else rename)(path, to)
 
 
-def test_a_file_is_not_taken_for_a_folder(tmp_path):
-    file = tmp_path / "checkpoint"
-    file.write_bytes(b"of one process")
-    model = Net()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with pytest.raises(NotADirectoryError, match="a checkpoint of one process maybe"):
-        sharded.save(file, model, optimizer, {}, {"progress": {}}, {"rng": {}})
+def test_a_file_gives_way_to_a_folder_and_other_folders_do_not(tmp_path):
+    path = tmp_path / "checkpoint"
+    path.write_bytes(b"of one process")
+    save_empty(path)
+    assert (path / ".metadata").exists()
     assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
+    mine = tmp_path / "results"
+    mine.mkdir()
+    (mine / "precious").write_text("here")
+    with pytest.raises(FileExistsError, match="a folder and no checkpoint"):
+        save_empty(mine)
+    trainer = make_trainer(Net(dropout=0.0))
+    with pytest.raises(FileExistsError, match="a folder and no checkpoint"):
+        trainer.save(mine)
+    assert (mine / "precious").read_text() == "here"
+
+
+def save_empty(path):
+    model = make_trainer(Net()).model
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sharded.save(path, model, optimizer, {}, {"progress": {}}, {"rng": {}})
 
 
 def test_a_save_that_was_killed_between_its_renames_is_found(two, tmp_path):

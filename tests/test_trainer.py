@@ -130,6 +130,7 @@ def test_a_window_of_padding_changes_nothing_but_counts():
     assert str(trainer.optimizer.state_dict()["state"]) == str(moments)
     first = make_trainer(Net(dropout=0.0))
     first.update(nothing)
+    assert first.scheduler.last_epoch == 0
     with pytest.raises(RuntimeError, match="call update first, with targets"):
         first.current_loss()
 

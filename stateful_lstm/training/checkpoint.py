@@ -25,11 +25,8 @@ def write(path: Path, contents: Mapping[str, Any]) -> None:
 
     Raises:
         TypeError: for contents that could not be read again; ``path`` is left alone then.
-        IsADirectoryError: where ranks have left a folder.
     """
     contents = plain(contents, "the checkpoint")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, a checkpoint of many ranks maybe")
     aside = path.with_name(path.name + ".new")
     with aside.open("wb") as file:
         torch.save({"format": FORMAT, **contents}, file)

@@ -156,6 +156,12 @@ class Objective:
             weight = (count * ranks / total).to(loss.dtype)
             return weight, torch.stack([sums[0] / total, sums[1]])
 
+    def is_blank(self, staged: Staged, reported: Tensor) -> bool:
+        """Whether no rank has a target, as far as that is known without asking the device."""
+        if self.group is None:
+            return staged.targets == 0
+        return not reported.is_cuda and float(reported[1]) == 0
+
     @contextmanager
     def autocasting(self) -> Iterator[None]:
         """Around :meth:`loss`."""

@@ -15,7 +15,8 @@ import io
 import pickle
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
@@ -59,7 +61,7 @@ def save(
     """Writes aside and renames; all ranks call it.
 
     Args:
-        path: of the folder, which all ranks see. A file there is an error.
+        path: of the folder, which all ranks see; a checkpoint that is there goes.
         model: bare, or wrapped by DistributedDataParallel or ``fully_shard``.
         optimizer: of its parameters.
         states: this rank's rows.
@@ -68,8 +70,8 @@ def save(
     """
     rank, ranks = world()
     rest, mine = plain(rest, "the checkpoint"), plain(mine, "the checkpoint")
-    if path.is_file():
-        raise NotADirectoryError(f"{path} is a file, a checkpoint of one process maybe")
+    if path.is_dir() and any(path.iterdir()) and not _is_whole(path):
+        raise FileExistsError(f"{path} is a folder and no checkpoint: it is not written over")
     tensors: dict[str, Tensor] = {}
     own = {
         "format": FORMAT,
@@ -92,24 +94,39 @@ def save(
             found.rename(path)
         shutil.rmtree(aside, ignore_errors=True)
     _barrier()
-    write_tensors(tensors, storage_writer=FileSystemWriter(aside), no_dist=ranks == 1)
+    with _quiet():
+        write_tensors(tensors, storage_writer=FileSystemWriter(aside), no_dist=ranks == 1)
     if rank == 0:
         if path.exists():
-            shutil.rmtree(before, ignore_errors=True)
+            _remove(before)
             path.rename(before)
         aside.rename(path)
         sync_folder(path.parent)
-        shutil.rmtree(before, ignore_errors=True)
+        _remove(before)
     _barrier()
 
 
 def whole(path: Path) -> Path:
-    """The folder, or the one that a save was about to put in its place when it was killed."""
+    """The checkpoint, or the one that a save was about to put in its place when it was killed."""
     if not path.exists():
-        for other in _beside(path):
-            if (other / ".metadata").exists():
-                return other
+        aside, before = _beside(path)
+        if _is_whole(aside):
+            return aside
+        if _is_whole(before) or before.is_file():
+            return before
     return path
+
+
+def _is_whole(folder: Path) -> bool:
+    """The index is written last."""
+    return (folder / ".metadata").exists()
+
+
+def _remove(path: Path) -> None:
+    if path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def load(
@@ -148,8 +165,12 @@ def load(
                 f"{path} has states of {value.size[1]} rows, which {ranks} ranks cannot share"
             )
     rest = check_format(_read_bytes(reader, sizes, "rest", path), names, path)
-    key = f"rank {rank}"
-    mine = _read_bytes(reader, sizes, key, path) if key in sizes else None
+    key, mine, damage = f"rank {rank}", None, ""
+    try:
+        mine = _read_bytes(reader, sizes, key, path)
+    except _DamageError as error:  # that may be this rank's alone
+        damage = str(error)
+    _agree(damage, path)
 
     parameters: dict[str, Any] = get_model_state_dict(model)
     saved = {
@@ -176,6 +197,54 @@ def load(
         for name in rest["states"]
     }
     return rest, states, mine
+
+
+def share_out(states: Rows, path: Path) -> Rows:
+    """This rank's rows of the states of one process.
+
+    Raises:
+        CheckpointError: if so many ranks cannot share them.
+    """
+    rank, ranks = world()
+    shares = {}
+    for name, pair in states.items():
+        slots = pair[0].size(1)
+        if slots % ranks:
+            raise CheckpointError(
+                f"{path} has states of {slots} rows, which {ranks} ranks cannot share"
+            )
+        h, c = (t.chunk(ranks, 1)[rank].clone() if slots else t for t in pair)
+        shares[name] = (h, c)
+    return shares
+
+
+def apply_whole(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    contents: Mapping[str, Any],
+    names: list[list[str]],
+) -> None:
+    """Gives model and optimizer, sharded or not, what one process has saved.
+
+    Args:
+        model: wrapped.
+        optimizer: of its parameters.
+        contents: "model" and "optimizer", the ``state_dict()`` of each.
+        names: of the parameters of each of the optimizer's groups.
+    """
+    options = StateDictOptions(full_state_dict=True)
+    set_model_state_dict(model, dict(contents["model"]), options=options)
+    saved = contents["optimizer"]
+    if not saved["state"]:
+        optimizer.state.clear()
+        return
+    flat = [name for group in names for name in group]
+    state = {flat[k]: dict(value) for k, value in saved["state"].items()}
+    groups = [
+        {**group, "params": own} for group, own in zip(saved["param_groups"], names, strict=True)
+    ]
+    both: dict[str, Any] = {"state": state, "param_groups": groups}
+    set_optimizer_state_dict(model, optimizer, both, options=options)
 
 
 def apply(model: nn.Module, optimizer: torch.optim.Optimizer, rest: Mapping[str, Any]) -> None:
@@ -224,32 +293,58 @@ def _as_bytes(value: Mapping[str, Any]) -> Tensor:
     return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
 
 
+class _DamageError(CheckpointError):
+    """Found by this rank, when all have read."""
+
+
 def _read_bytes(
     reader: FileSystemReader, sizes: Mapping[str, TensorStorageMetadata], key: str, path: Path
-) -> dict[str, Any]:
+) -> Any:
+    """What was saved under this key, or None. All ranks call it, each with a key of its own."""
+    if key not in sizes:  # the others wait for this rank
+        _read(reader, {}, path)
+        return None
     into = torch.empty(sizes[key].size, dtype=torch.uint8)
     _read(reader, {key: into}, path)
     try:
         value = torch.load(io.BytesIO(into.numpy().tobytes()), weights_only=True)
     except Exception as error:  # torch raises what it happens to stumble over
-        raise CheckpointError(f"{path} is damaged: {key}: {error}") from error
+        first_line = str(error).strip().split("\n", 1)[0]
+        raise _DamageError(f"{path} is damaged: {key}: {first_line}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is no checkpoint of a Trainer: {key} is no dict")
+        raise _DamageError(f"{path} is no checkpoint of a Trainer: {key} is no dict")
     return value
 
 
+def _agree(damage: str, path: Path) -> None:
+    """Raises on all ranks what one of them has found."""
+    found: list[str] = [damage]
+    if world()[1] > 1:
+        found = [""] * world()[1]
+        dist.all_gather_object(found, damage)
+    for text in found:
+        if text:
+            raise CheckpointError(text)
+
+
 def _read(reader: FileSystemReader, into: dict[str, Tensor], path: Path) -> None:
-    alone = world()[1] == 1
     try:
-        with warnings.catch_warnings():
-            if alone:  # torch says that it takes this to be meant
-                warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-            read_into(into, storage_reader=reader, no_dist=alone)
+        with _quiet():
+            read_into(into, storage_reader=reader, no_dist=world()[1] == 1)
     except CheckpointException as error:  # which is no Exception
         first = next(iter(error.failures.values()))[0]
         raise CheckpointError(f"{path} is damaged: {type(first).__name__}: {first}") from error
     except Exception as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's word that one process alone is taken to be meant."""
+    with warnings.catch_warnings():
+        if world()[1] == 1:
+            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
 
 
 class _Shape:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -118,7 +119,9 @@ class Trainer:
         Args:
             window: the one that follows the last update's, row by row.
 
-        A window without targets moves the resident state on, and the schedule, and nothing else.
+        A window without targets (of any rank) moves the resident state on, and nothing else; with
+        many ranks on CUDA, whose number of targets nobody waits for, the optimizer makes a step
+        with gradients of zero.
 
         Raises:
             FloatingPointError: the loss is not finite. It names the update. On the CPU nothing but
@@ -139,14 +142,14 @@ class Trainer:
         if weight is not None:
             loss = loss * weight
         self._scaler.scale(loss).backward()
-        if staged.targets > 0 or self.objective.group is not None:  # of other ranks, maybe
+        if not self.objective.is_blank(staged, reported):
             if self.clip_grad_norm is not None:
                 self._scaler.unscale_(self.optimizer)
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
             self._scaler.step(self.optimizer)
             self._scaler.update()
-        if self.scheduler is not None and self.schedule == "update":
-            self.scheduler.step()
+            if self.scheduler is not None and self.schedule == "update":
+                self.scheduler.step()
         self.updates = number
         self.position = window.position
         self._loaded = None
@@ -321,6 +324,8 @@ class Trainer:
     def save(self, path: str | PathLike[str]) -> None:
         """Writes all that training needs to go on: a file, or with many ranks a folder.
 
+        One process goes on writing a folder where there is one.
+
         Parameters, optimizer, scheduler, resident states, the data's position, random generators.
         It is written aside and renamed: at any moment ``path`` is an old checkpoint or a new one.
         With many ranks all of them call it.
@@ -330,14 +335,15 @@ class Trainer:
 
         Raises:
             TypeError: for contents that could not be loaded without executing code.
-            OSError: as files do.
+            OSError: as files do; ``FileExistsError`` for a folder that is no checkpoint.
         """
         self._losses.wait()
         path = Path(path)
         progress = self._progress()
         states = get_state(self.objective.bare)
         mine = {"rng": rng.capture(), "beginning": self._beginning()}
-        if self.objective.group is None:
+        alone = self.objective.group is None
+        if alone and not sharded.whole(path).is_dir():
             checkpoint.write(
                 path,
                 {
@@ -348,6 +354,8 @@ class Trainer:
                     **mine,
                 },
             )
+        elif alone and sharded.world()[1] > 1:
+            raise IsADirectoryError(f"{path} is a folder; the ranks train models of their own")
         else:
             sharded.save(
                 path,
@@ -362,7 +370,7 @@ class Trainer:
         """Where there is no position to go on from: how the running epoch began."""
         if self._loaded is not None:
             return self._loaded.beginning
-        return None if self._source is None or self.position else self._source.beginning
+        return self._source.beginning if self._must_begin_anew() else None
 
     def load(self, path: str | PathLike[str]) -> None:
         """Goes on where :meth:`save` was called, bit for bit.
@@ -370,8 +378,8 @@ class Trainer:
         :meth:`fit` takes up the data's position by itself; in a loop of your own over ``update``,
         give ``position`` to the data's ``load_state_dict``. Loading executes no code.
 
-        A folder of many ranks may be loaded by another number of them, by one as well. Parameters
-        and optimizer are the same then. The rows of the states are shared out anew, in their order:
+        What one number of ranks has saved another may load, one process as well. Parameters and
+        optimizer are the same then. The rows of the states are shared out anew, in their order:
         with as many rows in all as before, each goes on with its own sequence. The random
         generators of ranks that there were not are left as they are.
 
@@ -393,13 +401,22 @@ class Trainer:
             states = contents["states"]
             checkpoint.check_model(self.objective.bare.state_dict(), contents["model"], path)
             checkpoint.check_optimizer(self.optimizer.state_dict(), contents["optimizer"], path)
+            if self.objective.group is not None:
+                states = sharded.share_out(states, path)
+                mine = contents if sharded.world()[0] == 0 else None
         self._check_progress(contents["progress"], path)
         random, beginning = (None, None) if mine is None else (mine["rng"], mine["beginning"])
         before = self._everything()
+        apply = self._apply
+        if path.is_dir():
+            apply = partial(sharded.apply, self.model, self.optimizer)
+        elif self.objective.group is not None:
+            own = self._parameter_names()
+            apply = partial(sharded.apply_whole, self.model, self.optimizer, names=own)
         try:
-            self._take(contents, states, random, path.is_dir())
+            self._take(contents, states, random, apply)
         except Exception as error:
-            self._take(*before, False)
+            self._take(*before, self._apply)
             raise CheckpointError(f"{path} does not fit: {error}") from error
         last = contents["progress"]["last"]
         self._loaded = _Loaded(self.position, random, beginning, last)
@@ -424,13 +441,17 @@ class Trainer:
         """Of the last window, where there is no position to go on from."""
         if self._loaded is not None:
             return self._loaded.last
-        return None if self._last is None or self.position else fingerprint(self._last)
+        return fingerprint(self._last) if self._must_begin_anew() and self._last else None
 
-    def _parameter_names(self) -> list[list[str | None]]:
-        """Of each of the optimizer's groups."""
+    def _must_begin_anew(self) -> bool:
+        """Whether the running fit's windows have no position to go on from."""
+        return self._source is not None and not self._source.has_position
+
+    def _parameter_names(self) -> list[list[str]]:
+        """Of each of the optimizer's groups; empty for one that the model has not."""
         names = {p: name for name, p in self.objective.bare.named_parameters()}
         groups = self.optimizer.param_groups
-        return [[names.get(p) for p in group["params"]] for group in groups]
+        return [[names.get(p, "") for p in group["params"]] for group in groups]
 
     def _check_progress(self, progress: Any, path: Path) -> None:
         own = self._progress()
@@ -448,10 +469,13 @@ class Trainer:
         ):
             if saved != has and "NoneType" not in (saved, has):
                 raise CheckpointError(f"{path} is of another {what}: {saved}, this one is {has}")
-        if not path.is_dir() and progress["parameters"] != own["parameters"]:
+        saved, has = progress["parameters"], own["parameters"]
+        if path.is_dir():  # by name, so that their order does not matter
+            saved, has = ([sorted(group) for group in groups] for groups in (saved, has))
+        if saved != has:
             raise CheckpointError(
-                f"{path} is of another optimizer: its parameters are {progress['parameters']}, "
-                f"those of this one are {own['parameters']}"
+                f"{path} is of another optimizer: its parameters are {saved}, those of this one "
+                f"are {has}"
             )
         for what, text in (("scheduler", "a scheduler"), ("scaler", "scaled gradients")):
             if bool(own[what]) != bool(progress[what]):
@@ -472,14 +496,10 @@ class Trainer:
         contents: Mapping[str, Any],
         states: Any,
         random: Mapping[str, Any] | None,
-        by_name: bool,
+        apply: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        """Becomes what a checkpoint says. ``by_name``: as :mod:`.sharded` has read it."""
-        if by_name:
-            sharded.apply(self.model, self.optimizer, contents)
-        else:
-            self.objective.bare.load_state_dict(contents["model"])
-            self.optimizer.load_state_dict(contents["optimizer"])
+        """Becomes what a checkpoint says; ``apply`` sees to model and optimizer."""
+        apply(contents)
         progress = contents["progress"]
         if self.scheduler is not None:
             self.scheduler.load_state_dict(progress["scheduler"])
@@ -493,6 +513,10 @@ class Trainer:
         if random is not None:
             rng.restore(random)
         set_state(self.objective.bare, states)  # at last: it may have to make a state anew
+
+    def _apply(self, contents: Mapping[str, Any]) -> None:
+        self.objective.bare.load_state_dict(contents["model"])
+        self.optimizer.load_state_dict(contents["optimizer"])
 
 
 @contextmanager
