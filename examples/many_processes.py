@@ -3,8 +3,8 @@
     torchrun --nproc-per-node 2 examples/many_processes.py [--quick] [--out DIR]
 
 In the end it shows that the states differ and the weights do not. Run by plain python, it starts
-its two processes itself, and then goes on from the checkpoint that the two have written, as one
-process with all rows.
+its two processes itself, and then goes on from the checkpoint that the two have written in the
+middle of an epoch, as one process with all rows: it ends with the same weights.
 """
 
 import os
@@ -56,8 +56,13 @@ def together(checkpoint: Path, epochs: int) -> None:
     model = Model()
     trainer = make_trainer(DistributedDataParallel(model))
     windows = ContinuousBatches(waves(), ROWS // ranks, 20, rank=rank, world_size=ranks)
-    history = trainer.fit(windows, epochs, progress=False)
-    trainer.save(checkpoint)
+    middle = len(windows) * (epochs - 1) + len(windows) // 2
+
+    def save(each: Trainer) -> None:
+        if each.updates == middle:
+            each.save(checkpoint)
+
+    history = trainer.fit(windows, epochs, progress=False, callback=save)
 
     weights, state = model.head.weight.detach(), model.lstm.state
     assert state is not None
@@ -67,19 +72,29 @@ def together(checkpoint: Path, epochs: int) -> None:
     assert all(torch.equal(each, weights) for each in everyone[0])
     assert not torch.equal(everyone[1][0], everyone[1][-1])
     if rank == 0:
+        torch.save(model.state_dict(), weights_of(checkpoint))
         print(f"{ranks} processes: loss {history[0]:.4f}, after {epochs} epochs {history[-1]:.4f}")
         print("their weights are equal, their states are their own")
 
 
-def alone(checkpoint: Path) -> None:
+def weights_of(checkpoint: Path) -> Path:
+    """Where the processes leave the weights that they end with."""
+    return checkpoint.with_name("many_processes.weights.pt")
+
+
+def alone(checkpoint: Path, epochs: int) -> None:
     """One process with all rows goes on from what the others have written."""
     model = Model()
     trainer = make_trainer(model)
     trainer.load(checkpoint)
     windows = ContinuousBatches(waves(), ROWS, 20)
     assert model.lstm.state is not None and model.lstm.state.slots == ROWS
-    history = trainer.fit(windows, progress=False)
-    print(f"one process with the rows of all goes on: loss {history[0]:.4f}")
+    assert model.lstm.state.h.any() and trainer.position["window"] > 0
+    history = trainer.fit(windows, epochs, progress=False)
+    print(f"one process with the rows of all goes on from the middle: loss {history[-1]:.4f}")
+    for name, weight in torch.load(weights_of(checkpoint)).items():
+        torch.testing.assert_close(model.state_dict()[name], weight, atol=1e-4, rtol=1e-3)
+    print("and ends with the weights that the two have ended with")
 
 
 def main() -> None:
@@ -97,7 +112,7 @@ def main() -> None:
     # The cores are shared out: a thread for each process.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *launcher, *sys.argv], check=True, env=environment)
-    alone(checkpoint)
+    alone(checkpoint, epochs)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 A rollout of T steps in B environments comes with `episode_starts`, (T, B). Where it is True, the
 state must be zero before the step. Libraries for reinforcement learning loop over the steps for
-that; here the whole rollout is one call with `reset_mask`. Both are timed, forward and backward.
+that; here the whole rollout is one call with `reset_mask`. Both are timed, forward and backward,
+and so is the call without a mask.
 
     python examples/resets_rollout.py [--quick] [--out DIR]
 
@@ -83,6 +84,11 @@ def main() -> None:
             towards,
         )
 
+    def no_mask() -> Result:
+        return differentiate(
+            lambda x, h, c: ours(x, (h, c)), list(ours.parameters()), inputs, towards
+        )
+
     # The truth is the loop in double precision; one call may err as much as the float32 loop does.
     exact_lstm = nn.LSTM(observation, H, dtype=torch.float64)
     exact_lstm.load_state_dict(loop_lstm.state_dict())
@@ -102,18 +108,20 @@ def main() -> None:
         assert call_error <= 4 * loop_error, f"{name} differs by more than rounding"
 
     # Turn about, in one process, so that both share whatever else the machine does.
-    seconds: dict[str, list[float]] = {"loop": [], "one call": []}
-    for repetition in range(-2, 3 if options.quick else 15):
-        for name, run in (("loop", loop), ("one call", one_call)):
+    runs = {"loop": loop, "one call": one_call, "no mask": no_mask}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repetition in range(-2, 9 if options.quick else 15):
+        for name, run in runs.items():
             began = time.perf_counter()
             run()
             if repetition >= 0:  # the first two are a warm-up
                 seconds[name].append(time.perf_counter() - began)
     medians = {name: 1000 * statistics.median(each) for name, each in seconds.items()}
-    ratio = medians["loop"] / medians["one call"]
+    ratio, unmasked = (medians[name] / medians["one call"] for name in ("loop", "no mask"))
     print(f"\nforward and backward, T={T} B={B} H={H}, {torch.get_num_threads()} threads, medians:")
     print(f"  loop over nn.LSTM      {medians['loop']:8.1f} ms")
     print(f"  one call, reset_mask   {medians['one call']:8.1f} ms   {ratio:.1f} times faster")
+    print(f"  one call, no mask      {medians['no mask']:8.1f} ms   {unmasked:.2f} of that")
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         file = options.out / "resets_rollout.json"

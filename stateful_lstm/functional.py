@@ -22,6 +22,9 @@ _memory_budget = 1 << 30
 def set_memory_budget(bytes: int) -> None:
     """Sets the bytes of activations that ``recompute="auto"`` may keep in one call.
 
+    The outputs of all layers count, which are kept in any case: where they alone are more, "auto"
+    is "segments".
+
     Args:
         bytes: a positive number; 1 GiB until this is called.
 
@@ -192,10 +195,12 @@ def _what_to_keep(
     T, B = x.shape[:2]
     if recompute == "auto":
         sizes = checks.state_sizes(weights, config)
-        cells = sizes.LD * T * B * sizes.H * accumulation_dtype(x.dtype).itemsize
-        gates = sizes.LD * T * B * 4 * sizes.H * x.dtype.itemsize
-        if cells + gates <= _memory_budget:
+        steps = sizes.LD * T * B
+        least = steps * sizes.P * x.dtype.itemsize  # the outputs
+        cells = steps * sizes.H * accumulation_dtype(x.dtype).itemsize
+        gates = steps * 4 * sizes.H * x.dtype.itemsize
+        if least + cells + gates <= _memory_budget:
             recompute = "none"
         else:
-            recompute = "gates" if cells <= _memory_budget else "segments"
+            recompute = "gates" if least + cells <= _memory_budget else "segments"
     return {"none": "all", "gates": "cells", "segments": "state"}[recompute]

@@ -463,7 +463,15 @@ def test_auto_keeps_what_the_budget_allows():
     net, x = nn.LSTM(I, 8), torch.randn(100, B, I)
     plans = {name: kept_bytes(net, x, name) for name in ("none", "gates", "segments")}
     try:
-        for budget, plan in ((10**6, "none"), (plans["none"] // 2, "gates"), (100, "segments")):
+        given = 2 * 4 * B * 8  # bytes of h0 and c0, which are kept, too
+        for budget, plan in (
+            (10**6, "none"),
+            (plans["none"] - given, "none"),
+            (plans["none"] - given - 1, "gates"),
+            (plans["gates"] - given, "gates"),
+            (plans["gates"] - given - 1, "segments"),
+            (100, "segments"),
+        ):
             stateful_lstm.set_memory_budget(budget)
             assert kept_bytes(net, x, "auto") == plans[plan], plan
     finally:

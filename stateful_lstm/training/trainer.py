@@ -370,7 +370,8 @@ class Trainer:
         """Where there is no position to go on from: how the running epoch began."""
         if self._loaded is not None:
             return self._loaded.beginning
-        return self._source.beginning if self._must_begin_anew() else None
+        source = self._anew()
+        return None if source is None else source.beginning
 
     def load(self, path: str | PathLike[str]) -> None:
         """Goes on where :meth:`save` was called, bit for bit.
@@ -441,11 +442,11 @@ class Trainer:
         """Of the last window, where there is no position to go on from."""
         if self._loaded is not None:
             return self._loaded.last
-        return fingerprint(self._last) if self._must_begin_anew() and self._last else None
+        return fingerprint(self._last) if self._anew() and self._last else None
 
-    def _must_begin_anew(self) -> bool:
-        """Whether the running fit's windows have no position to go on from."""
-        return self._source is not None and not self._source.has_position
+    def _anew(self) -> Source | None:
+        """That of the running fit, if its windows have no position to go on from."""
+        return None if self._source is None or self._source.has_position else self._source
 
     def _parameter_names(self) -> list[list[str]]:
         """Of each of the optimizer's groups; empty for one that the model has not."""
