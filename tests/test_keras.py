@@ -85,6 +85,29 @@ def test_states_outputs_and_training_are_keras_s():
     assert not np.allclose(*(RECORDED[f"{name}/dense/kernel"] for name in ("begin", CALLS[-1])))
 
 
+def test_keras_s_example_of_32_sequences_in_two_windows():
+    def recorded(name):
+        return torch.from_numpy(RECORDED[f"example/{name}"])
+
+    lstm = StatefulLSTM(16, 8, batch_first=True)
+    lstm.load_state_dict(
+        {
+            "weight_ih_l0": recorded("example/lstm_cell/kernel").T,
+            "weight_hh_l0": recorded("example/lstm_cell/recurrent_kernel").T,
+            "bias_ih_l0": recorded("example/lstm_cell/bias"),
+            "bias_hh_l0": torch.zeros(32),
+        }
+    )
+    x = np.random.default_rng(3).standard_normal((32, 21, 16)).astype(np.float32)
+    for k, window in enumerate((x[:, 0:10], x[:, 10:20])):
+        output, (h, c) = lstm(torch.from_numpy(window))
+        close(output[:, -1].detach(), recorded(f"output {k}"), f"output {k}")
+        for kind, state, final in (("h", lstm.state.h, h), ("c", lstm.state.c, c)):
+            close(state[0], recorded(f"{kind} {k}"), f"{kind} {k}")
+            assert torch.equal(state, final.detach())
+    assert not torch.allclose(recorded("h 0"), recorded("h 1"), atol=0.01)
+
+
 def test_another_batch_size_names_both_and_the_ways_out():
     model = Model()
     model(torch.randn(3, 4, 2))

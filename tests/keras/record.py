@@ -1,9 +1,13 @@
 """Records what Keras's stateful LSTMs compute, for tests/test_keras.py to compare with.
 
-    pip install keras && KERAS_BACKEND=torch python tests/keras/record.py
+    pip install keras tensorflow && KERAS_BACKEND=tensorflow python tests/keras/record.py
 
-Keras is not needed by anything else here. Two layers and a Dense(1), stateful, run through predict,
-train and evaluate without a reset, then with one; weights and states are written down after each.
+Only with TensorFlow: on torch Keras changes its states in place under the gradient, which torch
+refuses, and on JAX predict keeps no state. Keras is not needed by anything else here.
+
+Two layers and a Dense(1), stateful, run through predict, train and evaluate without a reset, then
+with one; weights and states are written down after each. And Keras's own example, (32, 21, 16) as
+steps 0 to 9 and 10 to 19, whose inputs are not kept: NumPy's generator gives the same ones anywhere.
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ def build() -> keras.Model:
 
 
 def main() -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise SystemExit("say KERAS_BACKEND=tensorflow: other backends carry no state here")
     keras.utils.set_random_seed(1)
     model = build()
     random = np.random.default_rng(2)
@@ -61,8 +67,24 @@ def main() -> None:
             note(name, model.train_on_batch(x, y))
         else:
             note(name, model.test_on_batch(x, y))
+    example(arrays)
     arrays["versions"] = np.array([keras.__version__, keras.backend.backend()])
     np.savez_compressed(Path(__file__).with_name("stateful.npz"), **arrays)
+
+
+def example(arrays: dict[str, np.ndarray]) -> None:
+    """Keras's page on stateful LSTMs: what two windows leave, and what they come to."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input(batch_shape=(32, 10, 16))
+    layer = keras.layers.LSTM(8, stateful=True, name="example")
+    model = keras.Model(inputs, layer(inputs))
+    x = np.random.default_rng(3).standard_normal((32, 21, 16)).astype(np.float32)
+    for weight in model.weights:
+        arrays[f"example/{weight.path}"] = keras.ops.convert_to_numpy(weight).copy()
+    for k, window in enumerate((x[:, 0:10], x[:, 10:20])):
+        arrays[f"example/output {k}"] = np.asarray(model.predict_on_batch(window), np.float32)
+        for kind, state in zip("hc", layer.states, strict=True):
+            arrays[f"example/{kind} {k}"] = keras.ops.convert_to_numpy(state).copy()
 
 
 if __name__ == "__main__":
