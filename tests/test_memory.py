@@ -52,3 +52,28 @@ def test_memory_of_an_output_that_has_gone_is_used_again(way):
     with torch.inference_mode():
         places = {layer(x)[0].untyped_storage().data_ptr() for x in inputs}
     assert len(places) <= 2
+
+
+@pytest.mark.skipif(
+    "STATEFUL_LSTM_SANITIZE" in os.environ, reason="nothing stays, so that it is watched"
+)
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+def test_each_bucket_of_lengths_finds_the_memory_of_its_last_batch(grad):
+    """As an executor does that is kept for each length of sequences."""
+    torch.manual_seed(0)
+    layer = StatefulLSTM(INPUTS, H, stateful=False).train(grad)
+    buckets = [(T, B), (2 * T, B), (3 * T, B // 2)]
+    rounds = []
+    with torch.set_grad_enabled(grad):
+        for _ in range(6):
+            places = set()
+            for steps, rows in buckets:
+                y = layer(torch.randn(steps, rows, INPUTS))[0]
+                places.add(y.untyped_storage().data_ptr())
+                if grad:
+                    y.sum().backward()
+                    layer.zero_grad()
+                del y
+            rounds.append(places)
+    # Whatever the first two rounds have taken is enough for all that follow.
+    assert set.union(*rounds[2:]) <= set.union(*rounds[:2])

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from gpu_support import ON_CPU, cases, inputs, needs_cuda, ours, precision
+from gpu_support import DEVICE, ON_CPU, cases, inputs, needs_cuda, ours, precision
 from state_support import addresses, noise
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
+
+from stateful_lstm import StatefulLSTM
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
@@ -79,3 +81,16 @@ def test_reduce_overhead_replays_graphs_that_write_the_state(case, train, mode):
                 other.reset_state()
     assert counters["inductor"]["cudagraph_skips"] == 0
     assert addresses(other) == where
+
+
+@needs_cuda
+def test_reduce_overhead_has_a_graph_for_each_size():
+    layer = StatefulLSTM(19, 64, stateful=False, device=DEVICE)
+    compiled = torch.compile(layer, fullgraph=True, mode="reduce-overhead")
+    for k in range(12):
+        T, B = ((16, 4), (32, 4), (32, 8))[k % 3]
+        x = noise(T, B, 19, seed=k).to(DEVICE)
+        torch.compiler.cudagraph_mark_step_begin()
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x)[0].clone(), layer(x)[0])
+    assert counters["inductor"]["cudagraph_skips"] == 0

@@ -7,7 +7,7 @@ refuses, and on JAX predict keeps no state. Keras is not needed by anything else
 
 Two layers and a Dense(1), stateful, run through predict, train and evaluate without a reset, then
 with one; weights and states are written down after each. And Keras's own example, (32, 21, 16) as
-steps 0 to 9 and 10 to 19, whose inputs are not kept: NumPy's generator gives the same ones anywhere.
+steps 0 to 9 and 10 to 19; its inputs are not kept, as NumPy's generator makes them anywhere.
 """
 
 from __future__ import annotations
