@@ -111,8 +111,13 @@ def kept(shape: tuple[int, ...], recompute: str, dtype: torch.dtype) -> int:
 
 
 def peak() -> int:
-    """The most memory that this process has had resident, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most memory that this process has had resident, in bytes.
+
+    Not getrusage's, which begins with that of the process that has started this one.
+    """
+    with open("/proc/self/status") as file:
+        (line,) = (line for line in file if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def resident() -> int:
