@@ -203,10 +203,16 @@ def _forward(
     y = None if whole else x.new_empty(x.size(0), x.size(1), weights.w_hh.size(1))
     h, c = h0, c0
     saved: list[Tensor] = []
-    for begin, end in ranges:
+    # Many small tensors that stay would each keep a hole of the size of a range's outputs from
+    # being used again, and memory would grow by those of all ranges. So they lie in two large ones.
+    count = len(ranges)
+    starts = () if whole else (h0.new_empty(count, *h0.shape), c0.new_empty(count, *c0.shape))
+    for k, (begin, end) in enumerate(ranges):
         part = control if whole else _part(control, begin, end)
         part_x = x if whole else x[begin:end]
         h_begin, c_begin = h, c
+        if starts:
+            h_begin, c_begin = starts[0][k].copy_(h), starts[1][k].copy_(c)
         part_y, h, c, gates, cells = ops.lstm_forward(
             part_x, *weights, h, c, *part, save, tf32=tf32
         )

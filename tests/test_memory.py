@@ -1,6 +1,8 @@
 """Large outputs lie in memory that goes from call to call, but never while someone holds it."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -77,3 +79,30 @@ def test_each_bucket_of_lengths_finds_the_memory_of_its_last_batch(grad):
             rounds.append(places)
     # Whatever the first two rounds have taken is enough for all that follow.
     assert set.union(*rounds[2:]) <= set.union(*rounds[:2])
+
+
+GROWTH = """
+import torch
+from stateful_lstm import StatefulLSTM
+
+def resident(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(name)) * 1024
+
+T, B, I, H = 40_000, 4, 8, 128
+lstm = StatefulLSTM(I, H, recompute="segments", stateful=False)
+lstm(torch.randn(100, B, I))[0].sum().backward()
+x = torch.randn(T, B, I)
+before = resident("VmRSS")
+lstm(x)[0].sum().backward()
+print((resident("VmHWM") - before) / (4 * T * B * H))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="asks Linux")
+@pytest.mark.skipif("STATEFUL_LSTM_SANITIZE" in os.environ, reason="whose memory it would be")
+def test_segments_take_little_more_than_the_outputs():
+    command = [sys.executable, "-c", GROWTH]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    # The outputs, and what one range of steps needs; they were twice the outputs once.
+    assert 1 < float(done.stdout) < 1.5, done.stdout
