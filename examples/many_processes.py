@@ -70,7 +70,7 @@ def together(checkpoint: Path, epochs: int) -> None:
     dist.all_gather(everyone[0], weights)
     dist.all_gather(everyone[1], state.h)
     assert all(torch.equal(each, weights) for each in everyone[0])
-    assert not torch.equal(everyone[1][0], everyone[1][-1])
+    assert ranks == 1 or not torch.equal(everyone[1][0], everyone[1][-1])
     if rank == 0:
         torch.save(model.state_dict(), weights_of(checkpoint))
         print(f"{ranks} processes: loss {history[0]:.4f}, after {epochs} epochs {history[-1]:.4f}")

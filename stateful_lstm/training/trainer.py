@@ -116,12 +116,12 @@ class Trainer:
         On CUDA it returns while the device works, with some updates under way at most; a window in
         page-locked memory is copied while earlier ones are worked on.
 
-        Args:
-            window: the one that follows the last update's, row by row.
-
         A window without targets (of any rank) moves the resident state on, and nothing else; with
         many ranks on CUDA, whose number of targets nobody waits for, the optimizer makes a step
         with gradients of zero.
+
+        Args:
+            window: the one that follows the last update's, row by row.
 
         Raises:
             FloatingPointError: the loss is not finite. It names the update. On the CPU nothing but
