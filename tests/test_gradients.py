@@ -287,20 +287,29 @@ def test_pooled_memory_is_given_back_by_any_thread():
 
 @dtypes
 @pytest.mark.parametrize("reverse", [False, True])
-def test_gates_computed_again_are_the_same_bits(dtype, reverse):
+def test_steps_run_again_give_the_same_bits_and_gates_made_anew_the_same_but_for_rounding(
+    dtype, reverse
+):
     torch.manual_seed(5)
     steps, rows, hidden = 40, 30, 33
     x, h0 = torch.randn(steps, rows, 7).to(dtype), torch.randn(rows, hidden).to(dtype)
     c0, lengths = torch.randn(rows, hidden).to(acc(dtype)), torch.randint(0, steps + 1, (rows,))
+    inputs = [t.requires_grad_() for t in (x, h0, c0)]
     weights = [torch.randn(4 * hidden, n).to(dtype).div(6).requires_grad_() for n in (7, hidden)]
     biases = [torch.randn(4 * hidden).to(dtype).requires_grad_() for _ in range(2)]
     mask = (torch.rand(rows, hidden) < 0.5).to(dtype) * 2
     control = torch.rand(steps, rows) < 0.1, lengths, mask, reverse
     layer = LayerWeights(*weights, *biases, None)
-    grads = []
-    for keep in ("all", "cells"):
-        y, h, c = compiled_layer(x, layer, h0, c0, *control, keep=keep)
+    grads = {}
+    for keep in ("all", "cells", "state"):
+        y, h, c = compiled_layer(*inputs[:1], layer, *inputs[1:], *control, keep=keep)
         total = y.float().square().sum() + h.float().sum() + c.float().sum()
-        grads.append(torch.autograd.grad(total, [*weights, *biases]))
-    for first, second in zip(*grads, strict=True):
-        assert first.any() and torch.equal(first, second)
+        grads[keep] = torch.autograd.grad(total, [*inputs, *weights, *biases])
+    # Those of weights are sums over all rows, which ranges of steps add up in another order; and from
+    # range to range that of h is rounded to bfloat16.
+    for first, second in zip(grads["all"][:3], grads["state"][:3], strict=True):
+        assert first.any() and (dtype == torch.bfloat16 or torch.equal(first, second))
+    for keep in ("cells", "state"):
+        for first, second in zip(grads["all"], grads[keep], strict=True):
+            difference = (first.double() - second.double()).norm()
+            assert difference <= 20 * torch.finfo(dtype).eps * first.double().norm()

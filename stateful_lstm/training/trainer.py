@@ -442,7 +442,9 @@ class Trainer:
         """Of the last window, where there is no position to go on from."""
         if self._loaded is not None:
             return self._loaded.last
-        return fingerprint(self._last) if self._anew() and self._last else None
+        if self._anew() is None or self._last is None:
+            return None
+        return fingerprint(self._last)
 
     def _anew(self) -> Source | None:
         """That of the running fit, if its windows have no position to go on from."""
