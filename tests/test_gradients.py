@@ -305,8 +305,8 @@ def test_steps_run_again_give_the_same_bits_and_gates_made_anew_the_same_but_for
         y, h, c = compiled_layer(*inputs[:1], layer, *inputs[1:], *control, keep=keep)
         total = y.float().square().sum() + h.float().sum() + c.float().sum()
         grads[keep] = torch.autograd.grad(total, [*inputs, *weights, *biases])
-    # Those of weights are sums over all rows, which ranges of steps add up in another order; and from
-    # range to range that of h is rounded to bfloat16.
+    # Those of weights are sums over all rows, which ranges of steps add up in another order; and
+    # from range to range that of h is rounded to bfloat16.
     for first, second in zip(grads["all"][:3], grads["state"][:3], strict=True):
         assert first.any() and (dtype == torch.bfloat16 or torch.equal(first, second))
     for keep in ("cells", "state"):
