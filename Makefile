@@ -151,7 +151,8 @@ test-sanitized: $(SANITIZED)/stateful_lstm/_C.abi3.so  ## tests of the kernels w
 	@cp stateful_lstm/*.py $(SANITIZED)/stateful_lstm
 	cd $(SANITIZED) && $(SANITIZED_RUN) $(SANITIZED_TESTS) $(ARGS) \
 	    -k "not bit_for_bit and not opcheck and not every_instruction_set and \
-	    not 65535 and not threads_change and not dropout and not raise and not reference]"
+	    not 65535 and not threads_change and not dropout and not raise and not reference] and \
+	    not as_near_to_the_truth"
 	cd $(SANITIZED) && for name in portable pairs tiles; do STATEFUL_LSTM_CPU=$$name $(SANITIZED_RUN) \
 	    $(SANITIZED_TESTS) $(ARGS) -k "sizes or projections or read_and_write" || exit 1; done
 

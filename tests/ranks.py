@@ -1,6 +1,6 @@
 """One rank of test_distributed.py: trains, saves on the way, loads and trains on.
 
-torchrun --nproc-per-node 2 ranks.py ddp|fsdp FOLDER        (or 4: goes on where 2 were)
+torchrun --nproc-per-node 2 ranks.py FOLDER         (or 4: goes on where 2 were)
 """
 
 import gc
@@ -16,6 +16,7 @@ from training_support import Net, make_data, make_trainer
 
 from stateful_lstm import get_state
 
+KINDS = ("ddp", "fsdp")
 EPOCHS, SAVED_AT = 3, 5  # in the middle of an epoch and of sequences
 
 
@@ -82,10 +83,8 @@ def mixed(kind, data, path):
     return found
 
 
-def main():
-    kind, folder = sys.argv[1], Path(sys.argv[2])
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+def all_of(kind, folder):
+    """What this rank finds with models wrapped in this way."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     data = lambda: rows(rank, ranks, 4 // ranks)  # noqa: E731
     if ranks == 2:
@@ -99,6 +98,13 @@ def main():
     else:
         found = {"from two": train(kind, 0.0, data(), load_from=folder / "exact")}
     torch.save(found, folder / f"rank{rank} of {ranks}")
+
+
+def main():
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    for kind in KINDS:
+        all_of(kind, Path(sys.argv[1]) / kind)
     gc.collect()  # a wrapped model that outlives its group may end the process as it exits
     dist.barrier()
     dist.destroy_process_group()

@@ -17,13 +17,13 @@ from stateful_lstm.training import CheckpointError, Trainer, sharded
 HERE = Path(__file__).parent
 
 
-def run(kind, folder, count):
-    """What so many ranks have found."""
+def run(folder, count):
+    """So many ranks at their work, with models wrapped in all ways; what they have found."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command.append(f"--nproc-per-node={count}")
     environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(HERE / "ranks.py"), kind, str(folder)],
+        [*command, str(HERE / "ranks.py"), str(folder)],
         env=environment,
         capture_output=True,
         text=True,
@@ -31,7 +31,10 @@ def run(kind, folder, count):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-6000:]
-    return [torch.load(folder / f"rank{rank} of {count}") for rank in range(count)]
+    return {
+        kind: [torch.load(folder / kind / f"rank{rank} of {count}") for rank in range(count)]
+        for kind in ranks.KINDS
+    }
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +44,35 @@ def one(tmp_path_factory):
     return {**ranks.train("bare", 0.0, ranks.rows(0, 1, 4), save_to=path), "path": path}
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp"])
-def two(request, one, tmp_path_factory):
-    """What both ranks have found, and the folder of their checkpoints."""
-    folder = tmp_path_factory.mktemp(request.param)
-    shutil.copy(one["path"], folder)
-    return run(request.param, folder, 2), folder
+@pytest.fixture(scope="module")
+def all_two(one, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    for kind in ranks.KINDS:
+        (folder / kind).mkdir()
+        shutil.copy(one["path"], folder / kind)
+    return run(folder, 2), folder
 
 
 @pytest.fixture(scope="module")
-def four(two):
+def all_four(all_two):
+    return run(all_two[1], 4)
+
+
+@pytest.fixture(params=ranks.KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def two(all_two, kind):
+    """What both ranks have found, and the folder of their checkpoints."""
+    return all_two[0][kind], all_two[1] / kind
+
+
+@pytest.fixture
+def four(all_four, kind):
     """What four ranks have found that went on where these two were."""
-    return run("fsdp" if two[0][0]["mixed"] else "ddp", two[1], 4)
+    return all_four[kind]
 
 
 def joined(found, run):
