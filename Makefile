@@ -142,8 +142,8 @@ test-sets: build  ## tests of the kernels with each other instruction set that t
 SANITIZED_RUN = LD_PRELOAD="$(SANITIZER) $(shell $(CXX) -print-file-name=libstdc++.so)" \
     ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
     STATEFUL_LSTM_SANITIZE=1 "$(PY)" -m pytest -q -c ../../pyproject.toml -o pythonpath=
-# Left out: what asks after bits (the kernels are compiled otherwise here), what takes long, and what
-# never comes to a kernel.
+# Left out: what asks after bits or accuracy alone (the kernels are compiled otherwise here), what takes
+# long, and what never comes to a kernel.
 SANITIZED_TESTS := $(addprefix ../../,$(wildcard $(addprefix tests/test_,$(addsuffix .py,\
     sanitized operators parity chunks slots gradients gates_anew state_calls \
     quick_step quick_refused quick_outputs quick_sequence))))

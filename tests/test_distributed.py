@@ -176,14 +176,14 @@ def test_a_folder_of_other_groups_is_refused(two):
         trainer.load(two[1] / "exact")
 
 
-def test_damage_of_one_rank_s_part_is_told_of_by_all(monkeypatch, tmp_path):
+def test_damage_of_one_rank_s_part_is_told_of_by_all(monkeypatch):
     def other_rank(found, damage):
         found[:] = ["", "the folder is damaged: rank 1"]
 
     monkeypatch.setattr(sharded, "world", lambda: (0, 2))
     monkeypatch.setattr(sharded.dist, "all_gather_object", other_rank)
     with pytest.raises(CheckpointError, match="damaged: rank 1"):
-        sharded._agree("", tmp_path)
+        sharded._agree("")
 
 
 def test_folders_that_are_refused(two, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pickle
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -52,18 +52,28 @@ def read(path: Path, names: Iterable[str]) -> dict[str, Any]:
         CheckpointError: if it is no such file, or damaged.
         FileNotFoundError: if there is none.
     """
+    contents = load_plain(path, f"{path} is no checkpoint, or damaged")
+    return check_format(contents, names, path)
+
+
+def load_plain(source: Path | IO[bytes], failure: str) -> Any:
+    """What was written of tensors and plain values, on the CPU. No code is executed.
+
+    Raises:
+        CheckpointError: ``failure``, and why.
+        FileNotFoundError: if there is no such file.
+    """
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except pickle.UnpicklingError as error:  # torch's text tells how to load it all the same
         raise CheckpointError(
-            f"{path} is no checkpoint, or damaged: it names what is neither tensor nor plain value"
+            f"{failure}: it names what is neither tensor nor plain value"
         ) from error
     except Exception as error:  # torch raises what it happens to stumble over
         first_line = str(error).strip().split("\n", 1)[0]
-        raise CheckpointError(f"{path} is no checkpoint, or damaged: {first_line}") from error
-    return check_format(contents, names, path)
+        raise CheckpointError(f"{failure}: {first_line}") from error
 
 
 def check_format(contents: Any, names: Iterable[str], path: Path) -> dict[str, Any]:

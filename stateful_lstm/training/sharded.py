@@ -38,7 +38,15 @@ from torch.distributed.checkpoint.state_dict_saver import save as write_tensors
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
-from .checkpoint import FORMAT, CheckpointError, check_format, check_model, plain, sync_folder
+from .checkpoint import (
+    FORMAT,
+    CheckpointError,
+    check_format,
+    check_model,
+    load_plain,
+    plain,
+    sync_folder,
+)
 
 Rows = dict[str, tuple[Tensor, Tensor]]  # a model's resident states: its get_state()
 
@@ -160,17 +168,15 @@ def load(
         raise CheckpointError(f"{path} is no checkpoint of a Trainer")
 
     for key, value in sizes.items():
-        if key.startswith("states/") and value.size[1] % ranks:
-            raise CheckpointError(
-                f"{path} has states of {value.size[1]} rows, which {ranks} ranks cannot share"
-            )
+        if key.startswith("states/"):
+            _check_shares(value.size[1], path)
     rest = check_format(_read_bytes(reader, sizes, "rest", path), names, path)
     key, mine, damage = f"rank {rank}", None, ""
     try:
         mine = _read_bytes(reader, sizes, key, path)
     except _DamageError as error:  # that may be this rank's alone
         damage = str(error)
-    _agree(damage, path)
+    _agree(damage)
 
     parameters: dict[str, Any] = get_model_state_dict(model)
     saved = {
@@ -209,13 +215,16 @@ def share_out(states: Rows, path: Path) -> Rows:
     shares = {}
     for name, pair in states.items():
         slots = pair[0].size(1)
-        if slots % ranks:
-            raise CheckpointError(
-                f"{path} has states of {slots} rows, which {ranks} ranks cannot share"
-            )
-        h, c = (t.chunk(ranks, 1)[rank].clone() if slots else t for t in pair)
+        _check_shares(slots, path)
+        h, c = (t.narrow(1, rank * (slots // ranks), slots // ranks).clone() for t in pair)
         shares[name] = (h, c)
     return shares
+
+
+def _check_shares(rows: int, path: Path) -> None:
+    ranks = world()[1]
+    if rows % ranks:
+        raise CheckpointError(f"{path} has states of {rows} rows, which {ranks} ranks cannot share")
 
 
 def apply_whole(
@@ -307,16 +316,15 @@ def _read_bytes(
     into = torch.empty(sizes[key].size, dtype=torch.uint8)
     _read(reader, {key: into}, path)
     try:
-        value = torch.load(io.BytesIO(into.numpy().tobytes()), weights_only=True)
-    except Exception as error:  # torch raises what it happens to stumble over
-        first_line = str(error).strip().split("\n", 1)[0]
-        raise _DamageError(f"{path} is damaged: {key}: {first_line}") from error
+        value = load_plain(io.BytesIO(into.numpy().tobytes()), f"{path} is damaged: {key}")
+    except CheckpointError as error:
+        raise _DamageError(str(error)) from error
     if not isinstance(value, dict):
         raise _DamageError(f"{path} is no checkpoint of a Trainer: {key} is no dict")
     return value
 
 
-def _agree(damage: str, path: Path) -> None:
+def _agree(damage: str) -> None:
     """Raises on all ranks what one of them has found."""
     found: list[str] = [damage]
     if world()[1] > 1:

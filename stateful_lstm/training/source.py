@@ -95,18 +95,25 @@ class Source:
         """All windows of an epoch; afterwards the data is where it was before."""
         generators = self._generators()
         states = [generator.get_state() for generator in generators]
-        position = self.position()
         try:
-            if isinstance(self.data, ContinuousBatches):
-                with self.data.from_the_beginning():
-                    yield self.windows
-            else:
+            with self._data_aside():
                 yield self.windows
         finally:
-            if self.has_position and not isinstance(self.data, ContinuousBatches):
-                self.data.load_state_dict(position)
             for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
+
+    @contextmanager
+    def _data_aside(self) -> Iterator[None]:
+        if isinstance(self.data, ContinuousBatches):
+            with self.data.from_the_beginning():
+                yield
+            return
+        position = self.position()
+        try:
+            yield
+        finally:
+            if self.has_position:
+                self.data.load_state_dict(position)
 
     def _capture(self) -> dict[str, Any]:
         return {**rng.capture(), "others": [g.get_state() for g in self._generators()]}
