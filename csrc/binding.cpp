@@ -57,6 +57,25 @@ Tensor make_pooled(std::initializer_list<int64_t> shape) {
       });
 }
 
+// All that goes into a layer, checked.
+template <class S>
+void fill_layer(LayerParams<S>& p, Inputs& in, const Tensor& x, const Tensor& weight_ih,
+                const Tensor& weight_hh, const OptTensor& bias_ih, const OptTensor& bias_hh,
+                const OptTensor& weight_hr, const Tensor& h0, const Tensor& c0,
+                const OptTensor& reset_mask, const OptTensor& lengths,
+                const OptTensor& recurrent_mask, bool reverse) {
+  p.T = x.size(0);
+  p.B = x.size(1);
+  p.I = x.size(2);
+  fill_sequence<S>(p, in, weight_hh, weight_hr, c0, reset_mask, recurrent_mask, reverse);
+  p.lengths = read_lengths(in, lengths, p.B, p.T);
+  p.x = in.get<S>(x, {p.T, p.B, p.I}, "x");
+  p.weight_ih = in.get<S>(weight_ih, {4 * p.H, p.I}, "weight_ih");
+  p.bias_ih = in.get<S>(bias_ih, {4 * p.H}, "bias_ih");
+  p.bias_hh = in.get<S>(bias_hh, {4 * p.H}, "bias_hh");
+  p.h0 = in.get<S>(h0, {p.B, p.P}, "h0");
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     Tensor x, Tensor weight_ih, Tensor weight_hh, OptTensor bias_ih, OptTensor bias_hh,
     OptTensor weight_hr, Tensor h0, Tensor c0, OptTensor reset_mask, OptTensor lengths,
@@ -67,16 +86,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     using A = Acc<S>;
     Inputs in(cpu_device());
     ForwardParams<S> p;
-    p.T = x.size(0);
-    p.B = x.size(1);
-    p.I = x.size(2);
-    fill_sequence<S>(p, in, weight_hh, weight_hr, c0, reset_mask, recurrent_mask, reverse);
-    p.lengths = read_lengths(in, lengths, p.B, p.T);
-    p.x = in.get<S>(x, {p.T, p.B, p.I}, "x");
-    p.weight_ih = in.get<S>(weight_ih, {4 * p.H, p.I}, "weight_ih");
-    p.bias_ih = in.get<S>(bias_ih, {4 * p.H}, "bias_ih");
-    p.bias_hh = in.get<S>(bias_hh, {4 * p.H}, "bias_hh");
-    p.h0 = in.get<S>(h0, {p.B, p.P}, "h0");
+    fill_layer(p, in, x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, h0, c0, reset_mask,
+               lengths, recurrent_mask, reverse);
     Tensor y = make_pooled<S>({p.T, p.B, p.P});
     Tensor h_n = make<S>({p.B, p.P});
     Tensor c_n = make<A>({p.B, p.H});
@@ -224,16 +235,8 @@ Tensor lstm_gates(Tensor x, Tensor weight_ih, Tensor weight_hh, OptTensor bias_i
     using A = Acc<S>;
     Inputs in(cpu_device());
     AnewParams<S> p;
-    p.T = x.size(0);
-    p.B = x.size(1);
-    p.I = x.size(2);
-    fill_sequence<S>(p, in, weight_hh, weight_hr, c0, reset_mask, recurrent_mask, reverse);
-    p.lengths = read_lengths(in, lengths, p.B, p.T);
-    p.x = in.get<S>(x, {p.T, p.B, p.I}, "x");
-    p.weight_ih = in.get<S>(weight_ih, {4 * p.H, p.I}, "weight_ih");
-    p.bias_ih = in.get<S>(bias_ih, {4 * p.H}, "bias_ih");
-    p.bias_hh = in.get<S>(bias_hh, {4 * p.H}, "bias_hh");
-    p.h0 = in.get<S>(h0, {p.B, p.P}, "h0");
+    fill_layer(p, in, x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, h0, c0, reset_mask,
+               lengths, recurrent_mask, reverse);
     p.y = in.get<S>(y, {p.T, p.B, p.P}, "y");
     p.cells = in.get<A>(cells, {p.T, p.B, p.H}, "cells");
     Tensor gates = make_pooled<S>({p.T, p.B, 4 * p.H});

@@ -41,19 +41,24 @@ struct SequenceParams {
   const S* recurrent_mask;  // (B, P) or null: multiplies h before the recurrent product
 };
 
+// All that goes into a layer.
 template <class S>
-struct ForwardParams : SequenceParams<S> {
+struct LayerParams : SequenceParams<S> {
   int64_t I;
   const S* x;          // (T, B, I)
   const S* weight_ih;  // (4H, I)
   const S* bias_ih;    // (4H) or null
   const S* bias_hh;    // (4H) or null
   const S* h0;         // (B, P)
-  S* y;                // (T, B, P) zero where t >= lengths[b]
-  S* h_n;              // (B, P)
-  Acc<S>* c_n;         // (B, H)
-  S* gates;            // (T, B, 4H) activated, for backward, or null
-  Acc<S>* cells;       // (T, B, H) for backward, or null
+};
+
+template <class S>
+struct ForwardParams : LayerParams<S> {
+  S* y;           // (T, B, P) zero where t >= lengths[b]
+  S* h_n;         // (B, P)
+  Acc<S>* c_n;    // (B, H)
+  S* gates;       // (T, B, 4H) activated, for backward, or null
+  Acc<S>* cells;  // (T, B, H) for backward, or null
 };
 
 template <class S>
@@ -92,13 +97,7 @@ struct GradientParams : SequenceParams<S> {
 
 // The activated gates of all steps anew, from what forward kept.
 template <class S>
-struct AnewParams : SequenceParams<S> {
-  int64_t I;
-  const S* x;           // (T, B, I)
-  const S* weight_ih;   // (4H, I)
-  const S* bias_ih;     // (4H) or null
-  const S* bias_hh;     // (4H) or null
-  const S* h0;          // (B, P)
+struct AnewParams : LayerParams<S> {
   const S* y;           // (T, B, P) from forward
   const Acc<S>* cells;  // (T, B, H) from forward
   S* gates;             // (T, B, 4H) zero where t >= lengths[b]
