@@ -233,7 +233,7 @@ def backward(
     ranges, keep, y, saved = kept
     sums = (LibraryGrads if cuda.on_gpu(x) else KernelGrads)(wanted, weights, tf32)
     whole, each = len(ranges) == 1, len(saved) // len(ranges)
-    grad_x = torch.empty_like(x) if wanted[0] and not whole else None
+    grad_x: Tensor | None = None
 
     for k in reversed(range(len(ranges))):
         begin, end = ranges[k]
@@ -261,11 +261,11 @@ def backward(
         )
         forward = Forward(part_x, part_y, h_begin, c_begin, gates, cells)
         part_grad, grad_h, grad_c = sums.add(part_grads, forward, part, k == 0)
-        if not wanted[0]:
-            continue
-        if grad_x is None:
+        if wanted[0] and whole:
             grad_x = part_grad
-        else:
+        elif wanted[0]:
+            if grad_x is None:  # made from a part, which stands for several where they are batched
+                grad_x = part_grad.new_empty(x.shape)
             grad_x[begin:end] = part_grad
     assert grad_h is not None
     grad_h0 = cast(grad_h, h0.dtype) if wanted[6] else None

@@ -67,7 +67,9 @@ class Grads:
 
     def _add_product(self, k: int, grad: Tensor, into: Tensor) -> None:
         """Adds to sum k the product of a gradient (T*B, N) and what was multiplied (T, B, K)."""
-        old, rows, into = self.sums[k], grad.flatten(0, 1).T, into.flatten(0, 1)
+        # flatten() is not for batches of gradients (is_grads_batched), reshape() is.
+        old, rows = self.sums[k], grad.reshape(-1, grad.size(2)).T
+        into = into.reshape(-1, into.size(2))
         if old is not None and old.dtype == rows.dtype:
             old.addmm_(rows, into)
         else:
@@ -162,7 +164,7 @@ class LibraryGrads(Grads):
         if w_hh:
             self._add_product(1, factor, previous_factor(y, h0, control))
         if b_ih or b_hh:
-            bias = grad_gates.flatten(0, 1).sum(0)
+            bias = grad_gates.sum((0, 1))
             for k in (2, 3):
                 if self.needed[k]:
                     old = self.sums[k]

@@ -354,7 +354,7 @@ class Wrapped(nn.Module):
 
 
 @pytest.mark.parametrize("compiled", ["script", "trace"])
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_scripted_submodule_keeps_its_compiled_lstm(compiled):
     """Its code is fixed; a layer beside it is turned."""

@@ -175,6 +175,22 @@ def test_a_gradient_penalty_on_a_stateful_layer(options):
     close(found[0], found[1])
 
 
+@layers
+@pytest.mark.parametrize("recompute", ["none", "gates", "segments"])
+@pytest.mark.parametrize("steps", [1, T], ids=["range", "ranges"])
+def test_many_gradients_at_once(options, recompute, steps, monkeypatch):
+    """As ``is_grads_batched`` and vectorized Jacobians ask for them, a loop otherwise."""
+    monkeypatch.setattr("stateful_lstm.autograd.RANGE_ROWS", B * T // steps)
+    monkeypatch.setattr("stateful_lstm.autograd._RANGE_BYTES", 1)
+    lstm = make(recompute=recompute, **options)
+    x = noise(T, B, INPUT).requires_grad_()
+    y = lstm(x)[0]
+    grads, wanted = noise(6, *y.shape, seed=8), [x, *lstm.parameters()]
+    found = torch.autograd.grad(y, wanted, grads, retain_graph=True, is_grads_batched=True)
+    each = [torch.autograd.grad(y, wanted, one, retain_graph=True) for one in grads]
+    close(found, tuple(torch.stack(same) for same in zip(*each, strict=True)))
+
+
 def test_gradgradcheck_through_the_function_on_every_backend_there_is():
     built = stateful_lstm.info()["backends"]
     names = [name for name in ("reference", "cpu") if built[name] is True]

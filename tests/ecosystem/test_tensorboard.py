@@ -58,7 +58,7 @@ def test_a_training_loop_is_logged_with_weights_and_state(tmp_path):
 
 
 @pytest.mark.parametrize("grad", [False, True])
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_the_graph_is_drawn(tmp_path, grad):
     with torch.set_grad_enabled(grad), SummaryWriter(tmp_path) as writer:
@@ -67,7 +67,7 @@ def test_the_graph_is_drawn(tmp_path, grad):
     assert "StatefulLSTM[lstm]" in graph and "stateful_lstm::lstm_forward" in graph
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_the_graph_of_a_stateful_model_is_drawn_while_it_is_not(tmp_path):
     """torch.jit.trace is behind it, which would make a constant of the state."""
