@@ -27,6 +27,8 @@ HERE = Path(__file__).resolve().parent
 OUT = contents.ROOT / "build" / "packages"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 TAG = "cp310-abi3-linux"
+CSRC = contents.ROOT / "csrc"
+TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # as setup.py has it
 SOURCE_NEEDS = ("setuptools>=77", "ninja")  # as the README has it
 
 
@@ -139,6 +141,18 @@ class Environment:
         seconds = time.monotonic() - begin
         return Checked(said["python"], said["torch"], str(said["quick_step"]), seconds)
 
+    def read_sources(self) -> None:
+        """All C++ with this torch's headers, CUDA's binding too: g++ reads it and makes nothing."""
+        code = (
+            "import sysconfig; from torch.utils.cpp_extension import include_paths as paths; "
+            "print(*paths(), sysconfig.get_paths()['include'], sep='\\n')"
+        )
+        headers = self("-W", "ignore", "-c", code).splitlines()
+        flags = ["-std=c++17", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
+        flags += [f"-isystem{folder}" for folder in headers if os.path.isabs(folder)]
+        for source in sorted(CSRC.glob("*.cpp")):
+            run(os.environ.get("CXX", "g++"), "-fsyntax-only", TARGET, *flags, source)
+
     def use_source(self, sdist: Path, other_torch: str) -> None:
         """From the archive, as the README says; an isolated build has no torch, and says so."""
         self("-m", "pip", "install", other_torch, *SOURCE_NEEDS)
@@ -147,6 +161,7 @@ class Environment:
         self(*install, sdist, fails="pip install --no-build-isolation .", compiler=True)
         self(*install, "--no-build-isolation", sdist, compiler=True)
         self.use()
+        self.read_sources()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
