@@ -296,6 +296,7 @@ void scatter(X* to, const X* from, const StateSizes& s, int64_t B, int64_t n,
 }
 
 std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indices) {
+  refuse_in_backward_pass();
   return by_dtype(h, "h", [&](auto number) {
     using S = decltype(number);
     const StateSizes s = check_state<S>(h, c, cpu_device());
@@ -310,6 +311,7 @@ std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indi
 }
 
 void state_scatter_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tensor c_n) {
+  refuse_in_backward_pass();
   by_dtype(h, "h", [&](auto number) {
     using S = decltype(number);
     const StateSizes s = check_state<S>(h, c, cpu_device());
@@ -327,6 +329,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
                                               Tensor c, OptTensor state_indices,
                                               OptTensor reset_mask, OptTensor lengths, bool bias,
                                               bool bidirectional, bool) {
+  refuse_in_backward_pass();
   return by_dtype(h, "h", [&](auto number) {
     using S = decltype(number);
     const StateSizes s = check_state<S>(h, c, cpu_device());
@@ -381,6 +384,13 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
   });
 }
 
+// A copy that torch.compile does not take apart: of what a call starts from, since the state moves on. Any dtype,
+// any device.
+Tensor state_copy(Tensor x) {
+  refuse_in_backward_pass();
+  return torch::stable::clone(x);
+}
+
 std::string cpu_capability() { return cpu::kernels<float>().name; }
 std::string cpu_capabilities() { return cpu::available_names(); }
 
@@ -392,6 +402,7 @@ STABLE_TORCH_LIBRARY(stateful_lstm, m) {
   m.def(kStep);
   m.def(kGather);
   m.def(kScatter);
+  m.def("state_copy(Tensor x) -> Tensor");
   m.def("cpu_capability() -> str");
   m.def("cpu_capabilities() -> str");
 }
@@ -407,6 +418,7 @@ STABLE_TORCH_LIBRARY_IMPL(stateful_lstm, CPU, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(stateful_lstm, CompositeExplicitAutograd, m) {
+  m.impl("state_copy", TORCH_BOX(&state_copy));
   m.impl("cpu_capability", TORCH_BOX(&cpu_capability));
   m.impl("cpu_capabilities", TORCH_BOX(&cpu_capabilities));
 }

@@ -13,6 +13,7 @@
 #include <tuple>
 #include <vector>
 
+#include "backward_pass.h"
 #include "params.h"
 
 namespace stateful_lstm {
@@ -35,6 +36,16 @@ template <>
 constexpr ScalarType kType<int64_t> = ScalarType::Long;
 template <>
 constexpr ScalarType kType<int32_t> = ScalarType::Int;
+
+// What torch.utils.checkpoint and torch.compile, where it saves memory, do: they run forward again in backward.
+// Python refuses that (module.py), but has no part in a call that is compiled.
+inline void refuse_in_backward_pass() {
+  STD_TORCH_CHECK(
+      in_backward_pass == nullptr || !in_backward_pass(),
+      "a stateful layer was run again inside a backward pass, as torch.utils.checkpoint and "
+      "torch.compile's memory budget do: its state has moved on since, so the gradients would be "
+      "wrong. To save memory use StatefulLSTM(..., recompute='gates' or 'segments') instead");
+}
 
 template <class Sizes>
 std::string shape_text(const Sizes& sizes) {

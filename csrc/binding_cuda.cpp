@@ -247,6 +247,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
                                               Tensor c, OptTensor state_indices,
                                               OptTensor reset_mask, OptTensor lengths, bool bias,
                                               bool bidirectional, bool tf32) {
+  refuse_in_backward_pass();
   return by_cuda_dtype(h.scalar_type(), [&](auto type) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
@@ -309,6 +310,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
 }
 
 std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indices) {
+  refuse_in_backward_pass();
   return by_cuda_dtype(h.scalar_type(), [&](auto type) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
@@ -328,6 +330,7 @@ std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indi
 }
 
 void state_scatter_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tensor c_n) {
+  refuse_in_backward_pass();
   by_cuda_dtype(h.scalar_type(), [&](auto type) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;

@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "backward_pass.h"
+
 namespace stateful_lstm::python {
 
 const DLPackExchangeAPI* exchange = nullptr;
@@ -21,6 +23,20 @@ struct Guard {
   PyObject *ask, *argument, *answer;  // argument null: none
 };
 std::vector<Guard> guards;
+
+PyObject* backward_pass =
+    nullptr;  // torch's function for the number of the one that runs here, or -1
+
+// An operator runs without Python's lock.
+bool runs_in_backward_pass() {
+  const PyGILState_STATE lock = PyGILState_Ensure();
+  PyObject* number = PyObject_CallNoArgs(backward_pass);
+  const bool runs = number != nullptr && PyLong_AsLong(number) != -1;
+  PyErr_Clear();
+  Py_XDECREF(number);
+  PyGILState_Release(lock);
+  return runs;
+}
 
 void free_output(DLManagedTensorVersioned* managed) {
   delete static_cast<Output*>(managed->manager_ctx);
@@ -80,12 +96,15 @@ Output* new_output(DLDataType type, bool pooled, int dims, const int64_t* shape)
 
 namespace {
 
-// setup(torch.Tensor, torch.nn.Parameter, guards, mark_changed) -> whether step() can be used with this
-// torch. guards: a tuple of (function, its argument or None, answer).
+// setup(torch.Tensor, torch.nn.Parameter, guards, mark_changed, backward_pass) -> whether step() can be used with
+// this torch. guards: a tuple of (function, its argument or None, answer).
 PyObject* setup(PyObject*, PyObject* args) {
-  PyObject *tensor, *parameter, *asked, *mark;
-  if (!PyArg_ParseTuple(args, "OOO!O", &tensor, &parameter, &PyTuple_Type, &asked, &mark))
+  PyObject *tensor, *parameter, *asked, *mark, *pass;
+  if (!PyArg_ParseTuple(args, "OOO!OO", &tensor, &parameter, &PyTuple_Type, &asked, &mark, &pass))
     return nullptr;
+  Py_INCREF(pass);
+  backward_pass = pass;
+  in_backward_pass = runs_in_backward_pass;
   PyObject* capsule = PyObject_GetAttrString(tensor, "__dlpack_c_exchange_api__");
   const void* table =
       capsule == nullptr ? nullptr : PyCapsule_GetPointer(capsule, "dlpack_exchange_api");

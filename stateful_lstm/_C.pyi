@@ -9,6 +9,7 @@ def setup(
     parameter: type[nn.Parameter],
     watchers: tuple[tuple[Callable[..., object], object, object], ...],
     mark_changed: Callable[[Any], object],
+    backward_pass: Callable[[], int],
 ) -> bool: ...
 def step(
     x: object,

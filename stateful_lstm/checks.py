@@ -46,16 +46,16 @@ class Call:
     lengths: Tensor | None  # (B,) int64
     batched: bool
     batch_first: bool
+    c_dtype: torch.dtype | None = None  # of c_n as it is returned; None: that of h_n
 
     def results(self, y: Tensor, h_n: Tensor, c_n: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Time-major results in the layout that the caller's arguments had."""
+        dtype = self.c_dtype or h_n.dtype
+        if c_n.dtype != dtype:
+            c_n = c_n.to(dtype)
         if not self.batched:
-            return y.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1).to(h_n.dtype))
-        if self.batch_first:
-            y = y.transpose(0, 1)
-        if c_n.dtype != h_n.dtype:
-            c_n = c_n.to(h_n.dtype)
-        return y, (h_n, c_n)
+            return y.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
+        return (y.transpose(0, 1) if self.batch_first else y), (h_n, c_n)
 
 
 def prepare(

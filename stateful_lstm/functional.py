@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,12 +114,16 @@ def run(
     """Runs a checked call: y (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H) in the dtype of sums."""
     if checks.autocast_enabled(call.x.device):
         device = call.x.device.type
-        dtype = torch.get_autocast_dtype(device)
-        call.x, call.h0, *weights = (
-            t if t.dtype == torch.float64 else t.to(dtype) for t in (call.x, call.h0, *weights)
+        dtype, given = torch.get_autocast_dtype(device), call.h0.dtype
+        out = _in_dtype(dtype, call, weights, config, training, recompute, backend, packed_rows)
+        if device == "cpu" and (packed_rows is not None or config.proj_size):
+            out = _widened(call, out, torch.promote_types(dtype, given), config)
+        return out
+    if _has_wider_kernels(call.x, backend):
+        y, h_n, c_n = _in_dtype(
+            torch.float32, call, weights, config, training, recompute, backend, packed_rows
         )
-        with torch.autocast(device, enabled=False):
-            return run(call, weights, config, training, recompute, backend, packed_rows)
+        return y.half(), h_n.half(), c_n
     if backend == "auto" and short.fits(call, config, training):
         graph = short.wants_gradients(call, weights)
         if not graph or _what_to_keep(recompute, call.x, weights, config) == "all":
@@ -138,6 +143,40 @@ def run(
         reset=call.reset,
         lengths=call.lengths,
         packed_rows=packed_rows,
+    )
+
+
+def _in_dtype(
+    dtype: torch.dtype, call: checks.Call, weights: Sequence[Tensor], *others: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`run` in another dtype; float64 stays, as autocast has it."""
+    call.x, call.h0, *weights = (
+        t if t.dtype == torch.float64 else t.to(dtype) for t in (call.x, call.h0, *weights)
+    )
+    with torch.autocast(call.x.device.type, enabled=False):
+        return run(call, weights, *others)
+
+
+def _widened(
+    call: checks.Call,
+    out: tuple[Tensor, Tensor, Tensor],
+    wide: torch.dtype,
+    config: checks.Config,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """In the dtypes that ``nn.LSTM`` returns under autocast on the CPU: some are the state's."""
+    y, h_n, c_n = out
+    call.c_dtype = wide
+    return out if config.proj_size else (y.to(wide), h_n.to(wide), c_n)
+
+
+def _has_wider_kernels(x: Tensor, backend: str) -> bool:
+    """Whether to compute in float32: float16 on the CPU, which has no kernels of its own."""
+    return (
+        x.dtype == torch.float16
+        and x.is_cpu
+        and backend == "auto"
+        and ops.missing is None
+        and ops.transform() is None
     )
 
 

@@ -14,7 +14,7 @@ from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
 
 from . import checks, cuda, functional, ops
-from .state import LSTMState
+from .state import LSTMState, copy_of_state
 
 Input = TypeVar("Input", Tensor, PackedSequence)
 
@@ -282,12 +282,13 @@ class StatefulLSTM(nn.RNNBase):
         checks.check_features(data, weights[0])
         T, B = batch_sizes.numel(), int(batch_sizes[0])
         # Position in (T, B) of every packed element: step t holds the first batch_sizes[t] rows.
-        present = torch.arange(B) < batch_sizes.unsqueeze(1)
+        present = torch.arange(B, device=batch_sizes.device) < batch_sizes.unsqueeze(1)
         steps, rows = present.nonzero().unbind(1)
         if order is not None:
             rows = order.cpu()[rows]
         places = (steps * B + rows).to(data.device)
-        x = data.new_zeros(T * B, data.size(1)).index_copy(0, places, data).view(T, B, -1)
+        # Not index_copy(), which autocast wants to see, and knows no two 16-bit types together.
+        x = data.new_zeros(T * B, data.size(1)).index_put((places,), data).view(T, B, -1)
         row_lengths = present.sum(0)
         if back is not None:
             row_lengths = row_lengths[back.cpu()]
@@ -295,7 +296,7 @@ class StatefulLSTM(nn.RNNBase):
         call = checks.Call(x, x, x, None, row_lengths.to(x.device), True, False)
         y, h_n, c_n = self._run(call, hidden, weights, config, state, state_indices, places)
         packed = PackedSequence(y.flatten(0, 1).index_select(0, places), batch_sizes, order, back)
-        return packed, (h_n, c_n.to(h_n.dtype))
+        return packed, (h_n, c_n.to(call.c_dtype or h_n.dtype))
 
     def _run(
         self,
@@ -333,7 +334,7 @@ class StatefulLSTM(nn.RNNBase):
             call.lengths = lengths.to(torch.int64).masked_fill(state_indices < 0, 0)
         if hidden is not None:  # copies: they may be the state itself, which is written below
             h0, c0 = hidden
-            call.h0, call.c0 = (h0, c0) if own is None else (h0.clone(), c0.clone())
+            call.h0, call.c0 = (h0, c0) if own is None else (copy_of_state(h0), copy_of_state(c0))
         elif own is not None:
             call.h0, call.c0 = own.start(state_indices, self.bidirectional)
         else:

@@ -36,6 +36,7 @@ def _load() -> str | None:
         from . import _C
     except ImportError as error:
         return f"the compiled library does not load with torch {torch.__version__}: {error}"
+    backward_pass = torch._C._current_graph_task_id  # of the one that runs here, or -1
     # The modes in which torch wants to see the operator, and the answer that says it does not. The
     # first and the last are for steps alone.
     watchers = (
@@ -45,9 +46,9 @@ def _load() -> str | None:
         (torch._C._len_torch_dispatch_stack, None, 0),
         (torch._C._are_functorch_transforms_active, None, False),
         (torch._C._get_tracing_state, None, None),
-        (torch._C._current_graph_task_id, None, -1),
+        (backward_pass, None, -1),
     )
-    if _C.setup(Tensor, torch.nn.Parameter, watchers, mark_changed):
+    if _C.setup(Tensor, torch.nn.Parameter, watchers, mark_changed, backward_pass):
         quick_step, quick_forward, quick_gradients = _C.step, _C.forward, _C.gradients
     return None
 
@@ -337,6 +338,18 @@ def state_gather(h: Tensor, c: Tensor, state_indices: Tensor | None) -> tuple[Te
     return out
 
 
+def state_copy(x: Tensor) -> Tensor:
+    """A copy of what a call starts from, any dtype and device: under torch.compile.
+
+    Its backward may make what it needs anew from what forward was given; but not what comes out of
+    an operator of ours, and the state that forward was given has moved on by then.
+    """
+    if missing:
+        raise RuntimeError(f"torch.compile of a stateful layer in training: {missing}")
+    out: Tensor = torch.ops.stateful_lstm.state_copy(x)
+    return out
+
+
 def state_scatter_(
     h: Tensor, c: Tensor, state_indices: Tensor | None, h_n: Tensor, c_n: Tensor
 ) -> None:
@@ -415,6 +428,10 @@ def _register_fakes() -> None:
     def _(h, c, state_indices):  # type: ignore[no-untyped-def]
         B = h.size(1) if state_indices is None else state_indices.size(0)
         return h.new_empty(h.size(0), B, h.size(2)), c.new_empty(c.size(0), B, c.size(2))
+
+    @torch.library.register_fake("stateful_lstm::state_copy")
+    def _(x):  # type: ignore[no-untyped-def]
+        return torch.empty_like(x)
 
     @torch.library.register_fake("stateful_lstm::state_scatter_")
     def _(h, c, state_indices, h_n, c_n):  # type: ignore[no-untyped-def]

@@ -213,6 +213,7 @@ class LSTMState:
         Copies, since backward still needs them when the state has moved on. A reverse direction
         starts from zero.
         """
+        compiled = torch.compiler.is_compiling() and torch.is_grad_enabled()
         with torch.no_grad():
             if self._by_operator(state_indices):
                 h0, c0 = ops.state_gather(self.h, self.c, state_indices)
@@ -223,6 +224,8 @@ class LSTMState:
                 slots = state_indices.clamp(min=0)
                 h0 = self.h[:, slots].masked_fill(padding, 0)
                 c0 = self.c[:, slots].masked_fill(padding, 0)
+            if compiled and not self._by_operator(state_indices):
+                h0, c0 = copy_of_state(h0), copy_of_state(c0)
             if bidirectional:
                 h0[1::2] = 0
                 c0[1::2] = 0
@@ -245,10 +248,21 @@ class LSTMState:
     def _by_operator(self, state_indices: Tensor | None) -> bool:
         """Whether the compiled operators move rows: with slots, and always under torch.compile.
 
-        Its backward would make a plain copy of h0 anew, from a state that has moved on.
+        For a plain copy see :func:`copy_of_state`.
         """
         if state_indices is None and not torch.compiler.is_compiling():
             return False
         if cuda.on_gpu(self.h):
             return cuda.why_not(self.h) is None
         return ops.missing is None and self.h.is_cpu and self.h.dtype in ops.DTYPES
+
+
+def copy_of_state(t: Tensor) -> Tensor:
+    """A copy of what may be a part of a state: that moves on, and backward needs what it was.
+
+    Of a plain copy compiled code may make another one in backward, too late. What has gradients is
+    no state.
+    """
+    if torch.compiler.is_compiling() and not t.requires_grad:
+        return ops.state_copy(t)
+    return t.clone()

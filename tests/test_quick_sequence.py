@@ -307,6 +307,7 @@ def test_dispatch_modes_see_the_operators(spy):
     assert spy.taken() == (0, 0) and "stateful_lstm.lstm_gradients.default" in seen.names
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # torch 2.11, of itself
 def test_the_profiler_sees_the_operators(spy):
     lstm, x = make(stateful=False), noise(2, 3, 3)
     with torch.profiler.profile() as profile:
