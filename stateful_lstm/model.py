@@ -113,8 +113,16 @@ def convert(model: nn.Module, stateful: bool = True) -> nn.Module:
 
     Returns:
         The model.
+
+    Raises:
+        TypeError: if ``stateful`` is no bool.
+        ValueError: if such a module has something of its own under a name that StatefulLSTM needs
+            (``state``, for one). Nothing is turned then.
     """
-    for module in model.modules():
+    if not isinstance(stateful, bool):
+        raise TypeError(f"stateful must be True or False, got {stateful!r}")
+    found: list[tuple[nn.LSTM, type[StatefulLSTM]]] = []
+    for name, module in model.named_modules():
         if not isinstance(module, nn.LSTM) or "forward" in vars(module):
             continue
         kind: type[StatefulLSTM]
@@ -128,7 +136,26 @@ def convert(model: nn.Module, stateful: bool = True) -> nn.Module:
             kind = type(f"Parametrized{StatefulLSTM.__name__}", (StatefulLSTM,), own)
         else:
             continue
+        taken = _OWN_NAMES & {
+            *vars(module),
+            *module._parameters,
+            *module._buffers,
+            *module._modules,
+        }
+        if taken:
+            raise ValueError(
+                f"{name or 'the model'} cannot be turned: StatefulLSTM needs the names "
+                f"{sorted(taken)}, which this nn.LSTM has for something else"
+            )
+        found.append((module, kind))
+    for module, kind in found:
         module.__class__ = kind  # type: ignore[assignment]
         converted: Any = module
         converted._set_extras(stateful, 0.0, False, "none")
     return model
+
+
+# What an nn.LSTM may not have of its own: all that StatefulLSTM has and it has not.
+_OWN_NAMES = {name for name in vars(StatefulLSTM) if name not in dir(nn.LSTM)} | {
+    *("stateful", "recurrent_dropout", "unit_forget_bias", "recompute", "_state")
+}

@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
@@ -124,8 +124,13 @@ class StatefulLSTM(nn.RNNBase):
         Raises:
             ValueError: if ``slots`` is no such number.
         """
-        weight = self._weights()[0]
-        return LSTMState(self._sizes(), slots, weight.dtype, weight.device)
+        weight = self._any_weight()
+        sizes = checks.StateSizes(
+            self.num_layers * (2 if self.bidirectional else 1),
+            self.proj_size or self.hidden_size,
+            self.hidden_size,
+        )
+        return LSTMState(sizes, slots, weight.dtype, weight.device)
 
     def allocate_state(self, slots: int) -> LSTMState:
         """Makes the resident state anew for so many slots, all zeros; discards what was there.
@@ -248,6 +253,8 @@ class StatefulLSTM(nn.RNNBase):
             )
             if done is not None:
                 return done  # type: ignore[return-value]  # y is a tensor, as the input was
+        if isinstance(input, fx.Proxy):
+            return _fx_leaf(self, input, hx, reset_mask, lengths, state, state_indices)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, reset_mask, lengths, state, state_indices)
         weights, config = self._weights(), self._config()
@@ -432,6 +439,11 @@ class StatefulLSTM(nn.RNNBase):
 
     # ------------------------------------------------------------ being a module
 
+    # Models call these of nn.LSTM's; RNNBase has them for a single state.
+    check_forward_args: Any = nn.LSTM.check_forward_args
+    get_expected_cell_size: Any = nn.LSTM.get_expected_cell_size
+    permute_hidden: Any = nn.LSTM.permute_hidden
+
     def _weights(self) -> list[Tensor]:
         """The parameters as they are now: replaced, parametrized or swapped ones included."""
         own = self._parameters
@@ -440,6 +452,11 @@ class StatefulLSTM(nn.RNNBase):
             weight = own.get(name)
             weights.append(getattr(self, name) if weight is None else weight)
         return weights
+
+    def _any_weight(self) -> Tensor:
+        """For its dtype and device. Not what is computed of it, which may change with each look."""
+        found = next(self.parameters(), None)
+        return self._weights()[0] if found is None else found
 
     def _config(self) -> checks.Config:
         return checks.Config(
@@ -451,9 +468,6 @@ class StatefulLSTM(nn.RNNBase):
             self.proj_size,
             self.recurrent_dropout,
         )
-
-    def _sizes(self) -> checks.StateSizes:
-        return checks.state_sizes(self._weights(), self._config())
 
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels read the parameters where they lie."""
@@ -485,9 +499,16 @@ class StatefulLSTM(nn.RNNBase):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StatefulLSTM:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self._state is not None:
-            weight = self._weights()[0]
+            weight = self._any_weight()
             self._state.move(weight.dtype, weight.device)
         return self
+
+    def __prepare_scriptable__(self) -> None:
+        """What ``torch.jit.script`` asks for first."""
+        raise RuntimeError(
+            "torch.jit.script does not take a StatefulLSTM: use torch.compile; or, with "
+            "stateful=False, torch.export or torch.jit.trace"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         contents: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
@@ -502,6 +523,23 @@ class StatefulLSTM(nn.RNNBase):
         new.__dict__["_flat_weights_names"] = list(self._flat_weights_names)
         new._init_flat_weights()
         return new
+
+    def _init_flat_weights(self) -> None:
+        """Looks at all weights; in eval mode, where a spectral_norm stays as it is for that."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        super()._init_flat_weights()
+        for module, mode in modes:
+            module.training = mode
+
+
+def _fx_leaf(module: StatefulLSTM, *given: Any) -> Any:
+    """The call as a node of the graph that ``torch.fx`` makes: as of ``torch.nn``'s modules."""
+    input, hx, *extras = given
+    names = ("reset_mask", "lengths", "state", "state_indices")
+    said = {k: v for k, v in zip(names, extras, strict=True) if v is not None}
+    tracer = input.tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), (input, hx), said)
 
 
 def _without_idle_rows(state_indices: Tensor | None, call: checks.Call) -> Tensor | None:

@@ -66,3 +66,7 @@ class GRU(RNN):
 
 class Dense:
     name = "head"
+
+
+for _each in (LSTMCell, StackedRNNCells, RNN, LSTM, Bidirectional, Sequential):
+    _each.__module__ = "keras.layers"  # as a class of Keras's is known

@@ -2,8 +2,8 @@
 
 `ContinuousBatches` cuts long sequences into windows, each row going on where it was, and the layer
 keeps its state from one training step to the next: nothing is split, carried or detached by hand.
-What Lightning does besides, a callback makes known to the state: a validation run leaves no trace,
-and a checkpoint holds the state, so that a run goes on from it exactly.
+What Lightning does besides, a callback makes known to the state: a run of validation, test or
+prediction leaves no trace, and a checkpoint holds the state, so that a fit goes on from it exactly.
 
     python examples/ecosystem/lightning_tbptt.py [--quick] [--out DIR]
 
@@ -27,20 +27,27 @@ ROWS, WINDOW = 8, 10
 
 
 class ResidentState(lightning.Callback):
-    """Keeps the state of all layers over validation, and in checkpoints."""
+    """Keeps the state of all layers over validation, test and prediction, and in checkpoints."""
 
     def __init__(self) -> None:
         self.kept = ExitStack()
         self.loaded: dict[str, Any] | None = None
 
-    def on_validation_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
+    def begin(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.kept.enter_context(stateful_lstm.preserve_state(pl_module))
         stateful_lstm.reset_state(pl_module)
 
-    def on_validation_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    def end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.kept.close()
+
+    on_validation_start = on_test_start = on_predict_start = begin
+    on_validation_end = on_test_end = on_predict_end = end
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
     ) -> None:
         self.kept.close()
 
@@ -58,7 +65,8 @@ class ResidentState(lightning.Callback):
         pl_module: lightning.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        self.loaded = checkpoint["resident_state"]
+        if trainer.state.fn == "fit":  # the others begin at zero
+            self.loaded = checkpoint.get("resident_state")
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -88,6 +96,14 @@ class Answers(lightning.LightningModule):
 
     def validation_step(self, window: Window, batch_idx: int) -> None:
         self.log("val_loss", self.loss(window), batch_size=ROWS, prog_bar=True)
+
+    def test_step(self, window: Window, batch_idx: int) -> None:
+        self.log("test_loss", self.loss(window), batch_size=ROWS)
+
+    def predict_step(self, window: Window, batch_idx: int) -> Tensor:
+        y, _ = self.lstm(window.input, reset_mask=window.reset_mask, lengths=window.lengths)
+        answers: Tensor = self.head(y)
+        return answers
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), 1e-2)

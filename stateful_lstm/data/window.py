@@ -14,7 +14,7 @@ from torch import Tensor
 Steps = Tensor | NDArray[Any]  # (T, ...): the steps of one sequence
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: Lightning takes batches apart, and puts them together anew
 class Window:
     """A number of steps of B rows, time-major or with the batch first.
 

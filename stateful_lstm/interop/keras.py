@@ -32,7 +32,8 @@ def from_keras(
 
     * arrays, as ``layer.get_weights()`` returns them: kernel (I, 4H), recurrent kernel (H, 4H) and,
       unless ``use_bias=False``, bias (4H,); of a ``Bidirectional`` those of the forward layer and
-      then those of the backward one;
+      then those of the backward one. Arrays of a whole stack in one list are not told from these:
+      make it a list for each layer;
     * a live ``keras.layers.LSTM``, ``Bidirectional(LSTM, merge_mode="concat")``, or ``RNN`` of
       ``LSTMCell``, alone or stacked;
     * for a stack, a list of the above, lowest first, or a ``keras.Sequential`` of nothing else. All
@@ -41,9 +42,11 @@ def from_keras(
     From a live layer come also ``stateful``, ``recurrent_dropout`` (Keras draws a mask for each
     gate, StatefulLSTM one for all), ``unit_forget_bias``, and if it is stateful and has run, its
     state. It needs weights: it must have been built. What makes no difference here:
-    ``implementation``, ``unroll``, masks (use ``lengths``), and ``return_sequences``, since every
-    step and the final state are returned always: without it Keras returns ``h_n[-1]``, of two
-    directions ``torch.cat([h_n[-2], h_n[-1]], -1)``.
+    ``implementation``, ``unroll``, and ``return_sequences``, since every step and the final state
+    are returned always: without it Keras returns ``h_n[-1]``, of two directions
+    ``torch.cat([h_n[-2], h_n[-1]], -1)``. A mask that ends rows is ``lengths`` here, and after a
+    row's end the output is 0, as with Keras's ``zero_output_for_mask=True``; its default repeats
+    the last one. What is left out: ``trainable``, regularizers, constraints.
 
     Keras's bias becomes ``bias_ih``, and ``bias_hh`` is zero. Both are trained: to train one, as
     Keras does, call ``requires_grad_(False)`` on every ``bias_hh``.

@@ -36,7 +36,7 @@ class Layer(NamedTuple):
 
 def read(source: Any) -> list[Layer]:
     """All layers, lowest first."""
-    if type(source).__name__ == "Sequential":
+    if type(source).__name__ == "Sequential" and _is_keras(source):
         source = list(source.layers)
     if not isinstance(source, (list, tuple)):
         return _read_live(source)
@@ -53,8 +53,18 @@ def read(source: Any) -> list[Layer]:
     return layers
 
 
+def _is_keras(layer: Any) -> bool:
+    """Whether its class is Keras's: one of the same name elsewhere may compute something else."""
+    return type(layer).__module__.split(".")[0] in ("keras", "tf_keras", "tensorflow")
+
+
 def _is_array(value: Any) -> bool:
     return hasattr(value, "__array__")
+
+
+def _plain(array: Any) -> Array:
+    """As numpy has it; a variable of Keras's on torch is a parameter."""
+    return np.asarray(array.detach().cpu() if isinstance(array, torch.Tensor) else array)
 
 
 def _read_arrays(arrays: Sequence[Any]) -> Layer:
@@ -67,7 +77,7 @@ def _read_arrays(arrays: Sequence[Any]) -> Layer:
             f"for Bidirectional, got {len(arrays)} arrays. A stack is a list of such lists"
         )
     each = len(arrays) // 2 if len(arrays) > 3 else len(arrays)
-    plain = [np.asarray(array) for array in arrays]
+    plain = [_plain(array) for array in arrays]
     return Layer([plain[k : k + each] for k in range(0, len(plain), each)])
 
 
@@ -99,8 +109,10 @@ def _read_rnn(layer: Any, go_backwards: bool) -> list[Layer]:
     """``LSTM``, or ``RNN`` of ``LSTMCell``s; subclasses may compute something else."""
     cell = getattr(layer, "cell", None)
     cells = list(getattr(cell, "cells", [cell]))
-    if type(layer).__name__ not in ("LSTM", "RNN") or any(
-        type(each).__name__ != "LSTMCell" for each in cells
+    if (
+        type(layer).__name__ not in ("LSTM", "RNN")
+        or any(type(each).__name__ != "LSTMCell" for each in cells)
+        or not all(map(_is_keras, (layer, *cells)))
     ):
         raise TypeError(
             f"expected arrays, keras.layers.LSTM, Bidirectional of it, RNN of LSTMCell, or a list "
@@ -131,7 +143,7 @@ def _read_rnn(layer: Any, go_backwards: bool) -> list[Layer]:
                     float(each.recurrent_dropout),
                     bool(each.unit_forget_bias),
                 ),
-                [(np.asarray(own[0]), np.asarray(own[1]))] if own else None,
+                [(_plain(own[0]), _plain(own[1]))] if own else None,
             )
         )
     return found
@@ -144,7 +156,7 @@ def _read_cell(cell: Any, name: str) -> list[Array]:
         got = getattr(got, "__name__", repr(got))
         if got != function:
             raise ValueError(f"{name}: expected {which}={function!r}, got {got!r}")
-    arrays = [np.asarray(array) for array in cell.get_weights()]
+    arrays = [_plain(array) for array in cell.get_weights()]
     if not arrays:
         raise ValueError(f"{name} has no weights yet: build it, or call it once")
     if len(arrays) not in (2, 3):
@@ -177,6 +189,9 @@ def check_alike(layers: list[Layer]) -> tuple[int, int, bool, torch.dtype]:
     if first[0][0].ndim != 2 or first[0][0].shape[1] % 4 or not first[0][0].size:
         raise ValueError(f"a kernel must have shape (I, 4 * units), got {first[0][0].shape}")
     I, H = first[0][0].shape[0], first[0][0].shape[1] // 4  # noqa: E741
+    advice = ""
+    if len(layers) > 1:
+        advice = ". In a stack all layers have the same units; convert others one by one"
     for k, layer in enumerate(layers):
         if len(layer.directions) != len(first):
             raise ValueError(
@@ -191,8 +206,7 @@ def check_alike(layers: list[Layer]) -> tuple[int, int, bool, torch.dtype]:
             for (what, shape), array in zip(shapes.items(), arrays, strict=False):
                 if array.shape != shape:
                     raise ValueError(
-                        f"layer {k}: the {what} must have shape {shape}, got {array.shape}. In a "
-                        f"stack all layers have the same units; convert others one by one"
+                        f"layer {k}: the {what} must have shape {shape}, got {array.shape}" + advice
                     )
     dtypes = {array.dtype.name for layer in layers for one in layer.directions for array in one}
     if len(dtypes) > 1 or not dtypes <= set(DTYPES):
@@ -203,6 +217,8 @@ def check_alike(layers: list[Layer]) -> tuple[int, int, bool, torch.dtype]:
 
 def join_options(layers: list[Layer], stateful: bool | None) -> Options:
     """One set of options for the whole stack."""
+    if stateful is not None and not isinstance(stateful, bool):
+        raise TypeError(f"stateful must be True, False or None, got {stateful!r}")
     live = [layer.options for layer in layers if layer.options is not None]
     if stateful is None:
         kept = {options.stateful for options in live} or {True}

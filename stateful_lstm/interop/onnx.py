@@ -61,7 +61,8 @@ def export_onnx(
 
     Raises:
         ImportError: without the package ``onnx``.
-        TypeError: for anything but an LSTM, and for a dtype that ONNX's LSTM has not.
+        TypeError: for anything but an LSTM, for a dtype that ONNX's LSTM has not, and an
+            opset that is no number.
         ValueError: for ``proj_size``, which ONNX's LSTM has not, and an opset that does not do.
     """
     try:
@@ -71,6 +72,8 @@ def export_onnx(
     layers = read_weights(lstm, "ONNX's LSTM")
     kind = _element_type(layers[0][0].w_ih.dtype, opset)
     newest = defs.onnx_opset_version()
+    if isinstance(opset, bool) or not isinstance(opset, int):
+        raise TypeError(f"opset must be a number, got {opset!r}")
     if not OLDEST_OPSET <= opset <= newest:
         raise ValueError(f"opset must be {OLDEST_OPSET} to {newest}, got {opset}")
     model = _model(layers, kind, lstm.input_size, lstm.batch_first, opset, lengths)

@@ -88,6 +88,83 @@ def test_a_validation_run_leaves_no_trace(example):
     same(stateful_lstm.get_state(ours), stateful_lstm.get_state(other))
 
 
+def stateful_model(example):
+    """One whose state is not zero, and what it is."""
+    model = new_model(example)
+    for window in list(example.windows(8, 5))[:2]:
+        model.loss(window)
+    return model, stateful_lstm.get_state(model)
+
+
+@pytest.mark.parametrize("way", ["validate", "test", "predict"])
+def test_no_other_run_leaves_a_trace(example, way):
+    model, state = stateful_model(example)
+    found = (
+        getattr(example.make_trainer(1), way)(model, example.windows(9, 2), verbose=False)
+        if way != "predict"
+        else example.make_trainer(1).predict(model, example.windows(9, 2))
+    )
+    assert found
+    assert any(h.any() for h, _ in state.values())
+    same(stateful_lstm.get_state(model), state)
+
+
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+def test_a_validation_run_that_fails_leaves_no_trace(example, error):
+    model, seen = new_model(example), []
+
+    def fails(window, batch_idx):
+        model.loss(window)
+        if model.trainer.global_step:  # in training, not in Lightning's check before
+            raise error("on purpose")
+
+    def remember(*args):
+        seen[:] = [stateful_lstm.get_state(model)]
+
+    model.validation_step, model.on_train_batch_end = fails, remember
+    trainer = example.make_trainer(1, val_check_interval=3)
+    with pytest.raises((error, SystemExit)):
+        trainer.fit(model, example.windows(12, 1), example.windows(9, 2))
+    assert any(h.any() for h, _ in seen[0].values())
+    same(stateful_lstm.get_state(model), seen[0])
+
+
+def test_a_checkpoint_that_was_only_looked_at_begins_no_fit(example, tmp_path):
+    trained = new_model(example)
+    trainer = example.make_trainer(-1, max_steps=3)
+    trainer.fit(trained, example.windows(12, 1))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    trainer = example.make_trainer(-1, max_steps=3)
+    trainer.validate(new_model(example), example.windows(9, 2), ckpt_path=tmp_path / "a.ckpt")
+    fresh = new_model(example)
+    trainer.fit(fresh, example.windows(12, 1))
+    same(weights(fresh), weights(trained))
+
+
+def test_a_checkpoint_without_a_state_is_taken(example, tmp_path):
+    trainer = example.make_trainer(-1, max_steps=3)
+    trainer.callbacks = [
+        each for each in trainer.callbacks if type(each).__name__ != "ResidentState"
+    ]
+    trainer.fit(new_model(example), example.windows(12, 1))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    trainer = example.make_trainer(-1, max_steps=5)
+    trainer.fit(new_model(example), example.windows(12, 1), ckpt_path=tmp_path / "a.ckpt")
+    assert trainer.global_step == 5
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "bf16-true", "64-true"])
+def test_other_precisions_train(example, precision):
+    """The "true" ones make new windows of the floats in ours."""
+    model = new_model(example)
+    before = weights(model)
+    example.make_trainer(1, precision=precision).fit(model, example.windows(12, 1))
+    after = weights(model)
+    assert all(p.isfinite().all() for p in after.values())
+    assert not any(torch.equal(after[name].to(p), p) for name, p in before.items())
+    assert model.lstm.state.h.any()
+
+
 @pytest.mark.parametrize("at", [3, 25], ids=["in_the_first_epoch", "later"])
 def test_a_run_goes_on_from_a_checkpoint_exactly(example, at, tmp_path):
     whole = new_model(example)
