@@ -11,8 +11,10 @@ from state_support import addresses, close, make, noise
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import get_static_address_type
+from torch._functorch.aot_autograd import make_boxed_func
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.utils import run_and_get_code
+from torch.utils.checkpoint import checkpoint
 
 from stateful_lstm import StatefulLSTM, cuda, preserve_state
 
@@ -114,6 +116,64 @@ def test_a_state_is_preserved_inside_compiled_code_also_after_a_reset(steps, tra
         close(lstm.state.read(), before)
 
 
+def inductor_without_its_code(graph, inputs):
+    """How inductor works on graphs, and chooses what backward makes anew; run as they come."""
+
+    def as_it_is(graph, *args, **options):
+        return make_boxed_func(graph)
+
+    return compile_fx(graph, inputs, inner_compile=as_it_is)
+
+
+def checkpointed(function):
+    return lambda x: checkpoint(function, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("how", ["budget", "aggressive", "checkpoint inside", "checkpoint around"])
+def test_a_compiled_layer_that_is_run_again_in_backward_is_refused(how):
+    """As an eager one is: its state has moved on since. Only the operators can know of it."""
+    lstm, x = make(), noise(4, B, INPUT).requires_grad_()
+    lstm.allocate_state(B)
+    inside = checkpointed(lstm) if how == "checkpoint inside" else lstm
+    call, _ = compiled(inside)
+    call = checkpointed(call) if how == "checkpoint around" else call
+    budget, aggressive = 0.5 if how == "budget" else 1.0, how == "aggressive"
+    with torch._functorch.config.patch(
+        activation_memory_budget=budget, aggressive_recomputation=aggressive
+    ):
+        y, (h, c) = call(x)
+        with pytest.raises(RuntimeError, match=r"run again inside a backward pass.*recompute="):
+            y.square().sum().backward()
+    close(lstm.state.read(), (h.detach(), c.detach()))
+    call, _ = compiled(make(stateful=False))  # which is a function, and may be run again
+    with torch._functorch.config.patch(activation_memory_budget=0.5):
+        call(x)[0].square().sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("start", ["resident", "state.read()", "state.h and state.c", "slots"])
+def test_backward_begins_where_a_compiled_call_began(start, dtype):
+    """Backward may make what is cheap anew, from tensors that the call has written to meanwhile."""
+    lstm, oracle = pair(dtype)
+    for layer in (lstm, oracle):
+        layer.allocate_state(B)
+        with torch.no_grad():
+            layer(noise(3, B, INPUT, seed=4, dtype=dtype))
+
+    def run(layer, x):
+        state, given = layer.state, {}
+        if start == "slots":
+            given["state_indices"] = torch.tensor([1, 0])
+        elif start != "resident":
+            given["hx"] = state.read() if "read" in start else (state.h, state.c)
+        return layer(x, **given)[0]
+
+    x = noise(4, B, INPUT, dtype=dtype)
+    call, _ = compiled(lambda x: run(lstm, x), inductor_without_its_code)
+    close(gradients(lstm, call(x)), gradients(oracle, run(oracle, x)))
+    close(lstm.state.read(), oracle.state.read())
+
+
 def calls(code):
     """The operators that generated code calls, ours without their namespace."""
     return re.findall(r"torch\.ops\.(?:stateful_lstm\.)?([\w.]+?)\.default\(", code)
@@ -198,13 +258,14 @@ def test_the_first_call_makes_the_state_and_the_second_compiles_for_it():
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_a_third_length_is_no_reason_to_compile_again(train):
-    eager, other = pair(num_layers=2)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_a_third_length_is_no_reason_to_compile_again(train, dtype):
+    eager, other = pair(dtype, num_layers=2)
     eager.allocate_state(B)
     other.allocate_state(B)
     call, counter = compiled(other)
     for steps in (4, 6, 9, 5, 30):
-        x = noise(steps, B, INPUT, seed=steps)
+        x = noise(steps, B, INPUT, seed=steps, dtype=dtype)
         with torch.set_grad_enabled(train):
             expected, y = eager(x)[0], call(x)[0]
         close(y, expected)

@@ -21,6 +21,7 @@ LAYERS = {
     "two layers, both directions": {"num_layers": 2, "bidirectional": True},
     "projection": {"proj_size": 4, "num_layers": 2},
     "no bias": {"bias": False},
+    "float16": {"dtype": torch.float16},  # which has no kernels of its own on the CPU
 }
 
 
@@ -45,15 +46,18 @@ def any_size(lstm):
     return x, ({1: batch}, {1: batch})
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch about itself
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", LAYERS)
 def test_one_program_for_every_batch_and_time(name, train):
     lstm = make(stateful=False, **LAYERS[name])
     with torch.set_grad_enabled(train):
-        program = export(lstm, arguments(lstm, 4, 2), dynamic_shapes=any_size(lstm))
+        program = export(lstm, arguments(lstm, 4, 2), dynamic_shapes=any_size(lstm), strict=train)
+        decomposed = program.run_decompositions()
         for steps, batch in ((4, 2), (1, 1), (9, 3), (30_000, 2)):
             call = arguments(lstm, steps, batch)
             close(program.module()(*call), lstm(*call))
+            close(decomposed.module()(*call), lstm(*call))
 
 
 def test_windows_go_on_by_the_states_that_come_out():
@@ -137,43 +141,42 @@ SERVER = """
 import sys
 import torch
 import stateful_lstm
-step = torch._inductor.aoti_load_package(sys.argv[1])
-x, hx, expected = torch.load(sys.argv[2])
-y, states = step(x, hx)
-torch.testing.assert_close((y, tuple(states)), expected)
+library, program = sys.argv[1:3]
+x, hx, expected = torch.load(sys.argv[3])
+for run in (torch._inductor.aoti_load_package(library), torch.export.load(program).module()):
+    y, states = run(x, hx)
+    torch.testing.assert_close((y, tuple(states)), expected)
 """
 
 
 # Of torch's own making: what it says when a C++ wrapper is compiled, and how it copies its trees.
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
-def test_aotinductor_packages_a_step_with_explicit_states(tmp_path):
+def test_aotinductor_packages_steps_with_explicit_states(tmp_path):
+    """Any number of rows and of steps; in this process and in another one."""
     lstm = make(num_layers=2, stateful=False, dtype=torch.float32)
-    batch = Dim("batch")
     with torch.no_grad():
-        program = export(
-            lstm,
-            arguments(lstm, 1, 2),
-            dynamic_shapes=({1: batch}, ({1: batch}, {1: batch})),
-        )
+        program = export(lstm, arguments(lstm, 4, 2), dynamic_shapes=any_size(lstm))
         package = torch._inductor.aoti_compile_and_package(
             program,
-            package_path=str(tmp_path / "step.pt2"),
+            package_path=str(tmp_path / "steps.pt2"),
             inductor_configs={"aot_inductor.compile_wrapper_opt_level": "O0"},
         )
-        step = torch._inductor.aoti_load_package(package)
+        run = torch._inductor.aoti_load_package(package)
         for rows in (2, 1, 5):
-            x, hx = arguments(lstm, 1, rows)
-            for _ in range(3):  # each step goes on from the last one
-                expected, y = lstm(x, hx), step(x, hx)
+            _, hx = arguments(lstm, 1, rows)
+            for steps in (1, 1, 7):  # each goes on from the last one
+                x = noise(steps, rows, INPUT, seed=9, dtype=torch.float32)
+                expected, y = lstm(x, hx), run(x, hx)
                 close(y, expected)
-                x, hx = noise(1, rows, INPUT, seed=9, dtype=torch.float32), y[1]
+                hx = y[1]
 
-    x, hx = arguments(lstm, 1, 4)
+    x, hx = arguments(lstm, 3, 4)
     with torch.no_grad():
         torch.save((x, hx, lstm(x, hx)), tmp_path / "call.pt")
+    torch.export.save(program, tmp_path / "program.pt2")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", SERVER, package, str(tmp_path / "call.pt")]
-    subprocess.run(command, env=env, check=True)
+    files = [package, *(str(tmp_path / name) for name in ("program.pt2", "call.pt"))]
+    subprocess.run([sys.executable, "-c", SERVER, *files], env=env, check=True)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
