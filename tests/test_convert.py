@@ -415,3 +415,64 @@ def test_a_layer_without_memory_yet():
     model.to_empty(device="cpu").load_state_dict(theirs.state_dict())
     x = torch.randn(4, 2, 3)
     close(model(x), theirs(x))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("proj_size", [0, 4])
+def test_what_models_call_of_an_nn_lstm_is_there(proj_size, bidirectional):
+    theirs = nn.LSTM(3, 5, 2, bidirectional=bidirectional, proj_size=proj_size)
+    ours = stateful_lstm.convert(copy.deepcopy(theirs))
+    assert {name for name in dir(theirs) if not name.startswith("__")} <= {*dir(ours)}
+    x, order = torch.randn(4, 3, 3), torch.tensor([2, 0, 1])
+    h, c = theirs(x)[1]
+    close(ours.permute_hidden((h, c), order), theirs.permute_hidden((h, c), order))
+    ours.check_forward_args(x, (h, c), None)
+    for hx in ((h[:, :2], c), (h, c[:, :2])):
+        for layer in (theirs, ours):
+            with pytest.raises(RuntimeError, match=r"Expected hidden\[[01]\] size"):
+                layer.check_forward_args(x, hx, None)
+    for name in ("get_expected_hidden_size", "get_expected_cell_size"):
+        assert getattr(ours, name)(x, None) == getattr(theirs, name)(x, None)
+
+
+def test_only_a_call_moves_a_spectral_norm():
+    """Each look at such a weight in training mode is a step of its power iteration."""
+    norm = nn.utils.parametrizations.spectral_norm
+    lstm = norm(StatefulLSTM(3, 8), "weight_hh_l0")
+    iteration = lstm.parametrizations["weight_hh_l0"][0]
+    before = iteration._u.clone()
+    lstm.allocate_state(2)
+    lstm.new_state(3)
+    lstm.double()  # as it is: but torch goes through everything
+    clone = copy.deepcopy(lstm)
+    assert torch.equal(iteration._u, before) and lstm.training and iteration.training
+    assert torch.equal(clone.parametrizations["weight_hh_l0"][0]._u, before)
+    assert clone.training and clone.parametrizations["weight_hh_l0"][0].training
+    lstm(torch.randn(4, 2, 3))
+    assert not torch.equal(iteration._u, before)
+
+
+def taken_by(kind):
+    lstm = nn.LSTM(3, 5)
+    if kind == "buffer":
+        lstm.register_buffer("_state", torch.ones(2))
+    elif kind == "parameter":
+        lstm.state = nn.Parameter(torch.ones(2))
+    elif kind == "module":
+        lstm.stateful = nn.Linear(2, 2)
+    else:
+        lstm.reset_state = lambda: None
+    return lstm
+
+
+@pytest.mark.parametrize("kind", ["buffer", "parameter", "module", "attribute"])
+def test_a_layer_with_something_under_our_names_is_refused(kind):
+    name = {"buffer": "_state", "parameter": "state", "module": "stateful"}
+    model = nn.ModuleList([nn.LSTM(3, 5), taken_by(kind)])
+    words = rf"1 cannot be turned.*\['{name.get(kind, 'reset_state')}'\]"
+    with pytest.raises(ValueError, match=words):
+        stateful_lstm.convert(model)
+    assert [type(layer) for layer in model] == [nn.LSTM] * 2
+    stateful_lstm.convert(model[0]).user_attribute = "the others are the user's own"
+    with pytest.raises(TypeError, match="stateful must be True or False, got 'no'"):
+        stateful_lstm.convert(model, stateful="no")

@@ -114,10 +114,23 @@ def test_a_position_goes_on_exactly_there(lengths, shape, data):
     other = ContinuousBatches(numbered(lengths), **shape)
     other.load_state_dict(state)
     assert all_same(other, windows[k + 1 :])
-    # After the epoch's rest both go on with the next one.
-    assert first.epoch == 0 and other.epoch == 1
-    list(first)
+    # After the epoch's rest both go on with the next one; where there is no rest, at once.
+    over = k == len(windows) - 1
+    assert first.epoch == over and other.epoch == 1
+    if not over:
+        list(first)
     assert all_same(first, other)
+
+
+def test_who_counts_to_the_length_goes_on_to_the_next_epoch():
+    """Some training loops never ask for more than there is."""
+    shape = {"batch_size": 2, "window": 4, "shuffle": True}
+    counted, whole = (ContinuousBatches(numbered([5] * 20), **shape) for _ in range(2))
+    for epoch in range(3):
+        assert counted.epoch == epoch
+        windows = [window for _, window in zip(range(len(counted)), counted, strict=False)]
+        assert windows[-1].position == counted.state_dict()
+        assert all_same(windows, whole)
 
 
 def test_each_epoch_has_an_order_of_its_own():

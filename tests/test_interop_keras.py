@@ -307,6 +307,29 @@ def test_refused(given, kind, words):
         from_keras(given)
 
 
+def test_knows_keras_s_classes_from_others_of_the_same_name():
+    class LSTM(stand_ins.LSTM):
+        """A user's, whose call may be anything."""
+
+    for given in (LSTM([K, R, b]), torch.nn.Sequential(torch.nn.LSTM(2, 5))):
+        with pytest.raises(TypeError, match=rf"expected arrays.*got {type(given).__name__}"):
+            from_keras(given)
+    with pytest.raises(TypeError, match="stateful must be True, False or None, got 'yes'"):
+        from_keras([K, R, b], stateful="yes")
+
+
+def test_the_advice_for_stacks_is_for_stacks():
+    with pytest.raises(ValueError, match=r"got \(5, 20\)$"):
+        from_keras([K, R, b, *UPPER])
+    with pytest.raises(ValueError, match=r"In a stack all layers have the same units"):
+        from_keras([[K, R, b], [K, R, b]])
+
+
+def test_variables_of_keras_on_torch():
+    found = from_keras([torch.nn.Parameter(torch.from_numpy(array)) for array in (K, R, b)])
+    assert torch.equal(found.weight_ih_l0, torch.from_numpy(K.T))
+
+
 def test_refuses_layers_with_unlike_options():
     first, second = recorded("stacked")
     stateful, plain = stand_ins.LSTM(first, stateful=True), stand_ins.LSTM(second)

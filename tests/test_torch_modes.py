@@ -45,6 +45,43 @@ def test_autocast_gives_the_dtypes_that_nn_lstm_gives(half, train, stateful):
             assert dtypes(found) == expected
 
 
+# What oneDNN has no part in: the same on every processor.
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("stateful", [False, True])
+@pytest.mark.parametrize("proj_size", [0, 4])
+@pytest.mark.parametrize("half", HALVES)
+def test_autocast_of_packed_sequences_and_projections(half, proj_size, stateful):
+    """Of every mix of dtypes that goes in, the other 16-bit one included, nn.LSTM's come out."""
+    for own in (torch.float32, half):
+        lstm = make(dtype=own, num_layers=2, proj_size=proj_size, stateful=stateful)
+        oracle = plain(lstm)
+        shapes = (2, B, proj_size or H), (2, B, H)
+        for dtype in (torch.float32, *HALVES):
+            x = noise(T, B, INPUT, dtype=dtype)
+            packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([4, 2]))
+            for given in (packed, x) if proj_size else (packed,):
+                for kind in (None, torch.float32, *HALVES):
+                    hx = None if kind is None else tuple(torch.zeros(s, dtype=kind) for s in shapes)
+                    if stateful and hx is None and dtype != own:
+                        continue  # its state is in its own dtype, and nn.LSTM makes one of x's
+                    lstm.reset_state()
+                    with torch.no_grad(), torch.autocast("cpu", half):
+                        found, expected = lstm(given, hx), oracle(given, hx)
+                    if given is packed:
+                        found, expected = ((y.data, hc) for y, hc in (found, expected))
+                    assert dtypes(found) == dtypes(expected)
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_a_default_device_is_not_that_of_a_packed_sequence(stateful):
+    lstm, x = make(stateful=stateful), noise(T, B, INPUT)
+    packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([2, 4]), enforce_sorted=False)
+    expected = plain(lstm)(packed)
+    with torch.device("meta"):
+        found = lstm(packed)
+    close((found[0].data, found[1]), (expected[0].data, expected[1]))
+
+
 @pytest.mark.parametrize("half", HALVES)
 def test_autocast_computes_in_its_dtype_and_keeps_parameters_and_state_wide(half):
     lstm = make(dtype=torch.float32, num_layers=2)
@@ -151,3 +188,54 @@ def test_dynamic_quantisation_leaves_the_layer_as_it_is():
     assert type(quantised["head"]) is not nn.Linear
     x = noise(T, B, INPUT, dtype=torch.float32)
     close(quantised["lstm"](x), model["lstm"](x))
+
+
+class Model(nn.Module):
+    """A layer in the midst of another module's work."""
+
+    def __init__(self, stateful):
+        super().__init__()
+        self.blocks = nn.ModuleList([make(dtype=torch.float32, stateful=stateful)])
+
+    def forward(self, x, reset_mask, hx=None):
+        y, (h, c) = self.blocks[0](x * 2, hx, reset_mask=reset_mask)
+        return y.relu(), h + c
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_torch_fx_takes_the_layer_as_one_of_torchs_own(stateful):
+    model = Model(stateful)
+    graph = torch.fx.symbolic_trace(model)
+    assert [n.target for n in graph.graph.nodes if n.op == "call_module"] == ["blocks.0"]
+    assert graph.get_submodule("blocks.0") is model.blocks[0]
+    expected = copy.deepcopy(model)
+    x, resets = noise(T, B, INPUT, dtype=torch.float32), noise(T, B) > 0.5
+    for k in range(2):
+        close(graph(x + k, resets), expected(x + k, resets))
+    hx = (torch.randn(1, B, H), torch.randn(1, B, H))
+    close(graph(x, resets, hx), expected(x, resets, hx))
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_torch_jit_script_is_refused_by_name(stateful):
+    with pytest.raises(RuntimeError, match=r"StatefulLSTM: use torch\.compile; or.*torch\.export"):
+        torch.jit.script(Model(stateful))
+
+
+def test_float16_on_the_cpu_is_nearer_to_the_truth_than_it_need_be():
+    """It is computed in float32: what is rounded is what goes in and comes out."""
+    exact = make(num_layers=2, bidirectional=True, stateful=False)
+    half = copy.deepcopy(exact).to(torch.float16)
+    exact = copy.deepcopy(half).double()
+    x = noise(30, B, INPUT, dtype=torch.float16).requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    for (y, hc), (expected, truth) in [(half(x), exact(wide))]:
+        assert dtypes((y, hc)) == (torch.float16,) * 3
+        close(y.double(), expected, rtol=2**-10, atol=1e-4)
+        close([t.double() for t in hc], list(truth), rtol=2**-10, atol=1e-4)
+        y.double().square().sum().backward()
+        expected.square().sum().backward()
+    close(x.grad.double(), wide.grad, rtol=2e-3, atol=2e-3)
+    for one, other in zip(half.parameters(), exact.parameters(), strict=True):
+        close(one.grad.double(), other.grad, rtol=2e-3, atol=2e-3)

@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer epochs")
     parser.add_argument("--out", type=Path, default=Path("build/examples"), metavar="DIR")
     options = parser.parse_args()
-    epochs = 15 if options.quick else 30
+    epochs = 25 if options.quick else 30
     torch.set_num_threads(1)
 
     losses = {}

@@ -131,11 +131,18 @@ class ContinuousBatches(IterableDataset[Window]):
             self._go_to(epoch, 0)
             self._position = (epoch, begin)
         open_items: dict[int, tuple[Any, Any]] = {}
-        for k, pieces in enumerate(self._plan(epoch)):
-            if k < begin or (k - begin) % every != mine:
+        plan = self._plan(epoch)
+        k, coming = 0, next(plan, None)
+        while coming is not None:
+            pieces, coming = coming, next(plan, None)
+            k += 1
+            if k <= begin or (k - 1 - begin) % every != mine:
                 continue
-            made = self._make(pieces, open_items, self._describe(epoch, k + 1))
-            self._position = (epoch, k + 1)
+            made = self._make(pieces, open_items, self._describe(epoch, k))
+            self._position = (epoch, k)
+            if coming is None and worker is None:
+                # Who counts to len() does not ask for more: the epoch is over with its last window.
+                self._go_to(epoch + 1, 0)
             yield made
         self._position = (epoch + 1, 0)
         if worker is None:
