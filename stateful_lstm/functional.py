@@ -81,7 +81,8 @@ def lstm(
         recompute: what backward computes anew to save memory: "none"; "gates" keeps h and c only;
             "segments" keeps them at about sqrt(T) points; "auto" takes the fastest that fits
             :func:`set_memory_budget`. The reference keeps everything.
-        backend: "auto", "reference", "cpu" or "cuda".
+        backend: "auto", "reference", "cpu" or "cuda". "auto" computes float16 on the CPU, for which
+            there are no kernels, in float32.
         recurrent_dropout: probability of an entry of h being zeroed before the recurrent product,
             in training; one mask per row for the whole call (Gal & Ghahramani 2016).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -61,6 +62,15 @@ class LSTMState:
     def _contents(self) -> tuple[int, ...]:
         """Changes when the tensors are written to or replaced."""
         return id(self.h), self.h._version, id(self.c), self.c._version
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LSTMState:
+        new = copy(self)
+        memo[id(self)] = new
+        with torch.inference_mode(False), torch.no_grad():  # as in __init__
+            new.h, new.c = self.h.clone(), self.c.clone()
+        new._emptied = new._contents() if self.resizable else None
+        new._mark_static()
+        return new
 
     def __repr__(self) -> str:
         return (

@@ -68,5 +68,7 @@ class Dense:
     name = "head"
 
 
+for _each in (tanh, sigmoid, hard_sigmoid):
+    _each.__module__ = "keras.activations"
 for _each in (LSTMCell, StackedRNNCells, RNN, LSTM, Bidirectional, Sequential):
     _each.__module__ = "keras.layers"  # as a class of Keras's is known

@@ -225,12 +225,14 @@ def test_packed_input_takes_neither_mask_nor_lengths(extra):
 
 
 @pytest.mark.parametrize(
-    ("rows", "size", "dtype"), [(3, N, None), (S, 7, None), (S, N, torch.float32)],
+    ("rows", "size", "dtype", "words"),
+    [(3, N, None, ["3 rows", "4 slots"]), (S, 7, None, ["must be equal to input_size", "got 7"]),
+     (S, N, torch.float32, ["input dtype (torch.float32) does not match weight dtype"])],
     ids=["batch", "size", "dtype"],
 )  # fmt: skip
-def test_bad_packed_input_is_refused(rows, size, dtype):
+def test_bad_packed_input_is_refused(rows, size, dtype, words):
     lstm = filled()
-    with refused(ANY, untouched=[lstm]):
+    with refused(ANY, *words, untouched=[lstm]):
         lstm(pack_padded_sequence(noise(2, rows, size, dtype=dtype or torch.float64),
                                   torch.full((rows,), 2)))  # fmt: skip
 

@@ -314,6 +314,12 @@ def test_knows_keras_s_classes_from_others_of_the_same_name():
     for given in (LSTM([K, R, b]), torch.nn.Sequential(torch.nn.LSTM(2, 5))):
         with pytest.raises(TypeError, match=rf"expected arrays.*got {type(given).__name__}"):
             from_keras(given)
+
+    def sigmoid(x):
+        """As much a user's."""
+
+    with pytest.raises(ValueError, match=r"='sigmoid', got 'test_interop_keras\.sigmoid'"):
+        from_keras(stand_ins.LSTM([K, R, b], {"recurrent_activation": sigmoid}))
     with pytest.raises(TypeError, match="stateful must be True, False or None, got 'yes'"):
         from_keras([K, R, b], stateful="yes")
 
@@ -347,3 +353,10 @@ def test_refuses_layers_with_unlike_options():
     layer.forward_layer = stand_ins.RNN(stand_ins.StackedRNNCells(cells))
     with pytest.raises(ValueError, match="stacked cells inside Bidirectional"):
         from_keras(layer)
+
+
+def test_what_any_layer_of_a_stack_says_counts():
+    first, second = recorded("stacked")
+    upper = stand_ins.LSTM(second, {"dropout": 0.5, "unit_forget_bias": False})
+    with pytest.warns(UserWarning, match=r"dropout=0\.5 is left out"):
+        assert not from_keras([stand_ins.LSTM(first), upper]).unit_forget_bias

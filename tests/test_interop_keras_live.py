@@ -137,3 +137,44 @@ def test_dtypes(dtype):
     layer.build((B, T, FEATURES))
     expected = torch.float32 if dtype == "mixed_float16" else getattr(torch, dtype)
     assert from_keras(layer).weight_hh_l0.dtype == expected
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_masks_are_lengths(zeros):
+    """At valid steps and at the end; after a row's end Keras repeats its last output, or not."""
+    layer = layers.LSTM(UNITS, return_state=True, zero_output_for_mask=zeros, **LSTM)
+    lengths = torch.tensor([4, 1, 3])
+    valid = torch.arange(T) < lengths[:, None]
+    layer.build((B, T, FEATURES))
+    expected, h, c = map(
+        keras.ops.convert_to_numpy, layer(x(0), mask=keras.ops.convert_to_tensor(valid.numpy()))
+    )
+    with torch.no_grad():
+        y, (h_n, c_n) = from_keras(layer)(torch.from_numpy(x(0)), lengths=lengths)
+    close(h_n[0], h)
+    close(c_n[0], c)
+    close(y[valid], expected[valid.numpy()])
+    assert not y[~valid].any() and (expected[~valid.numpy()] == 0).all() == zeros
+
+
+def test_initial_states_are_hx():
+    layer = STACKS["LSTM"]()[0]
+    layer.build((B, T, FEATURES))
+    h, c = (np.random.default_rng(k).standard_normal((B, UNITS)).astype("float32") for k in (1, 2))
+    expected = keras.ops.convert_to_numpy(layer(x(0), initial_state=[h, c]))
+    with torch.no_grad():
+        hx = tuple(torch.from_numpy(each)[None] for each in (h, c))
+        close(from_keras(layer)(torch.from_numpy(x(0)), hx)[0], expected)
+
+
+def test_a_class_of_the_users_is_refused():
+    class LSTM(layers.LSTM):
+        """It may compute anything."""
+
+    layer = LSTM(UNITS)
+    layer.build((B, T, FEATURES))
+    with pytest.raises(TypeError, match="got LSTM"):
+        from_keras(layer)
+    layer = layers.LSTM(UNITS)
+    layer.build((B, T, FEATURES))
+    close(from_keras([each.value for each in layer.weights]).weight_hh_l0, layer.get_weights()[1].T)

@@ -290,6 +290,16 @@ def test_preserve_state_undoes_more_than_calls(disturb):
     assert_unmoved(before, lstm.state)
 
 
+def test_preserve_state_keeps_that_a_batch_may_be_of_another_size():
+    lstm = make()
+    lstm(noise(2, 3, 3))
+    lstm.reset_state()
+    with lstm.preserve_state():
+        lstm(noise(2, 3, 3))
+    lstm(noise(2, 5, 3))
+    assert lstm.state.slots == 5
+
+
 def test_preserve_state_nests():
     lstm = make()
     lstm(noise(2, 4, 3))

@@ -1,4 +1,4 @@
-"""The sixteen traps of recurrent state, one test (or more) each, named after the trap.
+"""The traps of recurrent state, one test (or more) each: sixteen that have a number, and two.
 
 15 (Inductor skips CUDA graphs for mutated inputs without static addresses) and 16 (streams and
 synchronisation in constructors and destructors) exist on CUDA only, and are tested in tests/gpu.
@@ -6,6 +6,8 @@ synchronisation in constructors and destructors) exist on CUDA only, and are tes
 
 import contextlib
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -208,6 +210,22 @@ def test_trap_7_a_second_state_born_in_inference_mode():
     lstm(noise(3, 4, 3), state=state)[0].sum().backward()
 
 
+@pytest.mark.parametrize("how", ["copied", "moved"])
+def test_trap_7_a_state_copied_or_moved_in_inference_mode_serves_outside_it(how):
+    lstm = make()
+    lstm(noise(2, 4, 3))
+    with torch.inference_mode():
+        other = copy.deepcopy(lstm) if how == "copied" else lstm.float()
+    before = [t.clone() for t in other.state.read()]
+    assert not other.state.h.is_inference() and not other.state.c.is_inference()
+    other.reset_state([0])
+    assert not other.state.h[:, 0].any() and other.state.h[:, 1:].any()
+    other.state.write(before)
+    with other.preserve_state(), torch.no_grad():
+        other(noise(2, 4, 3, dtype=before[0].dtype))
+    assert all(map(same_bits, other.state.read(), before))
+
+
 def test_trap_8_a_layer_with_a_live_graph_can_be_deep_copied():
     lstm = make()
     y, _ = lstm(noise(4, 4, 3).requires_grad_())
@@ -391,3 +409,29 @@ def test_trap_14_every_other_change_is_noticed_too(change):
     for use in uses:
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             use.backward()
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_no_call_holds_on_to_the_graphs_of_those_before(steps):
+    """Carried by hand, and never detached, each call's graph holds all before it."""
+    lstm, alive = make(), []
+    for k in range(3):
+        x = noise(steps, 4, 3, seed=k).requires_grad_()
+        y, (h, c) = lstm(x)
+        assert not any(t.requires_grad for t in (lstm.state.h, lstm.state.c))
+        alive.append(weakref.ref(y.grad_fn))
+        del x, y, h, c
+        gc.collect()
+    assert [node() for node in alive] == [None] * 3
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_slot_named_twice_is_refused(steps, grad):
+    """Which of its two rows it would hold afterwards is anybody's guess."""
+    lstm = make()
+    lstm.allocate_state(4)
+    before = snapshot(lstm.state)
+    with torch.set_grad_enabled(grad), pytest.raises(ValueError, match="slot 2 twice"):
+        lstm(noise(steps, 3, 3), state_indices=torch.tensor([2, 1, 2]))
+    assert_unmoved(before, lstm.state)

@@ -60,7 +60,10 @@ class HiddenVelocities(gymnasium.ObservationWrapper[Any, Any, Any]):
         return observation[[0, 2]]
 
 
-def make_model(policy: type[MlpLstmPolicy], steps: int, hidden: int) -> RecurrentPPO:
+def make_model(
+    policy: type[MlpLstmPolicy], steps: int, hidden: int, **options: Any
+) -> RecurrentPPO:
+    """``options``: of the policy."""
     environments = make_vec_env("CartPole-v1", 8, seed=0, wrapper_class=HiddenVelocities)
     return RecurrentPPO(
         policy,
@@ -70,7 +73,7 @@ def make_model(policy: type[MlpLstmPolicy], steps: int, hidden: int) -> Recurren
         n_epochs=2,
         seed=0,
         device="cpu",
-        policy_kwargs={"lstm_hidden_size": hidden},
+        policy_kwargs={"lstm_hidden_size": hidden, **options},
     )
 
 

@@ -58,6 +58,12 @@ def _is_keras(layer: Any) -> bool:
     return type(layer).__module__.split(".")[0] in ("keras", "tf_keras", "tensorflow")
 
 
+def _is_known(function: Any) -> bool:
+    """Whether an activation is Keras's or a backend's, not a user's of the same name."""
+    home = getattr(function, "__module__", None) or "torch"  # whose functions have none
+    return home.split(".")[0] in ("keras", "tf_keras", "tensorflow", "torch", "jax")
+
+
 def _is_array(value: Any) -> bool:
     return hasattr(value, "__array__")
 
@@ -152,8 +158,10 @@ def _read_rnn(layer: Any, go_backwards: bool) -> list[Layer]:
 def _read_cell(cell: Any, name: str) -> list[Array]:
     expected = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     for which, function in expected.items():
-        got = getattr(cell, which)
-        got = getattr(got, "__name__", repr(got))
+        given = getattr(cell, which)
+        got = getattr(given, "__name__", repr(given))
+        if got == function and not _is_known(given):
+            got = f"{given.__module__}.{got}"
         if got != function:
             raise ValueError(f"{name}: expected {which}={function!r}, got {got!r}")
     arrays = [_plain(array) for array in cell.get_weights()]

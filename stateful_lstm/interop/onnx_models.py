@@ -19,8 +19,9 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     ``LSTM`` node for each layer and direction, and with as many rows and steps as its
     ``dynamic_shapes`` leave open. Its states are inputs and outputs of the model if the model takes
     ``hx`` and returns ``(h_n, c_n)``. ``lengths`` go along; ``reset_mask``, ``proj_size`` and
-    dropout in training do not, for ONNX's LSTM has none, and 16-bit models do not. A resident state
-    cannot go along either, and is refused: set ``stateful = False`` in the layers first.
+    recurrent dropout in training do not, for ONNX's LSTM has none. Models in bfloat16 do not;
+    those in float16 do, with layers that are float32 inside. A resident state cannot go along
+    either, and is refused: set ``stateful = False`` in the layers first.
 
     Returns:
         The translation of the operator that such a model holds for each layer and direction.

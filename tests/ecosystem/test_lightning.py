@@ -86,6 +86,11 @@ def test_a_validation_run_leaves_no_trace(example):
     )
     example.make_trainer(2).fit(other, example.windows(12, 1))
     assert len(losses) > 4
+    with torch.no_grad(), stateful_lstm.preserve_state(ours):
+        stateful_lstm.reset_state(ours)
+        windows = list(example.windows(9, 2))
+        expected = torch.stack([ours.loss(window) for window in windows]).mean()
+    torch.testing.assert_close(losses[-1], expected)  # from zero, not from where training was
     same(weights(ours), weights(other))
     same(stateful_lstm.get_state(ours), stateful_lstm.get_state(other))
 

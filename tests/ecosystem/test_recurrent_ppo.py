@@ -74,11 +74,20 @@ def test_an_update_sees_the_same(example, share):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_training_from_a_seed_goes_the_same_way(example):
+KINDS = {
+    "as it comes": {},
+    "actor alone": {"enable_critic_lstm": False},
+    "shared": {"enable_critic_lstm": False, "shared_lstm": True},
+    "two layers": {"n_lstm_layers": 2},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_from_a_seed_goes_the_same_way(example, kind):
     """Rollouts, updates, and then predictions: the parameters stay together."""
     outcomes = {}
     for name, policy in policies(example).items():
-        model = example.make_model(policy, STEPS, 8)
+        model = example.make_model(policy, STEPS, 8, **KINDS[kind])
         before = nn.utils.parameters_to_vector(model.policy.parameters()).detach()
         model.learn(2 * 8 * STEPS)
         weights = nn.utils.parameters_to_vector(model.policy.parameters()).detach()
@@ -103,12 +112,16 @@ def test_a_model_is_saved_and_loaded(example, tmp_path):
     loaded = type(model).load(tmp_path / "model", device="cpu")
     assert isinstance(loaded.policy.lstm_actor, StatefulLSTM)
     observations = model.env.reset()
-    for one, other in zip(
-        model.predict(observations, deterministic=True)[1],
-        loaded.predict(observations, deterministic=True)[1],
-        strict=True,
-    ):
-        assert (one == other).all()
+    (action, states), (other, others) = (
+        each.predict(observations, deterministic=True) for each in (model, loaded)
+    )
+    assert (action == other).all()
+    assert all((one == two).all() for one, two in zip(states, others, strict=True))
+    loaded.set_env(model.env)
+    before = nn.utils.parameters_to_vector(loaded.policy.parameters()).detach()
+    loaded.learn(8 * STEPS)
+    after = nn.utils.parameters_to_vector(loaded.policy.parameters()).detach()
+    assert (after - before).abs().max() > 1e-4
 
 
 def test_the_example_runs(example, monkeypatch, tmp_path, capsys):
