@@ -24,8 +24,8 @@ struct Guard {
 };
 std::vector<Guard> guards;
 
-PyObject* backward_pass =
-    nullptr;  // torch's function for the number of the one that runs here, or -1
+// torch's function for the number of the backward pass that runs in this thread, or -1.
+PyObject* backward_pass = nullptr;
 
 // An operator runs without Python's lock.
 bool runs_in_backward_pass() {

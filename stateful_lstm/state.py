@@ -235,7 +235,7 @@ class LSTMState:
                 h0 = self.h[:, slots].masked_fill(padding, 0)
                 c0 = self.c[:, slots].masked_fill(padding, 0)
             if compiled and not self._by_operator(state_indices):
-                h0, c0 = copy_of_state(h0), copy_of_state(c0)
+                h0, c0 = ops.state_copy(h0), ops.state_copy(c0)
             if bidirectional:
                 h0[1::2] = 0
                 c0[1::2] = 0
@@ -273,6 +273,6 @@ def copy_of_state(t: Tensor) -> Tensor:
     Of a plain copy compiled code may make another one in backward, too late. What has gradients is
     no state.
     """
-    if torch.compiler.is_compiling() and not t.requires_grad:
+    if torch.compiler.is_compiling() and torch.is_grad_enabled() and not t.requires_grad:
         return ops.state_copy(t)
     return t.clone()
