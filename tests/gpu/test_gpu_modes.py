@@ -18,19 +18,22 @@ def test_autocast_gives_the_dtypes_and_numbers_of_nn_lstm(case, given, train, ha
     x, hx = inputs(case, "float32")
     lstm, oracle = ours(case, "float32"), theirs(case, "float32")
     with torch.set_grad_enabled(train), torch.autocast(DEVICE.type, half):
-        found = flat(lstm(x, hx if given else None))
+        found = list(flat(lstm(x, hx if given else None)).values())
         try:
-            expected = flat(oracle(x, hx if given else None))
+            expected = list(flat(oracle(x, hx if given else None)).values())
         except RuntimeError:
             pytest.skip("nn.LSTM cannot do this here")
     assert [t.dtype for t in found] == [t.dtype for t in expected] == [half] * 3
-    exact = flat(oracle(x, hx if given else None))
+    exact = list(flat(oracle(x, hx if given else None)).values())
     for ours_, theirs_, truth in zip(found, expected, exact, strict=True):
         error, other = ((t.float() - truth).norm() for t in (ours_, theirs_))
         assert error <= 2 * other + 1e-3 * truth.norm()
     if train:
         found[0].float().square().sum().backward()
-        assert all(p.grad.dtype == torch.float32 and p.grad.any() for p in lstm.parameters())
+        for name, p in lstm.named_parameters():
+            assert p.grad.dtype == torch.float32
+            # A single step from zero has nothing to tell of weight_hh.
+            assert p.grad.any() or (case.T == 1 and not given and "weight_hh" in name)
 
 
 @cases((16, 17, 256, 19, 2), (1, 3, 24))
