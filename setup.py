@@ -114,6 +114,7 @@ flags = [
     "-fvisibility=hidden",
     # a * b + c as one instruction wherever the hardware has it, the same in every kernel.
     "-ffp-contract=fast",
+    f"-ffile-prefix-map={root}{os.sep}=",  # an error names csrc/..., not a folder of this machine
     "-Wall",
     "-Wextra",
     # The stable ABI as of torch 2.11: nothing newer can be used by mistake.

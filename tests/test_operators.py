@@ -42,6 +42,7 @@ SCHEMAS = {
     "state_gather": "(Tensor h, Tensor c, Tensor? state_indices) -> (Tensor h0, Tensor c0)",
     "state_scatter_": "(Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, Tensor h_n, Tensor c_n) "
     "-> ()",
+    "state_copy": "(Tensor x) -> Tensor",
     "cpu_capability": "() -> str",
     "cpu_capabilities": "() -> str",
 }
@@ -141,6 +142,23 @@ def test_opcheck_gather_and_scatter(dtype: torch.dtype, index_dtype: torch.dtype
     torch.library.opcheck(torch.ops.stateful_lstm.state_scatter_, [h, c, slots, *rows])
 
 
+def test_opcheck_copy() -> None:
+    for x in (torch.randn(2, 3, 5), torch.randn(5, 3, 2).half().permute(2, 1, 0)):
+        torch.library.opcheck(torch.ops.stateful_lstm.state_copy, [x])
+
+
+@pytest.mark.parametrize("projection", [False, True])
+def test_opcheck_gradients_and_gates(projection: bool) -> None:
+    args = forward_args(torch.float32, projection, True, False)
+    x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, *control, _ = args
+    y, h_n, c_n, gates, cells = ops.lstm_forward(*args)
+    grads = [torch.randn_like(t) for t in (y, h_n, c_n)]
+    given = [*grads, gates, cells, x, y, h0, c0, w_ih, w_hh, w_hr, *control]
+    torch.library.opcheck(torch.ops.stateful_lstm.lstm_gradients, [*given, None, None, None, 31])
+    given = [x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, *control, y, cells]
+    torch.library.opcheck(torch.ops.stateful_lstm.lstm_gates, given)
+
+
 def test_mutating_operators_bump_the_version_of_the_state() -> None:
     args = step_args(torch.float32, False, False)
     h, c = args[2:4]
@@ -218,31 +236,59 @@ def test_step_refuses_no_steps() -> None:
         ops.lstm_step_(*args)
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16])
+def test_a_state_is_copied_as_it_lies(dtype: torch.dtype) -> None:
+    for x in (torch.randn(2, 3, 5).to(dtype), torch.randn(5, 3, 2).to(dtype).permute(2, 1, 0)):
+        found = ops.state_copy(x)
+        assert torch.equal(found, x) and found.stride() == x.stride()
+        assert found.data_ptr() != x.data_ptr()
+
+
+def test_an_error_names_a_file_of_the_project() -> None:
+    """Not where it lay on the machine that built the library."""
+    args = forward_args(torch.float32, False, False, False)
+    args[6] = torch.randn(B, H + 1)
+    with pytest.raises(RuntimeError, match=r"^\w+, csrc/binding\.h:\d+, h0 must have shape"):
+        ops.lstm_forward(*args)
+
+
+# A process for each name, made after torch is there and before the first call chooses.
 INSTRUCTION_SETS = """
+import os, sys
 import torch
 from stateful_lstm import ops
 from stateful_lstm.autograd import compiled_layer
 from stateful_lstm.stack import LayerWeights
-torch.manual_seed(3)
-print(ops.cpu_capability())
-for dtype in (torch.float32, torch.float64, torch.bfloat16):
-    wide = torch.float32 if dtype == torch.bfloat16 else dtype
-    w, h, c = torch.randn(76, 19, dtype=dtype), torch.randn(5, 19, dtype=dtype), torch.randn(5, 19)
-    x, w_ih = torch.randn(6, 5, 11, dtype=dtype), torch.randn(76, 11, dtype=dtype)
-    args = x, w_ih, w, None, None, None, h, c.to(wide), None, None, None, False, 2
-    y, h_n, c_n, gates, cells = ops.lstm_forward(*args)
-    c0, control = c.to(wide), args[8:12]
-    grads = ops.lstm_backward(y, None, None, gates, cells, w, None, c0, *control)
-    saved = y, None, None, gates, cells, x, y, h, c0, w_ih, w, None
-    grads += ops.lstm_gradients(*saved, *control, None, None, None, 31)[:6]
-    print(*(t.double().abs().sum().item() for t in (y, c_n, *grads)))
+
+def run():
+    torch.manual_seed(3)
+    print(ops.cpu_capability())
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        wide = torch.float32 if dtype == torch.bfloat16 else dtype
+        w, h, c = (torch.randn(n, 19, dtype=dtype) for n in (76, 5, 5))
+        x, w_ih = torch.randn(6, 5, 11, dtype=dtype), torch.randn(76, 11, dtype=dtype)
+        args = x, w_ih, w, None, None, None, h, c.to(wide), None, None, None, False, 2
+        y, h_n, c_n, gates, cells = ops.lstm_forward(*args)
+        c0, control = c.to(wide), args[8:12]
+        grads = ops.lstm_backward(y, None, None, gates, cells, w, None, c0, *control)
+        saved = y, None, None, gates, cells, x, y, h, c0, w_ih, w, None
+        grads += ops.lstm_gradients(*saved, *control, None, None, None, 31)[:6]
+        print(*(t.double().abs().sum().item() for t in (y, c_n, *grads)))
+
+for name in sys.argv[1:]:
+    if os.fork() == 0:
+        os.environ["STATEFUL_LSTM_CPU"] = name
+        run()
+        sys.stdout.flush()
+        os._exit(0)
+    os.wait()
 """
 
 
 def test_every_instruction_set_can_be_forced_and_agrees() -> None:
-    def run(name: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "STATEFUL_LSTM_CPU": name, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-c", INSTRUCTION_SETS]
+    def run(*names: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", INSTRUCTION_SETS, *names]
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
     def sums(lines: list[str]) -> list[list[float]]:
@@ -250,16 +296,15 @@ def test_every_instruction_set_can_be_forced_and_agrees() -> None:
 
     names = ops.cpu_capabilities()
     assert ops.cpu_capability() in names and {"portable", "pairs", "tiles"} <= set(names)
-    portable = run("portable").stdout.splitlines()
-    assert portable[0] == "portable" and len(portable) == 4
+    lines = run(*names).stdout.splitlines()
+    said = {lines[k]: sums(lines[k + 1 : k + 4]) for k in range(0, len(lines), 4)}
+    assert [*said] == names and len(lines) == 4 * len(names)
+    tolerances = (1e-5, 1e-13, 1e-2)  # tens of roundings of float32, float64, bfloat16
     for name in names:
-        lines = run(name).stdout.splitlines()
-        assert lines[0] == name
-        tolerances = (1e-5, 1e-13, 1e-2)  # tens of roundings of float32, float64, bfloat16
-        for a, b, rel in zip(sums(lines[1:]), sums(portable[1:]), tolerances, strict=True):
+        for a, b, rel in zip(said[name], said["portable"], tolerances, strict=True):
             assert a == pytest.approx(b, rel=rel), name
     refused = run("abacus")
-    assert refused.returncode != 0 and "STATEFUL_LSTM_CPU=abacus" in refused.stderr
+    assert "STATEFUL_LSTM_CPU=abacus" in refused.stderr and not refused.stdout
 
 
 @pytest.mark.parametrize("save", [0, 1, 2])
