@@ -242,6 +242,23 @@ def test_refused(path, build, options, kind, words):
     assert not path.exists()
 
 
+def test_a_model_that_onnx_finds_wrong_is_not_written(path, monkeypatch):
+    def wrong(*args, **options):
+        raise onnx.checker.ValidationError("on purpose")
+
+    monkeypatch.setattr(onnx.checker, "check_model", wrong)
+    with pytest.raises(onnx.checker.ValidationError, match="on purpose"):
+        export_onnx(make(), path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("opset", ["17", 17.0, True])
+def test_an_opset_is_a_number(path, opset):
+    with pytest.raises(TypeError, match="opset must be a number, got"):
+        export_onnx(make(), path, opset=opset)
+    assert not path.exists()
+
+
 def test_refuses_weights_of_several_dtypes(path):
     lstm = make(dtype=torch.float32)
     lstm.weight_hh_l0.data = lstm.weight_hh_l0.data.double()
