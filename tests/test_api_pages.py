@@ -23,11 +23,9 @@ PACKAGES = [stateful_lstm] + [
 INSIDE = {
     f"stateful_lstm.LSTMState.{name}"
     for name in ("fits", "finish", "mark_resizable", "move", "resizable", "select", "start")
-} | {"stateful_lstm.StatefulLSTM.extra_repr"}
-# And nn.LSTM's own, of which its page tells.
-INSIDE |= {
-    f"stateful_lstm.StatefulLSTM.{name}"
-    for name in ("check_forward_args", "get_expected_cell_size", "permute_hidden")
+} | {
+    f"stateful_lstm.StatefulLSTM.{name}"  # or of torch's own, whose pages tell of them
+    for name in ("extra_repr", "check_forward_args", "get_expected_cell_size", "permute_hidden")
 }
 
 

@@ -230,12 +230,12 @@ def test_float16_on_the_cpu_is_nearer_to_the_truth_than_it_need_be():
     exact = copy.deepcopy(half).double()
     x = noise(30, B, INPUT, dtype=torch.float16).requires_grad_()
     wide = x.detach().double().requires_grad_()
-    for (y, hc), (expected, truth) in [(half(x), exact(wide))]:
-        assert dtypes((y, hc)) == (torch.float16,) * 3
-        close(y.double(), expected, rtol=2**-10, atol=1e-4)
-        close([t.double() for t in hc], list(truth), rtol=2**-10, atol=1e-4)
-        y.double().square().sum().backward()
-        expected.square().sum().backward()
+    (y, hc), (expected, truth) = half(x), exact(wide)
+    assert dtypes((y, hc)) == (torch.float16,) * 3
+    close(y.double(), expected, rtol=2**-10, atol=1e-4)
+    close([t.double() for t in hc], list(truth), rtol=2**-10, atol=1e-4)
+    y.double().square().sum().backward()
+    expected.square().sum().backward()
     close(x.grad.double(), wide.grad, rtol=2e-3, atol=2e-3)
     for one, other in zip(half.parameters(), exact.parameters(), strict=True):
         close(one.grad.double(), other.grad, rtol=2e-3, atol=2e-3)
