@@ -90,9 +90,17 @@ def test_a_validation_run_leaves_no_trace(example):
         stateful_lstm.reset_state(ours)
         windows = list(example.windows(9, 2))
         expected = torch.stack([ours.loss(window) for window in windows]).mean()
-    torch.testing.assert_close(losses[-1], expected)  # from zero, not from where training was
+    torch.testing.assert_close(losses[-1], expected)
     same(weights(ours), weights(other))
     same(stateful_lstm.get_state(ours), stateful_lstm.get_state(other))
+
+
+def test_validation_may_have_another_number_of_rows(example, monkeypatch):
+    """It begins with a reset, after which a batch of any size is welcome."""
+    model, training = new_model(example), example.windows(12, 1)
+    monkeypatch.setattr(example, "ROWS", 3)
+    example.make_trainer(2, val_check_interval=2).fit(model, training, example.windows(9, 2))
+    assert model.lstm.state.slots == training.batch_size != 3
 
 
 def stateful_model(example):
