@@ -1,53 +1,7 @@
 // The toys for Python: functions of numpy arrays, which are written in place.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <type_traits>
-
+#include "arrays.h"
 #include "halves.h"
 #include "toys.h"
-
-namespace py = pybind11;
-
-namespace {
-
-using stateful_lstm::toys::Options;
-
-// What Python gives for an argument: an array for a pointer, a seed for the options.
-template <class Argument>
-struct From {
-  using type = Argument;
-  static Argument get(const type& value) { return value; }
-};
-template <class T>
-struct From<T*> {
-  using type = py::array;
-  static T* get(type& array) {
-    using Exactly = py::array_t<std::remove_const_t<T>, py::array::c_style>;
-    if (!py::isinstance<Exactly>(array)) throw py::type_error("an array of another type or layout");
-    if constexpr (std::is_const_v<T>)
-      return static_cast<T*>(array.data());
-    else
-      return static_cast<T*>(array.mutable_data());
-  }
-};
-template <>
-struct From<Options> {
-  using type = uint64_t;
-  static Options get(type seed) {
-    Options options;
-    options.seed = seed;
-    return options;
-  }
-};
-
-template <class... Arguments>
-void add(py::module_& module, const char* name, void (*function)(Arguments...)) {
-  module.def(name, [function](typename From<Arguments>::type... values) {
-    function(From<Arguments>::get(values)...);
-  });
-}
-
-}  // namespace
 
 PYBIND11_MODULE(toys, module) {
   using namespace stateful_lstm::toys;
