@@ -14,14 +14,14 @@ GPU_PYTHON := $(shell command -v $(PYTHON))
 
 LIBRARY := stateful_lstm/_C.abi3.so
 CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl)
-FORMATTED := $(CPP) $(wildcard benchmarks/*.cpp csrc/cuda/*.cu tests/emulator/*.cpp tests/emulator/*.h)
+FORMATTED := $(CPP) $(wildcard $(addprefix benchmarks/*.,cpp h cu) csrc/cuda/*.cu tests/emulator/*.cpp tests/emulator/*.h)
 REQUIREMENTS := $(addprefix requirements/,demo.txt interop.txt test.txt dev.txt docs.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help environment demo test test-sets test-sanitized test-emulator test-ecosystem test-packages
 .PHONY: lint format build cuda examples bench docs clean
-.PHONY: gpu-check gpu-build gpu-test gpu-sanitize gpu-bench
+.PHONY: gpu-check gpu-build gpu-chip gpu-test gpu-sanitize gpu-bench
 
 help:         ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1@/p' Makefile | tr @ '\t' | expand -t 22
@@ -191,7 +191,8 @@ docs: $(ENVIRONMENT)  ## the pages, in build/docs; a warning is an error
 #
 # GPU_PARTS  what gpu-check runs       GPU_LIMIT  seconds after which a part is stopped
 # GPU_TOOLS  of compute-sanitizer      STATEFUL_LSTM_CUDA_OBJECTS  kernels that are already compiled
-GPU_PARTS ?= gpu-build gpu-test gpu-sanitize gpu-bench
+# GPU_CHIP   what benchmarks/chip.py --compile-only has made, where there is no nvcc
+GPU_PARTS ?= gpu-build gpu-chip gpu-test gpu-sanitize gpu-bench
 GPU_TOOLS ?= memcheck racecheck synccheck
 GPU_LIMIT ?= 1800
 
@@ -200,7 +201,7 @@ GPU_LIMITED := $(GPU) timeout --kill-after=15 $(GPU_LIMIT)
 GPU_PRESENT := $(GPU) "$(GPU_PYTHON)" tools/check_environment.py gpu
 GPU_LACKS = { echo "make: $@ needs the above; it installs nothing" >&2; exit 1; }
 
-gpu-check:    ## on a machine with a GPU: build, tests, sanitizers, benchmark
+gpu-check:    ## on a machine with a GPU: build, tests, sanitizers, benchmarks
 	@$(GPU_PRESENT) || $(GPU_LACKS)
 	@table=; status=0; for part in $(GPU_PARTS); do \
 	    echo "== $$part"; begin=$$(date +%s); result=ok; \
@@ -216,6 +217,11 @@ gpu-build:
 	FORCE_CUDA=1 $(GPU_LIMITED) "$(GPU_PYTHON)" setup.py -q build_ext --inplace --force
 	@$(GPU) "$(GPU_PYTHON)" -c 'import sys, stateful_lstm; print(stateful_lstm.info()); \
 	    why = stateful_lstm.info()["backends"]["cuda"]; sys.exit(None if why is True else why)'
+
+# What the kernels are bound by, for the floors of gpu-bench: before it.
+gpu-chip:
+	@$(GPU_PRESENT) $(if $(GPU_CHIP),,nvcc) || $(GPU_LACKS)
+	$(GPU_LIMITED) "$(GPU_PYTHON)" benchmarks/chip.py $(if $(GPU_CHIP),--program "$(GPU_CHIP)") $(ARGS)
 
 # Without the plugins that a machine's pytest may have: they bring warnings of their own. A test that
 # hangs shows where after five minutes.

@@ -24,6 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package as built in place
 
+import floors
 import gpu_report as report
 from gpu_candidates import MODES, TOLERANCE, NotInstalledError, Problem, makers
 from gpu_report import GpuRow
@@ -166,6 +167,7 @@ def main() -> None:
     out = options.out or (root.parent / "build/bench" if trial else root / "results")
     about = report.description(device)
     path = out / f"{report.slug(about['device'])}.json"
+    chip = floors.read(root / "results" / report.chip_file(about["device"]))
 
     kinds = [kind for part in options.only for kind in PARTS[part]]
     if device.type == "cpu":
@@ -184,6 +186,8 @@ def main() -> None:
         progress(f"{time.perf_counter() - begin:5.0f} s  {reached}/{len(work)}  {what}")
         try:
             rows.append(measured(kind, mode, shape, seconds, device))
+            if chip is not None:
+                report.give_floor(rows[-1], chip)
         except Exception as error:  # the other rows are still worth having
             failed.append(f"FAILED: {what}: {one_line(error)}")
         if broken(device):

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
+import floors
 import machine
 import torch
 from report import Row
@@ -32,7 +33,7 @@ TITLES = {
 
 @dataclass
 class GpuRow(Row):
-    """A row of candidates' times. What a CPU's row says of peaks and other processes is unused."""
+    """A row of candidates' times. What a CPU's row says of other processes is unused."""
 
     floor: float = 0.0
     limit: str = ""
@@ -42,6 +43,11 @@ class GpuRow(Row):
     @property
     def comparable(self) -> bool:
         return any(not name.startswith("ours") for name in self.times)
+
+    @property
+    def multiple(self) -> float | None:
+        """Our time, in multiples of the floor; None: there is none."""
+        return self.ours.median / self.floor if self.floor else None
 
     @property
     def resets_cost(self) -> float | None:
@@ -59,12 +65,18 @@ class GpuRow(Row):
             }
             for name, t in self.times.items()
         }
+        floor = {
+            "us a step": round(self.floor / steps, 4),
+            "limit": self.limit,
+            "multiple": round(self.multiple or 0.0, 3),
+        }
         return {
             "kind": self.kind,
             "dtype": self.dtype,
             "shape": self.shape._asdict(),
             "ratio": round(self.ratio, 3) if self.comparable else None,
             "best peer": self.best_peer if self.comparable else None,
+            "floor": floor if self.floor else None,
             "times": times,
             "left out": self.absent,
         }
@@ -78,13 +90,19 @@ class GpuRow(Row):
             f"{name} {time.median / self.shape.T * 1e6:.3g} ±{time.spread:.0%}"
             for name, time in order
         )
-        return f"{self.kind:11}{self.dtype:9}{shape:>14}{ratio:>8}{doubt} {times}"
+        floor = f"{self.multiple:.1f}x {self.limit}" if self.multiple else ""
+        return f"{self.kind:11}{self.dtype:9}{shape:>14}{ratio:>8}{doubt} {floor:15} {times}"
 
 
-HEADING = f"{'kind':11}{'type':9}{'T, B, H':>14}{'ratio':>8}  medians in microseconds a step"
+HEADING = (
+    f"{'kind':11}{'type':9}{'T, B, H':>14}{'ratio':>8}  {'of the floor':15} "
+    "medians in microseconds a step"
+)
 NOTES = (
     "ratio: the best peer's median / ours. ±: half the distance of the quartiles, of the median.\n"
     "?: not to be trusted, above 25%. Each shape has I = H and one layer.\n"
+    "of the floor: ours, in multiples of what floors.py finds, and what bounds that; where\n"
+    "benchmarks/chip.py has measured the device.\n"
 )
 
 
@@ -164,6 +182,18 @@ def description(device: torch.device) -> dict[str, Any]:
 
 def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def chip_file(device: str) -> str:
+    """Where chip.py's figures of a device are, among the results."""
+    return f"chip-{slug(device)}.json"
+
+
+def give_floor(row: GpuRow, chip: floors.Chip) -> None:
+    """To a row of a sequence: of one layer, as all of them are."""
+    if row.kind in ("infer", "train"):
+        found = floors.floor_us(chip, *row.shape[:4], row.dtype, row.kind == "train")
+        row.floor, row.limit = found.us * row.shape.T * 1e-6, found.limit
 
 
 def write(
