@@ -22,7 +22,7 @@ from stateful_lstm.__main__ import main
 
 CHIPS = {
     "75": cuda.Device(75, 8, 65536, 1),
-    "80": cuda.Device(80, 8, 166912, 1),
+    "80": cuda.Device(80, 9, 166912, 1),
     "90": binding.H100,
 }
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -391,8 +391,8 @@ def test_the_command_says_which_kernel_a_call_gets(emulated, monkeypatch, capsys
     assert len(lines) == 2 * len(cuda.KNOWN)
     assert lines[0].startswith("T4, forward: ") and "steps" in lines[0]
     (h100,) = (line for line in lines if line.startswith("H100, forward"))
-    assert "64 blocks" in h100 and ": grid, Tensor<Bfloat16" in h100
-    assert "small, Tensor<Bfloat16, 1, 8>: a block needs" in h100  # and why no other
+    assert "128 blocks" in h100 and ": grid, TensorGrid<Bfloat16, 1, 8>" in h100
+    assert "small, TensorBlock<Bfloat16, 64>: a block needs" in h100  # and why no other
     assert main(["plan", "1", "1", "64", "--chip", "A100", "--proj-size", "32"]) == 0
     assert "there is a projection" in capsys.readouterr().out
     assert main(["plan", "1", "0", "64"]) == 2

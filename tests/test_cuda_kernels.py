@@ -11,15 +11,35 @@ from emulator.resident import Step
 from emulator.sequence import DTYPES, Case
 
 # What is built: in which type, by which ways to multiply (csrc/cuda/built.h).
-HALVES = ["Simt<{}, 1>", *(f"Tensor<{{}}, {sizes}>" for sizes in ("1, 8", "1, 2", "4, 4", "4, 2"))]
-WAYS = {
-    "float32": ["Simt<float, 1>", "Simt<float, 4>", "Tensor<float, 1>", "Tensor<float, 4>"],
+SIMT = {
+    "float32": ["Simt<float, 1>", "Simt<float, 4>"],
     "float64": ["Simt<double, 1>", "Simt<double, 2>"],
-    "float16": [way.format("Half") for way in HALVES],
-    "bfloat16": [way.format("Bfloat16") for way in HALVES],
+    "float16": ["Simt<Half, 1>"],
+    "bfloat16": ["Simt<Bfloat16, 1>"],
+}
+NAMES = {"float32": "float", "float16": "Half", "bfloat16": "Bfloat16"}  # on tensor cores
+TENSOR = {"float32": ["1", "4"], "float16": ["1, 8", "4, 4"], "bfloat16": ["1, 8", "4, 4"]}
+RESIDENT = {  # in blocks that stay on the device
+    "small": ["TensorBlock<{}, 64>", "TensorBlock<{}, 128>"],
+    "cluster": ["TensorCluster<{}>"],
+    "grid": [f"TensorGrid<{{}}, {sizes}>" for sizes in ("1, 8", "1, 16", "4, 8", "4, 16")],
+}
+WAYS = {  # of a launch a step
+    dtype: ways + [f"Tensor<{NAMES[dtype]}, {sizes}>" for sizes in TENSOR.get(dtype, [])]
+    for dtype, ways in SIMT.items()
 }
 TYPES = [(dtype, way) for dtype, ways in WAYS.items() for way in ways]
-KERNELS = [(kernel, *key) for kernel in ("steps", "small", "grid", "cluster") for key in TYPES]
+SLICES = [
+    (kernel, dtype, way.format(name))
+    for kernel, ways in RESIDENT.items()
+    for dtype, name in NAMES.items()
+    for way in ways
+]
+KERNELS = [
+    *(("steps", *key) for key in TYPES),
+    *((kernel, dtype, way) for kernel in RESIDENT for dtype in SIMT for way in SIMT[dtype]),
+    *SLICES,
+]
 # How far numbers of order 1 may be off: h, saved gates and gradients are rounded, some steps deep.
 BOUNDS = {"float64": 1e-12, "float32": 1e-5, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 6e-2}
 
@@ -68,6 +88,8 @@ CONTROLS = [
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_sizes(kernel, dtype, way, size):
     T, B, H = size
+    if "TensorBlock" in way and H > 64:
+        H = 128 if "128" in way else 64
     assert_right(Case(T, B, H, H, DTYPES[dtype]), kernel, way, seed=1)
 
 
@@ -91,21 +113,44 @@ def test_any_order_of_threads_gives_the_same_bits(kernel, dtype, way):
         assert sequence.as_array(first[name]).tobytes() == sequence.as_array(other[name]).tobytes()
 
 
+def first_rows(case, count):
+    """The same call for the first rows alone."""
+    few = Case(case.T, case.B, case.H, case.P, case.dtype)
+    few.B = count
+    for name in ("h0", "c0", "grad_h_n", "grad_c_n"):
+        setattr(few, name, getattr(few, name)[:count].clone())
+    for name in ("gates_x", "grad_y"):
+        setattr(few, name, getattr(few, name)[:, :count].clone())
+    return few
+
+
 @pytest.mark.parametrize(("dtype", "way"), TYPES)
 def test_all_kernels_and_any_number_of_rows_give_the_same_bits(dtype, way):
     case = Case(3, 7, 18, 18, DTYPES[dtype])
-    kernels = ("steps", "small", "grid", "cluster")
-    steps, *others = [sequence.forward(case, kernel, way, 1) for kernel in kernels]
-    for other, name in itertools.product(others, steps):
-        assert torch.equal(steps[name], other[name]), name
-    few = Case(3, 7, 18, 18, DTYPES[dtype])
-    few.B = 2
-    for name in ("h0", "c0", "grad_h_n", "grad_c_n"):
-        setattr(few, name, getattr(few, name)[:2].clone())
-    for name in ("gates_x", "grad_y"):
-        setattr(few, name, getattr(few, name)[:, :2].clone())
-    part = sequence.forward(few, "steps", way, 1)
+    steps = sequence.forward(case, "steps", way, 1)
+    for kernel in ("small", "grid", "cluster") if way in SIMT[dtype] else ():
+        other = sequence.forward(case, kernel, way, 1)
+        for name in steps:
+            assert torch.equal(steps[name], other[name]), name
+    part = sequence.forward(first_rows(case, 2), "steps", way, 1)
     assert torch.equal(part["y"], steps["y"][:, :2])
+
+
+@pytest.mark.parametrize("dtype", NAMES)
+def test_tiles_of_any_size_give_the_same_bits(dtype):
+    case = Case(3, 20, 70, 70, DTYPES[dtype])
+    ways = [way.format(NAMES[dtype]) for way in RESIDENT["grid"]]
+    first, *others = [sequence.forward(case, "grid", way, 1) for way in ways]
+    for other in others:
+        for name in first:
+            assert torch.equal(first[name], other[name]), name
+    backs = [sequence.backward(case, first, "grid", way, 2) for way in ways]
+    for other in backs[1:]:
+        for name in other:
+            assert torch.equal(backs[0][name], other[name]), name
+    for way in ways:
+        part = sequence.forward(first_rows(case, 2), "grid", way, 1)
+        assert torch.equal(part["y"], first["y"][:, :2])
 
 
 # ---- one step on resident state ------------------------------------------------------------------

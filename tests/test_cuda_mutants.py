@@ -12,7 +12,7 @@ from emulator import build, counts, mutate
 KERNELS = [path for path in sorted((build.ROOT / "csrc/cuda").glob("*.h")) if path.stem != "device"]
 COMMAND = [sys.executable, "tests/emulator/few.py"]
 # Within a cluster, across the device: the first of each. Each compiles for twenty seconds.
-SOME = {"cluster.h: cluster_wait", "grid.h: store_release"}
+SOME = {"exchange.h: cluster_wait", "exchange.h: store_release"}
 
 
 def test_a_kernel_without_one_of_its_synchronisations_is_found_out():

@@ -60,6 +60,20 @@ Candidate<S> grid_candidate(const char* way, bool tensor) {
           nullptr};
 }
 
+template <class S, class Way>
+Candidate<S> slices_candidate(const char* kernel, const char* way) {
+  return {kernel,
+          way,
+          Way::Forward::kRows,
+          true,
+          [](const Call& c) {
+            return c.backward ? backward_grid_of<Way>(c.B, c.H) : forward_grid_of<Way>(c.B, c.H);
+          },
+          run_forward_slices<S, Way>,
+          run_backward_slices<S, Way>,
+          nullptr};
+}
+
 template <class S, class Product>
 Candidate<S> steps_candidate(const char* way, bool tensor) {
   return {
@@ -77,10 +91,6 @@ Candidate<S> steps_candidate(const char* way, bool tensor) {
       run_resident_step<S, Product>};
 }
 
-template <class Product>
-constexpr bool kIsTensor = false;
-template <class S, int M, int Warps>
-constexpr bool kIsTensor<Tensor<S, M, Warps>> = true;
 template <class S, class T>
 constexpr bool kSame = false;
 template <class S>
@@ -96,27 +106,35 @@ template <class S>
 const std::vector<Candidate<S>>& candidates() {
   static const std::vector<Candidate<S>> all = [] {
     std::vector<Candidate<S>> list;
-    const auto in_all_ways = [&](const auto& make) {
+#define LSTM_ADD(Type, ...)     \
+  if constexpr (kSame<S, Type>) \
+    list.push_back(slices_candidate<S, __VA_ARGS__>(kernel, #__VA_ARGS__));
+    const char* kernel = "small";
+    LSTM_BLOCKS(LSTM_ADD)
+    kernel = "cluster";
+    LSTM_CLUSTERS(LSTM_ADD)
+    kernel = "grid";
+    LSTM_GRIDS(LSTM_ADD)
+#undef LSTM_ADD
 #define LSTM_ADD(Type, ...) \
   if constexpr (kSame<S, Type>) list.push_back(make(Way<__VA_ARGS__>{#__VA_ARGS__}));
-      LSTM_BUILT(LSTM_ADD)
+    const auto in_simt_ways = [&](const auto& make) { LSTM_SIMT(LSTM_ADD) };
+    const auto in_tensor_ways = [&](const auto& make) { LSTM_TENSOR(LSTM_ADD) };
 #undef LSTM_ADD
-    };
-    in_all_ways([](auto way) {
-      using Product = typename decltype(way)::Product;
-      return small_candidate<S, Product>(way.name, kIsTensor<Product>);
+    in_simt_ways([](auto way) {
+      return small_candidate<S, typename decltype(way)::Product>(way.name, false);
     });
-    in_all_ways([](auto way) {
-      using Product = typename decltype(way)::Product;
-      return cluster_candidate<S, Product>(way.name, kIsTensor<Product>);
+    in_simt_ways([](auto way) {
+      return cluster_candidate<S, typename decltype(way)::Product>(way.name, false);
     });
-    in_all_ways([](auto way) {
-      using Product = typename decltype(way)::Product;
-      return grid_candidate<S, Product>(way.name, kIsTensor<Product>);
+    in_simt_ways([](auto way) {
+      return grid_candidate<S, typename decltype(way)::Product>(way.name, false);
     });
-    in_all_ways([](auto way) {
-      using Product = typename decltype(way)::Product;
-      return steps_candidate<S, Product>(way.name, kIsTensor<Product>);
+    in_tensor_ways([](auto way) {
+      return steps_candidate<S, typename decltype(way)::Product>(way.name, true);
+    });
+    in_simt_ways([](auto way) {
+      return steps_candidate<S, typename decltype(way)::Product>(way.name, false);
     });
     return list;
   }();

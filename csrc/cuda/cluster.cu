@@ -1,4 +1,4 @@
-// The kernels of cluster.h, built for all types.
+// The kernels of cluster.h, built for what is not on tensor cores.
 #include "built.h"
 #include "run_cluster.h"
 
@@ -6,5 +6,5 @@ namespace stateful_lstm::cuda {
 #define LSTM_BUILD(S, ...)                                                             \
   template void run_forward_cluster<S, __VA_ARGS__>(const Forward<S>&, const Stream&); \
   template void run_backward_cluster<S, __VA_ARGS__>(const Backward<S>&, const Stream&);
-LSTM_BUILT(LSTM_BUILD)
+LSTM_SIMT(LSTM_BUILD)
 }  // namespace stateful_lstm::cuda

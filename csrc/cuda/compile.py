@@ -30,8 +30,9 @@ QUICK = ("90a",)
 # What device.h tells apart. The source becomes PTX once for each of these, and that the code of all
 # chips up to the next one. The newest PTX stays in the objects, for chips that are not listed.
 VIRTUAL = (75, 80, 90)
-OLDEST = {"cluster": 90}  # where the plan asks for a kernel at all
-SLOWEST = ("steps", "grid")  # begun first, or one core waits for them at the end
+# Where the plan asks for a kernel at all.
+OLDEST = {"cluster": 90, "slices_block": 80, "slices_cluster": 90, "slices_grid": 80}
+SLOWEST = ("slices_grid", "steps")  # begun first, or one core waits for them at the end
 FLAGS = [
     *("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xptxas=-v"),
     "--compress-mode=size",  # a sixth of what the default leaves

@@ -17,6 +17,7 @@
 #include <cuda_runtime.h>
 
 #define LSTM_KERNEL __global__ void
+#define LSTM_KERNEL_OF(threads) __global__ void __launch_bounds__(threads, 1)
 #define LSTM_DEVICE __device__ __forceinline__
 
 namespace stateful_lstm::cuda {
@@ -67,6 +68,19 @@ LSTM_DEVICE void add_release(uint32_t* flag, uint32_t value) {
 }
 // In a loop that waits for another block.
 LSTM_DEVICE void emulator_yield() {}
+
+// 16 bytes that another block has written, and that this SM does not read again: from L2.
+struct alignas(16) Words {
+  uint32_t w[4];
+};
+LSTM_DEVICE Words load_past_l1(const Words* from) {
+  Words x;
+  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.w[0]), "=r"(x.w[1]), "=r"(x.w[2]), "=r"(x.w[3])
+               : "l"(from)
+               : "memory");
+  return x;
+}
 
 // ---- meeting within a cluster of blocks (sm_90 and later) ----------------------------------------
 

@@ -78,7 +78,7 @@ std::string explain(const Call& call, const Device& on) {
 template <class S>
 int64_t count_words(const Call& call, const Device& on) {
   const Plan<S> plan = choose<S>(call, on);
-  return plan.grid.together ? plan.grid.blocks : 1;
+  return plan.grid.words > 0 ? plan.grid.words : 1;
 }
 
 // The plan counts on nothing having been asked of `counts` before: it clears what the kernel counts in.
@@ -86,7 +86,7 @@ template <class S, class Params>
 Plan<S> ready(const Params& p, bool tf32, bool backward, uint32_t* counts, const Device& on,
               const Stream& stream) {
   const Plan<S> plan = choose<S>({p.T, p.B, p.H, p.P, tf32, backward}, on);
-  if (plan.grid.together) clear(counts, plan.grid.blocks * sizeof(uint32_t), stream);
+  if (plan.grid.words > 0) clear(counts, plan.grid.words * sizeof(uint32_t), stream);
   return plan;
 }
 template <class S>

@@ -1,4 +1,4 @@
-// The kernels of grid.h, built for all types.
+// The kernels of grid.h, built for what is not on tensor cores.
 #include "built.h"
 #include "run_grid.h"
 
@@ -6,5 +6,5 @@ namespace stateful_lstm::cuda {
 #define LSTM_BUILD(S, ...)                                                                     \
   template void run_forward_grid<S, __VA_ARGS__>(const Forward<S>&, uint32_t*, const Stream&); \
   template void run_backward_grid<S, __VA_ARGS__>(const Backward<S>&, uint32_t*, const Stream&);
-LSTM_BUILT(LSTM_BUILD)
+LSTM_SIMT(LSTM_BUILD)
 }  // namespace stateful_lstm::cuda

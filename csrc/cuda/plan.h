@@ -9,6 +9,7 @@
 #include "run_cluster.h"
 #include "run_grid.h"
 #include "run_resident.h"
+#include "run_slices.h"
 #include "run_small.h"
 
 namespace stateful_lstm::cuda {
@@ -49,7 +50,8 @@ std::string objection(const Candidate<S>& candidate, const Call& call, const Dev
   if (grid.shared_bytes > device.shared_bytes)
     return "a block needs " + std::to_string(grid.shared_bytes) + " bytes of shared memory, " +
            std::to_string(device.shared_bytes) + " are there";
-  if (kernel == "small" && call.H > 128) return "H is above 128";
+  if (kernel == "small" && (call.H > 128 || grid.cluster > 1))
+    return "H is above " + std::to_string(call.H > 128 ? 128 : 64);
   if (kernel == "cluster" && device.arch < 90) return "no clusters of blocks";  // nor code for it
   if (kernel == "cluster" && grid.cluster > device.cluster_blocks)
     return "a cluster of " + std::to_string(grid.cluster) + " blocks, " +

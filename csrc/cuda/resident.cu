@@ -5,5 +5,6 @@
 namespace stateful_lstm::cuda {
 #define LSTM_BUILD(S, ...) \
   template void run_resident_step<S, __VA_ARGS__>(const ResidentStep<S>&, const Stream&);
-LSTM_BUILT(LSTM_BUILD)
+LSTM_SIMT(LSTM_BUILD)
+LSTM_TENSOR(LSTM_BUILD)
 }  // namespace stateful_lstm::cuda

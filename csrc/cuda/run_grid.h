@@ -21,7 +21,8 @@ int64_t grid_blocks(int64_t B, int64_t H) {
 
 template <class Product>
 Grid grid_of_all(int64_t B, int64_t H, int64_t bytes) {
-  return {grid_blocks<Product>(B, H), Product::kThreads, bytes, 1, true};
+  const int64_t blocks = grid_blocks<Product>(B, H);
+  return {blocks, Product::kThreads, bytes, 1, true, blocks};
 }
 
 template <class S, class Product>

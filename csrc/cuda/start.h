@@ -16,6 +16,7 @@ struct Grid {
   int cluster = 1;  // blocks that share their shared memory; above 1 on sm_90 and later only
   bool together =
       false;  // whether all blocks must be on the device at once, or they would wait for ever
+  int64_t words = 0;  // of memory, zero at first, by which they wait for each other
 };
 
 #if defined(STATEFUL_LSTM_EMULATOR)

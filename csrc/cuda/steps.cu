@@ -6,5 +6,6 @@ namespace stateful_lstm::cuda {
 #define LSTM_BUILD(S, ...)                                                           \
   template void run_forward_steps<S, __VA_ARGS__>(const Forward<S>&, const Stream&); \
   template void run_backward_steps<S, __VA_ARGS__>(const Backward<S>&, const Stream&);
-LSTM_BUILT(LSTM_BUILD)
+LSTM_SIMT(LSTM_BUILD)
+LSTM_TENSOR(LSTM_BUILD)
 }  // namespace stateful_lstm::cuda

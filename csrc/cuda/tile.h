@@ -85,11 +85,11 @@ struct Tensor {
     return (kRows + N * kUnits) * stride(kPiece) * int(sizeof(Element));
   }
 
-  static LSTM_DEVICE Element element(S x) { return x; }
+  static LSTM_DEVICE Element element(S x) { return as_factor(x); }
   static LSTM_DEVICE Element element_of(float x) {
     S stored;
     narrow(&stored, x);
-    return stored;
+    return as_factor(stored);
   }
   static LSTM_DEVICE int group() { return thread() % 32 / 4; }
   static LSTM_DEVICE int pair() { return thread() % 4; }

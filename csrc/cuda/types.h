@@ -32,6 +32,36 @@ LSTM_DEVICE Acc<S> round_to(Acc<S> x) {
   return widen(stored);
 }
 
+// Two numbers side by side, moved as one.
+template <class T>
+struct alignas(2 * sizeof(T)) Two {
+  T a, b;
+};
+
+// A number as a tensor core takes it. Of a float it reads the upper 19 bits, and would cut off the others: this
+// rounds, to nearest.
+template <class S>
+LSTM_DEVICE S as_factor(S x) {
+  return x;
+}
+LSTM_DEVICE uint32_t bits_of(float x) {
+  union {
+    float number;
+    uint32_t bits;
+  } both = {x};
+  return both.bits;
+}
+template <>
+LSTM_DEVICE float as_factor(float x) {
+  union {
+    uint32_t bits;
+    float number;
+  } both = {bits_of(x)};
+  const bool finite = (both.bits & 0x7f800000u) != 0x7f800000u;
+  if (finite) both.bits = (both.bits + 0x1000u) & ~0x1fffu;
+  return both.number;
+}
+
 // Keeps the compiler from reasoning about a value: what it is a product of, for one.
 #if defined(__CUDA_ARCH__)
 LSTM_DEVICE void hide(float& x) { asm volatile("" : "+f"(x)); }

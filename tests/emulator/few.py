@@ -21,28 +21,34 @@ from emulator.resident import Step
 from emulator.sequence import Case
 
 sequence.source = "few"
-WAYS = {"Simt<float, 1>": 1e-5, "Tensor<float, 1>": 1e-2}  # and how far it may be off
+SIMT, TENSOR = "Simt<float, 1>", "Tensor<float, 1>"
+BOUNDS = {SIMT: 1e-5}  # how far a way to multiply may be off; on tensor cores:
+TF32 = 1e-2
 # Steps enough for a buffer to be used again; units enough for several blocks, and for more than one
 # piece of what is multiplied.
-SIZES = [("steps", 40, 40), ("steps", 40, 21), ("small", 40, 40), ("cluster", 40, 40)]
-CASES = [
-    (kernel, Case(4, 4, H, P, torch.float32, resets=True, lengths=True))
-    for kernel, H, P in [*SIZES, ("grid", 70, 70)]
+CALLS = [
+    *(("steps", way, 40, P) for way in (SIMT, TENSOR) for P in (40, 21)),
+    *(("small", way, 40, 40) for way in (SIMT, "TensorBlock<float, 64>")),
+    *(("cluster", way, 40, 40) for way in (SIMT, "TensorCluster<float>")),
+    *(("grid", way, 70, 70) for way in (SIMT, "TensorGrid<float, 1, 8>")),
+    ("grid", "TensorGrid<float, 4, 16>", 20, 20),  # sums of one row tile after the other
 ]
 STEP = Step(4, 7, 40, 21, torch.float32, rows=[2, 0, 5, 3], slots=6, resets=True)
 SEEDS = {"plain": (1, 2, 3), "tsan": (1,)}
 
 
 def check(kind: str) -> None:
-    for way, bound in WAYS.items():
-        for kernel, case in CASES:
-            forward, backward = sequence.truth(case)
-            for seed in SEEDS[kind]:
-                found = sequence.forward(case, kernel, way, seed, kind)
-                found |= sequence.backward(case, found, kernel, way, seed, kind)
-                compare(found, forward | backward, bound)
+    for kernel, way, H, P in CALLS:
+        case = Case(4, 4, H, P, torch.float32, resets=True, lengths=True)
+        forward, backward = sequence.truth(case)
         for seed in SEEDS[kind]:
-            compare(resident.run(STEP, way, seed, kind), resident.truth(STEP), bound)
+            found = sequence.forward(case, kernel, way, seed, kind)
+            found |= sequence.backward(case, found, kernel, way, seed, kind)
+            compare(found, forward | backward, BOUNDS.get(way, TF32))
+    for way in (SIMT, TENSOR):
+        for seed in SEEDS[kind]:
+            found = resident.run(STEP, way, seed, kind)
+            compare(found, resident.truth(STEP), BOUNDS.get(way, TF32))
     backwards = list(range(64))[::-1]  # each is looked after by another warp than its number
     for seed in SEEDS[kind]:
         rows, error = sequence.kernels(kind).read_slots(backwards, 64, seed)

@@ -131,13 +131,13 @@ void add_all(const std::string& dtype) {
     runs["forward_" + names] = [&each](const py::dict& sizes, const py::dict& arrays,
                                        const Stream& s) {
       const auto p = forward_params<S>(sizes, arrays);
-      std::vector<uint32_t> counts(each.grid({p.T, p.B, p.H, p.P, true, false}).blocks);
+      std::vector<uint32_t> counts(each.grid({p.T, p.B, p.H, p.P, true, false}).words);
       each.forward(p, counts.data(), s);
     };
     runs["backward_" + names] = [&each](const py::dict& sizes, const py::dict& arrays,
                                         const Stream& s) {
       const auto p = backward_params<S>(sizes, arrays);
-      std::vector<uint32_t> counts(each.grid({p.T, p.B, p.H, p.P, true, true}).blocks);
+      std::vector<uint32_t> counts(each.grid({p.T, p.B, p.H, p.P, true, true}).words);
       each.backward(p, counts.data(), s);
     };
     if (each.step != nullptr)
