@@ -313,6 +313,8 @@ def test_the_operators_say_what_does_not_fit():
 @pytest.mark.parametrize("steps", [1, 3])
 def test_tf32_only_where_it_is_allowed(emulated, monkeypatch, steps):
     lstm, x, _ = layer(torch.float32, steps)
+    if steps == 1:  # tensor cores are for more rows than 16; fewer are exact anyway
+        lstm, x = StatefulLSTM(4, 6), noise(1, 17, 4, dtype=torch.float32)
     lstm.eval().requires_grad_(False)
     results = []
     for allowed in (False, True, False):

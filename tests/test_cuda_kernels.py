@@ -170,7 +170,31 @@ STEPS = {
 @pytest.mark.parametrize("projection", [False, True])
 @pytest.mark.parametrize("options", STEPS.values(), ids=STEPS)
 def test_a_resident_step(dtype, way, projection, options):
-    step = Step(5, 7, 18, 6 if projection else 18, DTYPES[dtype], **options)
+    check_step(Step(5, 7, 18, 6 if projection else 18, DTYPES[dtype], **options), way)
+
+
+# Of 16 bytes' whole numbers, and for each number of rows that has its own kernel.
+@pytest.mark.parametrize(("dtype", "way"), TYPES)
+@pytest.mark.parametrize("B", [1, 4, 16, 17, 33])
+def test_a_resident_step_of_any_number_of_rows(dtype, way, B):
+    check_step(Step(B, 72, 24, 24, DTYPES[dtype], resets=True), way)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_of_a_resident_step_are_each_on_its_own(dtype):
+    way = WAYS[dtype][0]
+    step = Step(16, 40, 24, 24, DTYPES[dtype])
+    whole = resident.run(step, way, 1)
+    for B in (1, 3, 9):
+        few = Step(16, 40, 24, 24, DTYPES[dtype])
+        few.B = few.slots = B
+        few.x, few.h, few.c = few.x[:B].clone(), few.h[:B].clone(), few.c[:B].clone()
+        for name, part in resident.run(few, way, 1).items():
+            assert torch.equal(part, whole[name][:B]), name
+
+
+def check_step(step, way):
+    dtype = str(step.dtype).removeprefix("torch.")
     if step.resets or step.from_zero:  # what a row does not start from may hold NaN
         for b in range(step.B):
             if step.slot(b) >= 0 and (step.from_zero or step.reset[b]):

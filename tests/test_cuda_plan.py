@@ -1,5 +1,10 @@
 """Which CUDA kernel a call gets on which device: decided on the host, and tested without a GPU."""
 
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from emulator import sequence
 
@@ -110,3 +115,19 @@ def test_the_plan_says_why():
     assert "there is a projection" in plan("float32", 16, 256, 80, P=8)["why"]
     few, many = (plan("float16", rows, 2048, 90)["why"] for rows in (16, 17))
     assert "too few rows for its tile" in few and "too few rows for its tile" not in many
+
+
+def test_the_sanitizers_see_every_kernel_for_tensor_cores():
+    folder = Path(__file__).with_name("gpu")
+    code = "import sanitize; print([(c.B, c.H) for c in sanitize.CASES if not c.proj])"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    reached = {
+        f"{direction}_{found['kernel']} {dtype} {found['way']}"
+        for B, H in ast.literal_eval(done.stdout)
+        for dtype in ("float32", "float16", "bfloat16")
+        for direction in ("forward", "backward")
+        for found in [plan(dtype, B, H, 90, tf32=True, backward=direction == "backward")]
+    }
+    resident = [n for n in sequence.kernels().names() if "Tensor" in n and "step" not in n]
+    assert resident and not set(resident) - reached

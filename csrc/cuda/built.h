@@ -23,12 +23,14 @@ struct TensorCluster {
   using Forward = TensorSlices<S, 1, 1, 4, 2>;
   using Backward = TensorSlices<S, 1, 4, 1, 8>;
 };
-// Every block takes in all rows from L2: backward they are four times as wide, and twice as many units share them.
+// Every block takes in all rows from L2: backward they are four times as wide, and twice as many units share them. Of
+// TF32, whose weights are twice as large, the second way (16) has fewer backward, for where these do not fit.
 template <class S, int M, int Units>
 struct TensorGrid {
+  static constexpr int kBackward = Units == 16 && sizeof(S) == 4 ? 8 : 2 * Units;
   using Exchange = ThroughMemory;
   using Forward = TensorSlices<S, M, Units / 8, 1, 8>;
-  using Backward = TensorSlices<S, M, Units / 4, 1, 8>;
+  using Backward = TensorSlices<S, M, kBackward / 8, 1, 8>;
 };
 
 #if defined(LSTM_SIMT)     // the emulator's own, shorter one

@@ -1,7 +1,7 @@
 // One step of one layer and direction, in place on resident state: inference with T = 1.
 //
 // step_cells multiplies [x; h] (rows, I + P) with [weight_ih, weight_hh] in one pass, gates and cells from
-// the sums in registers. c is each cell's own and changes in place; h is still being read by other blocks,
+// the sums in registers; for few rows step_vectors (step_vectors.h) does. c is each cell's own and changes in place; h is still being read by other blocks,
 // so the new h goes to h_n, and step_commit, the next launch, copies it to the rows' slots. Nothing is
 // allocated and nothing waits for the host, so a CUDA graph can hold both.
 //
@@ -18,6 +18,42 @@ LSTM_DEVICE int64_t slot_of(const ResidentStep<S>& p, int64_t b) {
 template <class S>
 LSTM_DEVICE bool starts_at_zero(const ResidentStep<S>& p, int64_t b) {
   return p.from_zero || (p.reset != nullptr && p.reset[b]);
+}
+
+// What follows the sums of [x; h] . [weight_ih, weight_hh] for one row and unit.
+template <class S>
+LSTM_DEVICE void step_cell(const ResidentStep<S>& p, int64_t b, int64_t u,
+                           const Acc<S> (&sums)[4]) {
+  using A = Acc<S>;
+  const int64_t H = p.H, P = p.P, slot = slot_of(p, b);
+  if (slot < 0) {
+    narrow(p.c_n + b * H + u, A(0));
+    if (p.weight_hr != nullptr) {
+      p.hidden[b * H + u] = 0;
+    } else {
+      p.h_n[b * P + u] = zero<S>();
+      p.y[b * p.y_stride + u] = zero<S>();
+    }
+    return;
+  }
+  A pre[4];
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const A bias =
+        p.bias_ih == nullptr ? A(0) : widen(p.bias_ih[j * H + u]) + widen(p.bias_hh[j * H + u]);
+    pre[j] = sums[j] + bias;
+  }
+  const Gates<A> gate = activate<Math<A>, A>({pre[0], pre[1], pre[2], pre[3]});
+  const A before = starts_at_zero(p, b) ? A(0) : p.c[slot * H + u];
+  const A c = cell_state<Math<A>>(gate, before), h = hidden_state<Math<A>>(gate.o, c);
+  p.c[slot * H + u] = c;
+  narrow(p.c_n + b * H + u, c);
+  if (p.weight_hr != nullptr) {
+    p.hidden[b * H + u] = h;
+  } else {
+    narrow(p.h_n + b * P + u, h);
+    narrow(p.y + b * p.y_stride + u, h);
+  }
 }
 
 template <class S, class Product>
@@ -43,36 +79,7 @@ LSTM_KERNEL step_cells(ResidentStep<S> p) {
 #pragma unroll
   for (int cell = 0; cell < Product::kCells; ++cell) {
     const int64_t b = place.row + Product::row(cell), u = place.unit + Product::unit(cell);
-    if (b >= B || u >= H) continue;
-    const int64_t slot = slot_of(p, b);
-    if (slot < 0) {
-      narrow(p.c_n + b * H + u, A(0));
-      if (p.weight_hr != nullptr) {
-        p.hidden[b * H + u] = 0;
-      } else {
-        p.h_n[b * P + u] = zero<S>();
-        p.y[b * p.y_stride + u] = zero<S>();
-      }
-      continue;
-    }
-    A pre[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const A bias =
-          p.bias_ih == nullptr ? A(0) : widen(p.bias_ih[j * H + u]) + widen(p.bias_hh[j * H + u]);
-      pre[j] = sums[cell][j] + bias;
-    }
-    const Gates<A> gate = activate<Math<A>, A>({pre[0], pre[1], pre[2], pre[3]});
-    const A before = starts_at_zero(p, b) ? A(0) : p.c[slot * H + u];
-    const A c = cell_state<Math<A>>(gate, before), h = hidden_state<Math<A>>(gate.o, c);
-    p.c[slot * H + u] = c;
-    narrow(p.c_n + b * H + u, c);
-    if (p.weight_hr != nullptr) {
-      p.hidden[b * H + u] = h;
-    } else {
-      narrow(p.h_n + b * P + u, h);
-      narrow(p.y + b * p.y_stride + u, h);
-    }
+    if (b < B && u < H) step_cell(p, b, u, sums[cell]);
   }
 }
 

@@ -136,24 +136,25 @@ struct SlicesShared {
   template <class Weight>
   LSTM_DEVICE void fill(int64_t unit0, const Weight& weight) const {
     using S = typename Product::Element;
-    const int64_t words = Product::template weight_words<N>(H, parts);
-    for (int64_t i = thread(); i < words; i += Product::kThreads) {
-      const int lane = int(i / kVector % 32), pair = lane % 4;
-      const int64_t vector = i / kVector / 32;  // (Groups, chunks, vectors)
-      const int word = int(vector % kVectors) * kVector + int(i % kVector), column = word / 2;
-      const int64_t chunk = vector / kVectors % chunks, group = vector / kVectors / chunks;
-      const int64_t unit = (group * Product::kTiles + column / N) * 8 + lane / 4;
-      const int64_t first = chunk / parts * Product::kDepth;  // of the chunk, in units
-      S numbers[Product::kNumbers];
+    const int lane = Product::lane(), pair = lane % 4, all = int(chunks);
+    for (int at = thread() / 32; at < Product::kGroups * all; at += Product::kWarps) {
+      const int chunk = at % all, group = at / all, part = chunk % parts;
+      const int64_t first = int64_t(chunk / parts) * Product::kDepth;  // of the chunk, in units
 #pragma unroll
-      for (int n = 0; n < Product::kNumbers; ++n) {
-        const int64_t k = Product::kNumbers == 2 ? first + word % 2 * 8 + pair * 2 + n
-                                                 : first + pair * 2 + word % 2;
-        numbers[n] = zero<S>();
-        if (unit0 + unit < H && k < H)
-          numbers[n] = as_factor(weight(column % N, unit, int(chunk % parts), k));
+      for (int word = 0; word < 2 * kColumns; ++word) {
+        const int column = word / 2, tile = group * Product::kTiles + column / N;
+        const int64_t unit = tile * 8 + lane / 4;
+        S numbers[Product::kNumbers];
+#pragma unroll
+        for (int n = 0; n < Product::kNumbers; ++n) {
+          const int64_t k = Product::kNumbers == 2 ? first + word % 2 * 8 + pair * 2 + n
+                                                   : first + pair * 2 + word % 2;
+          numbers[n] = zero<S>();
+          if (unit0 + unit < H && k < H) numbers[n] = as_factor(weight(column % N, unit, part, k));
+        }
+        weights[((at * kVectors + word / kVector) * 32 + lane) * kVector + word % kVector] =
+            pack(numbers);
       }
-      weights[i] = pack(numbers);
     }
   }
   LSTM_DEVICE void clear_rows() const {

@@ -6,6 +6,7 @@ python tests/emulator/few.py tsan     # in this process, of this kind
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,10 @@ CALLS = [
     *(("grid", way, 70, 70) for way in (SIMT, "TensorGrid<float, 1, 8>")),
     ("grid", "TensorGrid<float, 4, 16>", 20, 20),  # sums of one row tile after the other
 ]
-STEP = Step(4, 7, 40, 21, torch.float32, rows=[2, 0, 5, 3], slots=6, resets=True)
+STEPS = [  # of few rows, and of more
+    Step(4, 7, 40, 21, torch.float32, rows=[2, 0, 5, 3], slots=6, resets=True),
+    Step(17, 7, 40, 21, torch.float32, resets=True),
+]
 SEEDS = {"plain": (1, 2, 3), "tsan": (1,)}
 
 
@@ -45,10 +49,10 @@ def check(kind: str) -> None:
             found = sequence.forward(case, kernel, way, seed, kind)
             found |= sequence.backward(case, found, kernel, way, seed, kind)
             compare(found, forward | backward, BOUNDS.get(way, TF32))
-    for way in (SIMT, TENSOR):
+    for way, step in itertools.product((SIMT, TENSOR), STEPS):
         for seed in SEEDS[kind]:
-            found = resident.run(STEP, way, seed, kind)
-            compare(found, resident.truth(STEP), BOUNDS.get(way, TF32))
+            found = resident.run(step, way, seed, kind)
+            compare(found, resident.truth(step), BOUNDS.get(way, TF32))
     backwards = list(range(64))[::-1]  # each is looked after by another warp than its number
     for seed in SEEDS[kind]:
         rows, error = sequence.kernels(kind).read_slots(backwards, 64, seed)

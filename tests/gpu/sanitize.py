@@ -38,11 +38,18 @@ from stateful_lstm import reference  # noqa: E402
 CASES = [
     Case(3, 3, 7, 5),
     Case(3, 17, 64, 5, 2),
+    Case(3, 17, 72, 8),
     Case(3, 17, 128, 8),
     Case(3, 3, 192, 8),
     Case(3, 17, 256, 8),
     Case(3, 3, 512, 8),
     Case(2, 17, 640, 8),
+    Case(2, 3, 1024, 8),
+    Case(2, 40, 1024, 8),
+    Case(2, 130, 640, 8),
+    Case(2, 130, 256, 8),
+    Case(2, 128, 512, 8),
+    Case(2, 300, 512, 8),
     Case(3, 17, 40, 5, 1, False, 24),
     Case(3, 3, 20, 5, 1, True),
 ]
