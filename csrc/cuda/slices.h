@@ -10,8 +10,8 @@
 //   rows      (chunks, M, 32 lanes, 4 words)           in what an Exchange gives (exchange.h)
 //   weights   (Groups, chunks, vectors, 32 lanes, words of a vector)   in shared memory
 //
-// A warp's sums stay in its registers; those of a slice's warps are added up in shared memory, slice after
-// slice, so that they do not depend on the number of rows, nor on who is first. The pairs of neighbouring units
+// A warp's sums stay in its registers while it multiplies; then those of all slices are added up in shared memory, slice
+// after slice, so that they do not depend on the number of rows, nor on who is first. The pairs of neighbouring units
 // that a thread looks after then are those of its own lane.
 #pragma once
 #include "tile.h"
@@ -174,8 +174,8 @@ struct SlicesShared {
     return end < chunks ? end : chunks;
   }
 
-  // acc += this warp's slice of rows, from row tile m0 on, times weights. load(index): 4 words, kBatch loads under way at once; keep: a bit for
-  // each 8 rows, zero where the lane's row of them counts as zero, whatever it holds.
+  // acc += this warp's slice of rows, from row tile m0 on, times weights. load(index): 4 words, kBatch loads under way
+  // at once; keep: a bit for each 8 rows, zero where the lane's row of them counts as zero, whatever it holds.
   template <int kBatch, class Load>
   LSTM_DEVICE void multiply(float (&acc)[kAtOnce][kColumns][4], int m0, uint32_t keep,
                             const Load& load) const {
