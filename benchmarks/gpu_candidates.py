@@ -11,7 +11,15 @@ from typing import Any
 
 import resets as reset_ways
 import torch
-from gpu_peers import FLASHRNN_SHAPES, TORCHRL_SHAPES, Peer, flashrnn, torchrl, why_absent
+from gpu_peers import (
+    FLASHRNN_BACKENDS,
+    FLASHRNN_SHAPES,
+    TORCHRL_SHAPES,
+    Peer,
+    flashrnn,
+    torchrl,
+    why_absent,
+)
 from gpu_timing import captured
 from grid import Shape
 from peers import OURS, our_twin, train_step
@@ -102,8 +110,9 @@ def sequences(problem: Problem, train: bool, peers: bool = True) -> Makers:
         triton = partial(torchrl, lstm, x, problem.tf32)
         made["TorchRL"] = partial(peer, problem, "TorchRL", "torchrl", triton, train)
     if peers and problem.shape in FLASHRNN_SHAPES:
-        flash = partial(flashrnn, lstm, x, problem.tf32)
-        made["FlashRNN"] = partial(peer, problem, "FlashRNN", "flashrnn", flash, train)
+        for name, backend in FLASHRNN_BACKENDS.items():
+            flash = partial(flashrnn, lstm, x, problem.tf32, backend)
+            made[name] = partial(peer, problem, name, "flashrnn", flash, train)
     return made
 
 

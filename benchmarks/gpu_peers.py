@@ -21,6 +21,7 @@ Forward = Callable[[], Tensor]
 
 # They compile for each size, FlashRNN for minutes: they take part at these only, and with resets.
 FLASHRNN_SHAPES = [Shape(512, 16, H, H, 1) for H in (256, 768)]
+FLASHRNN_BACKENDS = {"FlashRNN fused": "cuda_fused", "FlashRNN alternating": "cuda"}
 TORCHRL_SHAPES = [Shape(512, 16, H, H, 1) for H in (128, 256, 512, 1024)]
 
 
