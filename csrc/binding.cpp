@@ -310,8 +310,8 @@ std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indi
   });
 }
 
-void state_scatter_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tensor c_n) {
-  refuse_in_backward_pass();
+// What a caller puts into the state, also inside a backward pass.
+void state_write_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tensor c_n) {
   by_dtype(h, "h", [&](auto number) {
     using S = decltype(number);
     const StateSizes s = check_state<S>(h, c, cpu_device());
@@ -323,6 +323,12 @@ void state_scatter_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Ten
     scatter(mutable_data<S>(h), new_h, s, B, s.P, rows);
     scatter(mutable_data<Acc<S>>(c), new_c, s, B, s.H, rows);
   });
+}
+
+// What a call leaves in the state.
+void state_scatter_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tensor c_n) {
+  refuse_in_backward_pass();
+  state_write_(h, c, state_indices, h_n, c_n);
 }
 
 std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weights, Tensor h,
@@ -388,6 +394,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
 // any device.
 Tensor state_copy(Tensor x) {
   refuse_in_backward_pass();
+  if (x.is_cpu() || x.is_cuda()) check_allocated(x, "x");
   return torch::stable::clone(x);
 }
 
@@ -402,6 +409,7 @@ STABLE_TORCH_LIBRARY(stateful_lstm, m) {
   m.def(kStep);
   m.def(kGather);
   m.def(kScatter);
+  m.def(kWrite);
   m.def("state_copy(Tensor x) -> Tensor");
   m.def("cpu_capability() -> str");
   m.def("cpu_capabilities() -> str");
@@ -415,6 +423,7 @@ STABLE_TORCH_LIBRARY_IMPL(stateful_lstm, CPU, m) {
   m.impl("lstm_step_", TORCH_BOX(&lstm_step_));
   m.impl("state_gather", TORCH_BOX(&state_gather));
   m.impl("state_scatter_", TORCH_BOX(&state_scatter_));
+  m.impl("state_write_", TORCH_BOX(&state_write_));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(stateful_lstm, CompositeExplicitAutograd, m) {

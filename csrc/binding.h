@@ -71,6 +71,14 @@ inline Device device_of(const Tensor& x) {
              : Device{x.is_cuda() ? aoti_torch_device_type_cuda() : -1, x.get_device_index()};
 }
 
+// A tensor whose storage was freed, as FSDP frees weights between calls, has a shape but no numbers, and its address
+// is its offset in the storage.
+inline void check_allocated(const Tensor& x, const char* name) {
+  const auto address = reinterpret_cast<uintptr_t>(x.const_data_ptr());
+  STD_TORCH_CHECK(x.numel() == 0 || address != size_t(x.storage_offset()) * x.element_size(), name,
+                  " has no memory: its storage was freed");
+}
+
 // A tensor of type T and this shape there, or an error that says what came.
 template <class T, class Sizes = std::initializer_list<int64_t>>
 void check(const Tensor& x, const Sizes& shape, const char* name, const Device& where) {
@@ -82,6 +90,7 @@ void check(const Tensor& x, const Sizes& shape, const char* name, const Device& 
   const auto got = x.sizes();
   STD_TORCH_CHECK(std::equal(got.begin(), got.end(), shape.begin(), shape.end()), name,
                   " must have shape ", shape_text(shape), ", got ", shape_text(got));
+  check_allocated(x, name);
 }
 
 template <class T>
@@ -135,21 +144,27 @@ Tensor make(const Sizes& shape, const Device& where = cpu_device()) {
   return Tensor(handle);
 }
 
+// weight_hh (4H, P): there are units, and h is a number at least. T, B and I may be 0.
+inline bool is_recurrent(const Tensor& weight_hh) {
+  return weight_hh.dim() == 2 && weight_hh.size(0) >= 4 && weight_hh.size(0) % 4 == 0 &&
+         weight_hh.size(1) >= 1;
+}
+
 // x (T, B, I) and weight_hh (4H, P), before anything else is asked of them; and `save`, what a forward call
 // keeps for backward: 0 nothing, 1 the cells, 2 the cells and the activated gates.
 inline void check_forward(const Tensor& x, const Tensor& weight_hh, const OptTensor& bias_ih,
                           const OptTensor& bias_hh, int64_t save) {
-  STD_TORCH_CHECK(x.dim() == 3 && weight_hh.dim() == 2 && weight_hh.size(0) % 4 == 0,
-                  "x must be (T, B, I) and weight_hh (4H, P), got ", shape_text(x.sizes()), " and ",
-                  shape_text(weight_hh.sizes()));
+  STD_TORCH_CHECK(x.dim() == 3 && is_recurrent(weight_hh),
+                  "x must be (T, B, I) and weight_hh (4H, P), H and P 1 or more, got ",
+                  shape_text(x.sizes()), " and ", shape_text(weight_hh.sizes()));
   STD_TORCH_CHECK(bias_ih.has_value() == bias_hh.has_value(), "there are both biases or none");
   STD_TORCH_CHECK(save >= 0 && save <= 2, "save must be 0, 1 or 2, got ", save);
 }
 inline void check_backward(const Tensor& gates, const Tensor& weight_hh) {
-  STD_TORCH_CHECK(gates.dim() == 3 && weight_hh.dim() == 2 && gates.size(2) == weight_hh.size(0) &&
-                      weight_hh.size(0) % 4 == 0,
-                  "gates must be (T, B, 4H) and weight_hh (4H, P), got ", shape_text(gates.sizes()),
-                  " and ", shape_text(weight_hh.sizes()));
+  STD_TORCH_CHECK(
+      gates.dim() == 3 && is_recurrent(weight_hh) && gates.size(2) == weight_hh.size(0),
+      "gates must be (T, B, 4H) and weight_hh (4H, P), H and P 1 or more, got ",
+      shape_text(gates.sizes()), " and ", shape_text(weight_hh.sizes()));
 }
 
 // All of a sequence but its lengths, which only the CPU can look at at once.
@@ -179,6 +194,8 @@ StateSizes check_state(const Tensor& h, const Tensor& c, const Device& where) {
   const StateSizes n = {h.size(0), h.size(1), h.size(2), c.size(2)};
   check<S>(h, {n.LD, n.slots, n.P}, "h", where);
   check<Acc<S>>(c, {n.LD, n.slots, n.H}, "c", where);
+  STD_TORCH_CHECK(n.P >= 1 && n.H >= 1, "h and c need a size of 1 or more, got ", n.P, " and ",
+                  n.H);
   STD_TORCH_CHECK(h.is_contiguous() && c.is_contiguous(), "h and c must be contiguous");
   return n;
 }
@@ -221,6 +238,9 @@ constexpr const char* kGather =
     "state_gather(Tensor h, Tensor c, Tensor? state_indices) -> (Tensor h0, Tensor c0)";
 constexpr const char* kScatter =
     "state_scatter_(Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, Tensor h_n, Tensor c_n) "
+    "-> ()";
+constexpr const char* kWrite =
+    "state_write_(Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, Tensor h_n, Tensor c_n) "
     "-> ()";
 
 }  // namespace stateful_lstm

@@ -329,8 +329,8 @@ std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indi
   });
 }
 
-void state_scatter_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tensor c_n) {
-  refuse_in_backward_pass();
+// What a caller puts into the state, also inside a backward pass.
+void state_write_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tensor c_n) {
   by_cuda_dtype(h.scalar_type(), [&](auto type) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
@@ -347,6 +347,12 @@ void state_scatter_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Ten
     cuda::scatter(c.mutable_data_ptr(), new_c, kBytes<A>, slots.get(), s.LD, B, s.slots, s.H,
                   on.stream());
   });
+}
+
+// What a call leaves in the state.
+void state_scatter_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tensor c_n) {
+  refuse_in_backward_pass();
+  state_write_(h, c, state_indices, h_n, c_n);
 }
 
 // What a kernel has said of slots since this was last asked: cuda::SlotError. Waits for nothing. A kernel may
@@ -392,6 +398,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(LSTM_LIBRARY, m) {
   m.def(kStep);
   m.def(kGather);
   m.def(kScatter);
+  m.def(kWrite);
   m.def("emulate(int arch, int processors, int shared_bytes, int cluster_blocks) -> ()");
 #endif
   m.def("cuda_slot_error(int device) -> int");
@@ -407,6 +414,7 @@ STABLE_TORCH_LIBRARY_IMPL(LSTM_LIBRARY, LSTM_KEY, m) {
   m.impl("lstm_step_", TORCH_BOX(&lstm_step_));
   m.impl("state_gather", TORCH_BOX(&state_gather));
   m.impl("state_scatter_", TORCH_BOX(&state_scatter_));
+  m.impl("state_write_", TORCH_BOX(&state_write_));
 }
 STABLE_TORCH_LIBRARY_IMPL(LSTM_LIBRARY, CompositeExplicitAutograd, m) {
   m.impl("cuda_slot_error", TORCH_BOX(&slot_error));

@@ -16,7 +16,7 @@ PyObject* mark_changed = nullptr;
 
 namespace {
 
-PyObject* is_neg = nullptr;  // torch.Tensor.is_neg
+PyObject *is_neg = nullptr, *storage_offset = nullptr;  // methods of torch.Tensor
 
 // What Python is asked before the short way is taken, each with the answer on which it may be.
 struct Guard {
@@ -71,6 +71,17 @@ bool is_negative_view(PyObject* tensor) {
   return answer != Py_False;
 }
 
+bool is_freed(PyObject* tensor, const DLTensor& view) {
+  constexpr uintptr_t kOffsets = uintptr_t{1} << 40;  // bytes: no storage has larger ones
+  const auto address = reinterpret_cast<uintptr_t>(view.data);
+  if (address >= kOffsets) return false;  // mostly: nothing is asked then
+  PyObject* answer = PyObject_CallFunctionObjArgs(storage_offset, tensor, nullptr);
+  const auto offset = answer == nullptr ? 0 : PyLong_AsUnsignedLongLong(answer);
+  PyErr_Clear();
+  Py_XDECREF(answer);
+  return answer == nullptr || address == offset * (view.dtype.bits / 8);
+}
+
 Output::~Output() {
   if (pooled) Pool::shared().give(std::move(block));
 }
@@ -119,7 +130,8 @@ PyObject* setup(PyObject*, PyObject* args) {
   tensor_type = reinterpret_cast<PyTypeObject*>(tensor);
   parameter_type = reinterpret_cast<PyTypeObject*>(parameter);
   is_neg = PyObject_GetAttrString(tensor, "is_neg");
-  if (is_neg == nullptr) return nullptr;
+  storage_offset = PyObject_GetAttrString(tensor, "storage_offset");
+  if (is_neg == nullptr || storage_offset == nullptr) return nullptr;
   Py_INCREF(mark);
   mark_changed = mark;
   guards.clear();

@@ -51,6 +51,9 @@ inline bool same(const DLDataType& a, const DLDataType& b) {
 // of conjugated complex tensors.
 bool is_negative_view(PyObject* tensor);
 
+// Whether the storage of the tensor was freed, so that its address is no more than its offset in the storage.
+bool is_freed(PyObject* tensor, const DLTensor& view);
+
 // A look at a plain CPU tensor, whose numbers may yet be meant negative (is_negative_view); `ok` is false
 // for anything else.
 struct View {
@@ -64,7 +67,7 @@ struct View {
       PyErr_Clear();
       return;
     }
-    ok = t.device.device_type == kDLCPU && t.data != nullptr;
+    ok = t.device.device_type == kDLCPU && t.data != nullptr && !is_freed(object, t);
   }
 
   int64_t size(int dim) const { return t.shape[dim]; }

@@ -18,7 +18,10 @@ struct Split {
   bool by_units;
   int64_t members;
 
-  int64_t rows(int64_t B) const { return by_units ? B : (B + members - 1) / members; }  // of a part
+  // Of a part; one at least, so that a call without rows can be divided by it.
+  int64_t rows(int64_t B) const {
+    return std::max<int64_t>(1, by_units ? B : (B + members - 1) / members);
+  }
 };
 
 constexpr int64_t kThreadWork = 1 << 18;  // multiply-adds worth a thread's waking, 20 us
@@ -111,7 +114,8 @@ Split split(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
         least = cycles;
       }
   }
-  if (!best.by_units) best.members = (p.B + best.rows(p.B) - 1) / best.rows(p.B);
+  if (!best.by_units)
+    best.members = std::max<int64_t>(1, (p.B + best.rows(p.B) - 1) / best.rows(p.B));
   return best;
 }
 

@@ -82,7 +82,6 @@ void run_steps(const StackCall<S>& s) {
   const bool backwards = calls.fetch_add(1, std::memory_order_relaxed) % 2 == 1;
   const auto& kernel = cpu::kernels<S>();
   const int64_t B = s.B, width = s.D * s.P;  // of every layer's output
-  if (B == 0) return;
   const bool projection = s.w[0].weight_hr != nullptr;
   const int64_t members = step_members(kernel, s), most = std::max(s.I, s.L > 1 ? width : 0);
   const int64_t in_size = whole_lines<A>(cpu::step_size<S>(B, most, s.P));
@@ -320,6 +319,7 @@ void run_sequences(const StackCall<S>& s) {
 
 template <class S>
 void run(const StackCall<S>& call) {
+  if (call.B == 0) return;  // no row has a result or a slot
   if (call.T <= kFewSteps && (call.D == 1 || call.T == 1))
     run_steps(call);
   else

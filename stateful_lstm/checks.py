@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from .stack import accumulation_dtype
@@ -102,10 +104,46 @@ def zero_state(sizes: StateSizes, B: int, like: Tensor) -> tuple[Tensor, Tensor]
     return h, c
 
 
+def described(given: object) -> str:
+    """What came, in an error: type, and dtype and shape where there are any."""
+    if isinstance(given, np.ndarray):
+        return f"a numpy array of {given.dtype} and shape {given.shape}"
+    if isinstance(given, Tensor):
+        return f"a tensor of {given.dtype} and shape {tuple(given.shape)}"
+    return type(given).__name__
+
+
+def check_count(n: Any, name: str) -> int:
+    """A number of things, 0 or more, as an int; NumPy's integers count."""
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 0:
+        raise ValueError(f"{name} must be a whole number, 0 or more, got {n!r}")
+    return int(n)
+
+
+def as_int(n: Any) -> Any:
+    """NumPy's integers as an int; anything else as it is, for ``nn.LSTM``'s own checks."""
+    return int(n) if isinstance(n, Integral) and not isinstance(n, (bool, int)) else n
+
+
 def check_probability(p: object, name: str) -> None:
     """A dropout that leaves something over: a number in [0, 1)."""
-    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
+    if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= float(p) < 1:
         raise ValueError(f"{name} should be a number in range [0, 1), got {p!r}")
+
+
+def check_allocated(t: Tensor, name: str) -> None:
+    """Refuses a tensor whose storage was freed, as FSDP frees weights between calls.
+
+    It has a shape but no numbers; most of torch's own operators end the process there. Its address
+    is its offset in the storage. Only plain tensors have an address to look at.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return
+    plain = type(t) is Tensor or type(t) is nn.Parameter
+    if not plain or t.data_ptr() != t.storage_offset() * t.itemsize:
+        return
+    if t.numel() > 0 and t.device.type != "meta":
+        raise RuntimeError(f"{name} has no memory: its storage was freed")
 
 
 def check_config(config: Config) -> None:
@@ -129,8 +167,12 @@ def check_weights(weights: Sequence[Tensor], config: Config) -> None:
             f"expected {expected} weights ({config.num_layers} layers x {config.directions} "
             f"directions x {each}), got {len(weights)}"
         )
+    for k, weight in enumerate(weights):
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"weights[{k}] must be a Tensor, got {described(weight)}")
+        check_allocated(weight, f"weights[{k}]")
     first = weights[0]
-    if first.dim() != 2 or first.size(0) % 4:
+    if first.dim() != 2 or first.size(0) % 4 or first.size(0) == 0:
         raise RuntimeError(f"weight_ih must be (4H, input_size), got {tuple(first.shape)}")
     if not first.is_floating_point():
         raise TypeError(f"weights must be floating-point tensors, got {first.dtype}")
@@ -161,7 +203,7 @@ def check_weights(weights: Sequence[Tensor], config: Config) -> None:
 def check_input(input: Tensor, weight_ih: Tensor, batch_first: bool) -> tuple[Tensor, bool]:
     """Returns the input as (T, B, I) and whether it was batched."""
     if not isinstance(input, Tensor):
-        raise TypeError(f"input must be a Tensor or a PackedSequence, got {type(input).__name__}")
+        raise TypeError(f"input must be a Tensor or a PackedSequence, got {described(input)}")
     if input.dim() not in (2, 3):
         raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
     check_features(input, weight_ih)
@@ -184,7 +226,8 @@ def autocast_enabled(device: torch.device) -> bool:
 
 
 def check_features(input: Tensor, weight_ih: Tensor) -> None:
-    """Dtype, device and last size of an input."""
+    """Memory, dtype, device and last size of an input."""
+    check_allocated(input, "input")
     # Autocast leaves float64 alone, so that it mixes with nothing else.
     castable = torch.float64 not in (input.dtype, weight_ih.dtype)
     if input.dtype != weight_ih.dtype and not (castable and autocast_enabled(input.device)):
@@ -216,7 +259,8 @@ def check_hx(
         or len(hx) != 2
         or not all(isinstance(s, Tensor) for s in hx)
     ):
-        raise TypeError(f"hx must be a tuple of two tensors (h_0, c_0), got {type(hx).__name__}")
+        came = ", ".join(map(described, hx)) if isinstance(hx, (tuple, list)) else described(hx)
+        raise TypeError(f"hx must be a tuple of two tensors (h_0, c_0), got {came or '()'}")
     h, c = hx
     dims = 3 if batched else 2
     if h.dim() != dims or c.dim() != dims:
@@ -227,6 +271,7 @@ def check_hx(
     if not batched:
         h, c = h.unsqueeze(1), c.unsqueeze(1)
     for k, (state, size) in enumerate(((h, sizes.P), (c, sizes.H))):
+        check_allocated(state, f"hx[{k}]")
         expected = (sizes.LD, B, size)
         if state.shape != expected:
             raise RuntimeError(f"Expected hidden[{k}] size {expected}, got {list(state.shape)}")
@@ -255,11 +300,11 @@ def check_reset_mask(
     if reset_mask is None:
         return None
     if not isinstance(reset_mask, Tensor) or reset_mask.dtype != torch.bool:
-        kind = getattr(reset_mask, "dtype", type(reset_mask).__name__)
-        raise TypeError(f"reset_mask must be a bool tensor, got {kind}")
+        raise TypeError(f"reset_mask must be a bool tensor, got {described(reset_mask)}")
     expected = ((B, T) if batch_first else (T, B)) if batched else (T,)
     if reset_mask.shape != expected:
         raise ValueError(f"reset_mask must have shape {expected}, got {tuple(reset_mask.shape)}")
+    check_allocated(reset_mask, "reset_mask")
     if reset_mask.device != device:
         raise RuntimeError(f"reset_mask must be on {device}, got {reset_mask.device}")
     if not batched:
@@ -268,33 +313,33 @@ def check_reset_mask(
 
 
 def check_lengths(lengths: Tensor | None, T: int, B: int, device: torch.device) -> Tensor | None:
-    """Returns the lengths on the input's device.
+    """Returns the lengths as int64 on the input's device.
 
     Their values are looked at where that costs no synchronisation, on the CPU; kernels elsewhere
     guard themselves. Under vmap there are none to look at.
     """
     if lengths is None:
         return None
-    if not isinstance(lengths, Tensor) or lengths.dtype != torch.int64:
-        kind = getattr(lengths, "dtype", type(lengths).__name__)
-        raise TypeError(f"lengths must be an int64 tensor, got {kind}")
+    if not isinstance(lengths, Tensor) or lengths.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"lengths must be an int32 or int64 tensor, got {described(lengths)}")
     if lengths.shape != (B,):
         raise ValueError(f"lengths must have shape {(B,)}, got {tuple(lengths.shape)}")
+    check_allocated(lengths, "lengths")
     hidden = torch.compiler.is_compiling() or is_functorch_wrapped_tensor(lengths)
     if lengths.device.type == "cpu" and not hidden:
         for row, length in enumerate(lengths.tolist()):
             if not 0 <= length <= T:
                 raise ValueError(f"lengths[{row}] is {length}, expected 0 to T = {T}")
-    return lengths.to(device, non_blocking=True)
+    return lengths.to(device, torch.int64, non_blocking=True)
 
 
 def check_state_indices(indices: Tensor, B: int, slots: int, device: torch.device) -> bool:
     """Returns whether some row is padding (-1); where that cannot be known freely, True."""
     if not isinstance(indices, Tensor) or indices.dtype not in (torch.int32, torch.int64):
-        kind = getattr(indices, "dtype", type(indices).__name__)
-        raise TypeError(f"state_indices must be an int32 or int64 tensor, got {kind}")
+        raise TypeError(f"state_indices must be an int32 or int64 tensor, got {described(indices)}")
     if indices.shape != (B,):
         raise ValueError(f"state_indices must have shape {(B,)}, got {tuple(indices.shape)}")
+    check_allocated(indices, "state_indices")
     if indices.device != device:
         raise RuntimeError(f"state_indices must be on {device}, got {indices.device}")
     if indices.device.type != "cpu" or torch.compiler.is_compiling():

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from .module import StatefulLSTM
-from .state import LSTMState
+from .state import LSTMState, as_pair
 
 
-def _layers(model: nn.Module) -> dict[str, StatefulLSTM]:
+def layers_of(model: nn.Module) -> dict[str, StatefulLSTM]:
+    """Every StatefulLSTM of a model, by its name there."""
     return {name: m for name, m in model.named_modules() if isinstance(m, StatefulLSTM)}
+
+
+def without_layers(model: nn.Module) -> str:
+    """A sentence on a model that has no StatefulLSTM, and on the recurrent layers that it has."""
+    others = [
+        f"{name or 'the model itself'} ({type(m).__name__})"
+        for name, m in model.named_modules()
+        if isinstance(m, nn.RNNBase)
+    ]
+    has = f" It has {', '.join(others)}: stateful_lstm.convert turns nn.LSTM." if others else ""
+    return f"{type(model).__name__} has no StatefulLSTM inside.{has}"
+
+
+def _layers(model: nn.Module, caller: str) -> dict[str, StatefulLSTM]:
+    """For a public function that would do nothing, silently, to a model without such layers."""
+    layers = layers_of(model)
+    if not layers:
+        warnings.warn(f"{caller} does nothing: {without_layers(model)}", UserWarning, stacklevel=3)
+    return layers
 
 
 def reset_state(model: nn.Module, which: Any = None) -> None:
@@ -21,32 +42,47 @@ def reset_state(model: nn.Module, which: Any = None) -> None:
 
     Args:
         model: any module.
-        which: None: all rows; a bool mask (S,); or int64 indices. Checked against every layer
-            before any is touched.
+        which: None: all rows; a bool mask (S,); or int32 or int64 indices, each once. Checked
+            against every layer before any is touched.
 
     Raises:
         TypeError: for another dtype, as :meth:`LSTMState.reset`.
-        ValueError: for a wrong shape.
+        ValueError: for a wrong shape, or a slot named twice.
         IndexError: for a slot that is not there.
+
+    Warns:
+        UserWarning: the model has no StatefulLSTM.
     """
-    layers = _layers(model).values()
+    reset_layers(_layers(model, "reset_state"), which)
+
+
+def reset_layers(layers: Mapping[str, StatefulLSTM], which: Any = None) -> None:
+    """:func:`reset_state` for layers that are at hand."""
     if which is not None:
-        for layer in layers:
+        for layer in layers.values():
             if layer.state is not None:
-                layer.state.select(which)
-    for layer in layers:
+                layer.state.select(which, once=True)
+    for layer in layers.values():
         layer.reset_state(which)
 
 
-@contextmanager
-def preserve_state(model: nn.Module) -> Iterator[None]:
+def preserve_state(model: nn.Module) -> AbstractContextManager[None]:
     """A context manager: on leaving, every layer has exactly the state that it had on entry.
 
     Args:
         model: any module.
+
+    Warns:
+        UserWarning: the model has no StatefulLSTM.
     """
+    return preserve_layers(_layers(model, "preserve_state"))
+
+
+@contextmanager
+def preserve_layers(layers: Mapping[str, StatefulLSTM]) -> Iterator[None]:
+    """:func:`preserve_state` for layers that are at hand."""
     with ExitStack() as stack:
-        for layer in _layers(model).values():
+        for layer in layers.values():
             stack.enter_context(layer.preserve_state())
         yield
 
@@ -60,12 +96,16 @@ def get_state(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     Returns:
         (h (L*D, S, P), c (L*D, S, H)) by the layers' names, without the layers that have none yet.
         :func:`set_state` resumes exactly there.
+
+    Warns:
+        UserWarning: the model has no StatefulLSTM.
     """
-    return {
-        name: layer.state.read()
-        for name, layer in _layers(model).items()
-        if layer.state is not None
-    }
+    return states_of(_layers(model, "get_state"))
+
+
+def states_of(layers: Mapping[str, StatefulLSTM]) -> dict[str, tuple[Tensor, Tensor]]:
+    """:func:`get_state` for layers that are at hand."""
+    return {name: layer.state.read() for name, layer in layers.items() if layer.state is not None}
 
 
 def set_state(model: nn.Module, states: Mapping[str, tuple[Tensor, Tensor]]) -> None:
@@ -73,23 +113,28 @@ def set_state(model: nn.Module, states: Mapping[str, tuple[Tensor, Tensor]]) -> 
 
     Args:
         model: any module.
-        states: (h, c) by the layers' names; layers that it does not name have no state then.
+        states: (h, c), tensors or arrays, by the layers' names; layers that it does not name have
+            no state then.
 
     Raises:
         KeyError: for a name that is no layer of the model.
-        TypeError: for tensors that are not floating-point ones.
-        ValueError: for what is not a pair of tensors of three dimensions, or does not fit a layer.
+        TypeError: for anything but pairs of floating-point tensors or arrays.
+        ValueError: for tensors that have not three dimensions, or do not fit a layer.
+
+    Warns:
+        UserWarning: the model has no StatefulLSTM.
     """
-    layers = _layers(model)
+    layers = layers_of(model) if states else _layers(model, "set_state")
     unknown = [name for name in states if name not in layers]
     if unknown:
         raise KeyError(f"no StatefulLSTM of the model is named {unknown}; there are {list(layers)}")
     new: dict[str, LSTMState] = {}
     for name, hc in states.items():
-        if not isinstance(hc, (tuple, list)) or len(hc) != 2 or any(t.dim() != 3 for t in hc):
+        h, c = as_pair(hc)
+        if h.dim() != 3 or c.dim() != 3:
             raise ValueError(f"{name}: expected (h, c), each of three dimensions")
-        new[name] = layers[name].new_state(hc[0].size(1))
-        new[name].write(hc)
+        new[name] = layers[name].new_state(h.size(1))
+        new[name].write((h, c))
     for name, layer in layers.items():
         old, fresh = layer.state, new.get(name)
         if old is not None and fresh is not None and old.slots == fresh.slots:
@@ -118,14 +163,21 @@ def convert(model: nn.Module, stateful: bool = True) -> nn.Module:
         TypeError: if ``stateful`` is no bool.
         ValueError: if such a module has something of its own under a name that StatefulLSTM needs
             (``state``, for one). Nothing is turned then.
+
+    Warns:
+        UserWarning: a module that is left alone, by name; or the model has no LSTM at all.
     """
     if not isinstance(stateful, bool):
         raise TypeError(f"stateful must be True or False, got {stateful!r}")
     found: list[tuple[nn.LSTM, type[StatefulLSTM]]] = []
+    left_alone: list[str] = []
     for name, module in model.named_modules():
-        if not isinstance(module, nn.LSTM) or "forward" in vars(module):
+        if not isinstance(module, nn.LSTM):
             continue
         kind: type[StatefulLSTM]
+        if "forward" in vars(module):
+            left_alone.append(f"{name or 'the model'}, whose forward is its own")
+            continue
         if type(module) is nn.LSTM:
             kind = StatefulLSTM
         elif nn.utils.parametrize.is_parametrized(module) and type(module).__bases__ == (nn.LSTM,):
@@ -135,6 +187,7 @@ def convert(model: nn.Module, stateful: bool = True) -> nn.Module:
             own = {k: v for k, v in given if isinstance(v, property) or k == "__getstate__"}
             kind = type(f"Parametrized{StatefulLSTM.__name__}", (StatefulLSTM,), own)
         else:
+            left_alone.append(f"{name or 'the model'}, a {type(module).__name__}")
             continue
         taken = _OWN_NAMES & {
             *vars(module),
@@ -152,6 +205,10 @@ def convert(model: nn.Module, stateful: bool = True) -> nn.Module:
         module.__class__ = kind  # type: ignore[assignment]
         converted: Any = module
         converted._set_extras(stateful, 0.0, False, "none")
+    if left_alone:
+        warnings.warn(f"convert left alone: {'; '.join(left_alone)}", stacklevel=2)
+    elif not found:
+        _layers(model, "convert")
     return model
 
 

@@ -78,14 +78,14 @@ class StatefulLSTM(nn.RNNBase):
             raise ValueError("unit_forget_bias=True needs bias=True: there is no bias to add 1 to")
         super().__init__(
             "LSTM",
-            input_size,
-            hidden_size,
-            num_layers,
+            checks.as_int(input_size),
+            checks.as_int(hidden_size),
+            checks.as_int(num_layers),
             bias,
             batch_first,
             dropout,
             bidirectional,
-            proj_size,
+            checks.as_int(proj_size),
             device,
             dtype,
         )
@@ -154,11 +154,13 @@ class StatefulLSTM(nn.RNNBase):
         allocated anew. With the same size it stays where it is.
 
         Args:
-            which: None: all rows; a bool mask (S,); or int64 indices.
+            which: None: all rows; a bool mask (S,); or int32 or int64 indices, each once. An empty
+                selection resets nothing.
 
         Raises:
-            TypeError: for another dtype (an integer 0/1 mask would name slots 0 and 1).
-            ValueError: for a wrong shape.
+            TypeError: for another dtype.
+            ValueError: for a wrong shape, or a slot named twice (as an integer 0/1 mask names
+                slots 0 and 1).
             IndexError: for a slot that is not there.
         """
         if self._state is not None:
@@ -209,7 +211,7 @@ class StatefulLSTM(nn.RNNBase):
                 resident state, and gradients flow to it.
             reset_mask: bool, (T, B), or (B, T) with ``batch_first``, or (T,) unbatched: True where
                 the row's state is zero before the step.
-            lengths: int64 (B,), 0 to T, any device: see :func:`stateful_lstm.lstm`.
+            lengths: int32 or int64 (B,), 0 to T, any device: see :func:`stateful_lstm.lstm`.
             state: another state for this call, from :meth:`new_state`. Calls that use different
                 states may run in different threads at the same time.
             state_indices: int32 or int64 (B,): the slot of each row; -1: a padding row, whose
@@ -252,6 +254,8 @@ class StatefulLSTM(nn.RNNBase):
                 self.batch_first,
             )
             if done is not None:
+                if state_indices is not None:
+                    own.replaceable = False
                 return done  # type: ignore[return-value]  # y is a tensor, as the input was
         if isinstance(input, fx.Proxy):
             return _fx_leaf(self, input, hx, reset_mask, lengths, state, state_indices)
@@ -317,7 +321,9 @@ class StatefulLSTM(nn.RNNBase):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Finds the state, runs the call, leaves the new state; call.h0 and call.c0 come here."""
         sizes = checks.state_sizes(weights, config)
-        own, padding = self._find_state(call.x, sizes, weights[0].dtype, state, state_indices)
+        own, padding = self._find_state(
+            call.x, sizes, weights[0].dtype, state, state_indices, hidden is not None
+        )
         if own is not None and hidden is None and self._can_step(call, weights):
             stepped = ops.lstm_step_(
                 call.x,
@@ -331,8 +337,7 @@ class StatefulLSTM(nn.RNNBase):
                 self.bidirectional,
                 cuda.tf32_allowed(call.x),
             )
-            if state is None and self._state is not own:
-                self._state = own
+            self._keep(own, state, state_indices)
             return stepped
         if padding and state_indices is not None:  # a padding row is one without any step
             lengths = call.lengths
@@ -350,12 +355,19 @@ class StatefulLSTM(nn.RNNBase):
             call, weights, config, self.training, self.recompute, "auto", packed_rows
         )
         if own is not None:
+            written = state_indices
             if self.bidirectional and hidden is None:
-                state_indices = _without_idle_rows(state_indices, call)
-            own.finish(state_indices, h_n, c_n)
-            if state is None and self._state is not own:
-                self._state = own
+                written = _without_idle_rows(state_indices, call)
+            own.finish(written, h_n, c_n)
+            self._keep(own, state, state_indices)
         return y, h_n, c_n
+
+    def _keep(self, own: LSTMState, state: LSTMState | None, state_indices: Tensor | None) -> None:
+        """After a call that has written ``own``: it is the layer's, unless the caller gave it."""
+        if state_indices is not None and own.replaceable:
+            own.replaceable = False
+        if state is None and self._state is not own:
+            self._state = own
 
     def _find_state(
         self,
@@ -364,6 +376,7 @@ class StatefulLSTM(nn.RNNBase):
         dtype: torch.dtype,
         state: LSTMState | None,
         state_indices: Tensor | None,
+        starts_from_hx: bool,
     ) -> tuple[LSTMState | None, bool]:
         """The state this call carries on, checked, and whether some row is padding.
 
@@ -395,24 +408,23 @@ class StatefulLSTM(nn.RNNBase):
                 )
             padding = checks.check_state_indices(state_indices, B, own.slots, x.device)
         elif own is not None and own.slots != B:
-            if is_compiling():  # which cannot ask what has been written since a reset
-                raise ValueError(
-                    f"the batch has {B} rows, the state has {own.slots} slots. A compiled call "
-                    f"does not make it anew: call allocate_state({B}) before"
-                )
-            if state is not None or not own.resizable:
-                raise ValueError(
-                    f"the batch has {B} rows, the state has {own.slots} slots. Use a batch of "
-                    f"{own.slots}; or discard the resident state by reset_state(), after which a "
-                    f"batch may have another size, or by allocate_state({B}); or say with "
-                    f"state_indices which slots the rows belong to"
-                )
+            # Compiled code cannot ask what has been written since a reset.
+            replaced = not is_compiling() and (
+                own.resizable or (starts_from_hx and own.replaceable)
+            )
+            if state is not None or not replaced:
+                raise ValueError(_wrong_batch(B, own.slots, state is None))
             own = None
-        if own is not None and follows:
+        if own is None:
+            own = LSTMState(sizes, B, dtype, x.device)
+            own.replaceable = True
+        elif own.h.is_meta and not x.is_meta:
+            own.move(dtype, x.device)
+        elif follows:
             values = own.read()
             own = LSTMState(sizes, own.slots, dtype, x.device)
             own.write(values)
-        return own or LSTMState(sizes, B, dtype, x.device), padding
+        return own, padding
 
     def _drops(self) -> bool:
         """Whether a layer in training has some dropout."""
@@ -450,7 +462,9 @@ class StatefulLSTM(nn.RNNBase):
         weights = []
         for name in self._flat_weights_names:
             weight = own.get(name)
-            weights.append(getattr(self, name) if weight is None else weight)
+            weight = getattr(self, name) if weight is None else weight
+            checks.check_allocated(weight, name)
+            weights.append(weight)
         return weights
 
     def _any_weight(self) -> Tensor:
@@ -512,17 +526,44 @@ class StatefulLSTM(nn.RNNBase):
 
     def __getstate__(self) -> dict[str, Any]:
         contents: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        contents.pop("_compiled_call_impl", None)  # as nn.Module, but not RNNBase, does
         contents["_state"] = None  # pickles hold the weights; get_state is for the state
         return contents
 
+    def __copy__(self) -> StatefulLSTM:
+        """Shares parameters and state with the original, as copies of modules do."""
+        return self._copied(dict)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> StatefulLSTM:
+        return self._copied(lambda own: deepcopy(own, memo), memo)
+
+    def _copied(
+        self,
+        copied: Callable[[dict[str, Any]], dict[str, Any]],
+        memo: dict[int, Any] | None = None,
+    ) -> StatefulLSTM:
+        """A copy, without the code that compile() made: that runs the original."""
         new = self.__class__.__new__(self.__class__)
-        memo[id(self)] = new
-        own = {k: v for k, v in self.__dict__.items() if not k.startswith("_flat_weight")}
-        new.__dict__.update(deepcopy(own, memo))
+        if memo is not None:
+            memo[id(self)] = new
+        own = {
+            k: v
+            for k, v in self.__dict__.items()
+            if k != "_compiled_call_impl" and not k.startswith("_flat_weight")
+        }
+        new.__dict__.update(copied(own))
         new.__dict__["_flat_weights_names"] = list(self._flat_weights_names)
         new._init_flat_weights()
         return new
+
+    def _replicate_for_data_parallel(self) -> StatefulLSTM:
+        if self.stateful:
+            raise RuntimeError(
+                "nn.DataParallel makes new replicas for every call, and their state would go with "
+                "them: use DistributedDataParallel, or stateful=False with hx for the state"
+            )
+        replica: StatefulLSTM = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        return replica
 
     def _init_flat_weights(self) -> None:
         """Looks at all weights; in eval mode, where a spectral_norm stays as it is for that."""
@@ -555,6 +596,21 @@ def _without_idle_rows(state_indices: Tensor | None, call: checks.Call) -> Tenso
     if T == 0 or call.lengths is None:
         return torch.full_like(state_indices, -1)
     return state_indices.masked_fill(call.lengths == 0, -1)
+
+
+def _wrong_batch(B: int, slots: int, resident: bool) -> str:
+    """What to do about a batch that is not as large as the state: nothing is lost first."""
+    advice = (
+        f"the batch has {B} rows, the state has {slots} slots. Name the slots of the rows by "
+        f"state_indices; or pass a state of its own for this batch, state=layer.new_state({B}); "
+        "or use stateful=False where nothing is carried from call to call"
+    )
+    if resident:
+        advice += (
+            f". If the state is no longer needed, call allocate_state({B}) before, or, without "
+            "torch.compile, reset_state(): both discard it"
+        )
+    return advice
 
 
 def _refuse_where_state_cannot_go() -> None:

@@ -353,8 +353,16 @@ def state_copy(x: Tensor) -> Tensor:
 def state_scatter_(
     h: Tensor, c: Tensor, state_indices: Tensor | None, h_n: Tensor, c_n: Tensor
 ) -> None:
-    """Writes rows into slots of a state; rows of index -1 write nothing."""
+    """Writes a call's final rows into slots of a state; rows of index -1 write nothing."""
     torch.ops.stateful_lstm.state_scatter_(h, c, state_indices, h_n, c_n)
+    _mark_changed(h, c)
+
+
+def state_write_(
+    h: Tensor, c: Tensor, state_indices: Tensor | None, h_n: Tensor, c_n: Tensor
+) -> None:
+    """The same for rows that a caller puts there, which is allowed inside a backward pass."""
+    torch.ops.stateful_lstm.state_write_(h, c, state_indices, h_n, c_n)
     _mark_changed(h, c)
 
 
@@ -433,9 +441,11 @@ def _register_fakes() -> None:
     def _(x):  # type: ignore[no-untyped-def]
         return torch.empty_like(x)
 
-    @torch.library.register_fake("stateful_lstm::state_scatter_")
-    def _(h, c, state_indices, h_n, c_n):  # type: ignore[no-untyped-def]
-        return None
+    for name in ("state_scatter_", "state_write_"):
+
+        @torch.library.register_fake(f"stateful_lstm::{name}")
+        def _(h, c, state_indices, h_n, c_n):  # type: ignore[no-untyped-def]
+            return None
 
 
 if missing is None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from copy import copy
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from . import cuda, ops
-from .checks import StateSizes
+from .checks import StateSizes, check_allocated, check_count, described
 from .stack import accumulation_dtype
 
 
@@ -17,8 +19,9 @@ class LSTMState:
     """The resident state of an LSTM for a number of slots: one stream of data each.
 
     The tensors are allocated once and updated in place, so their addresses stay; they never carry
-    an autograd graph. Made by :meth:`StatefulLSTM.allocate_state` and
-    :meth:`StatefulLSTM.new_state`.
+    an autograd graph. :meth:`StatefulLSTM.allocate_state` and :meth:`StatefulLSTM.new_state` make
+    a state. Every change writes h and c in one torch call: an exception, a signal handler's for
+    one, leaves both old or both new.
 
     Attributes:
         h: (L*D, S, P), in the layer's dtype.
@@ -31,9 +34,10 @@ class LSTMState:
     def __init__(
         self, sizes: StateSizes, slots: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        if isinstance(slots, bool) or not isinstance(slots, int) or slots < 0:
-            raise ValueError(f"slots must be a number of rows, 0 or more, got {slots!r}")
+        slots = check_count(slots, "slots")
         self._emptied: tuple[int, ...] | None = None
+        # A call with hx and a batch of another size may replace a state that only such calls made.
+        self.replaceable = False
         # A tensor made under inference_mode could not be updated outside it.
         with torch.inference_mode(False), torch.no_grad():
             self.h = torch.zeros(sizes.LD, slots, sizes.P, dtype=dtype, device=device)
@@ -49,9 +53,9 @@ class LSTMState:
 
     @property
     def resizable(self) -> bool:
-        """Whether a layer's reset of all rows was the last that happened to the state.
+        """Whether a layer's reset of all rows was the last change of the state.
 
-        Its next call may then bring a batch of another size. Any write, by whatever way, ends that.
+        The next call may then bring a batch of another size. Any write ends that.
         """
         return self._emptied == self._contents()
 
@@ -72,6 +76,12 @@ class LSTMState:
         new._mark_static()
         return new
 
+    def __setstate__(self, contents: dict[str, Any]) -> None:
+        self.replaceable = False
+        self.__dict__.update(contents)
+        self._emptied = None  # it names tensors of the process that pickled the state
+        self._mark_static()
+
     def __repr__(self) -> str:
         return (
             f"LSTMState(slots={self.slots}, h={tuple(self.h.shape)} {self.h.dtype}, "
@@ -82,121 +92,160 @@ class LSTMState:
         """Sets slots to zero, in place.
 
         Args:
-            which: None: all; a bool mask (S,); or int64 indices of slots.
+            which: None: all; a bool mask (S,); or int32 or int64 indices of slots, each once. An
+                empty selection resets nothing.
 
         Raises:
-            TypeError: for another dtype (an integer 0/1 mask would name slots 0 and 1).
-            ValueError: for a wrong shape.
+            TypeError: for another dtype.
+            ValueError: for a wrong shape, or a slot named twice (as an integer 0/1 mask names
+                slots 0 and 1).
             IndexError: for a slot that is not there.
         """
-        with torch.no_grad():
-            if which is None:
-                self.h.zero_()
-                self.c.zero_()
-                return
-            slots = self.select(which)
-            if slots.dtype == torch.bool:
-                mask = slots.view(1, -1, 1)
-                self.h.masked_fill_(mask, 0)
-                self.c.masked_fill_(mask, 0)
-            else:
-                self.h.index_fill_(1, slots, 0)
-                self.c.index_fill_(1, slots, 0)
+        if which is None:
+            with torch.no_grad():
+                torch._foreach_zero_(self._hc())
+            return
+        slots = _slots_of(self.select(which, once=True))
+        h, c = (t.new_zeros(t.size(0), slots.numel(), t.size(2)) for t in self._hc())
+        self._put(slots, h, c)
 
     def read(self, which: Any = None) -> tuple[Tensor, Tensor]:
         """Copies of h and c.
 
         Args:
-            which: None: all slots; a bool mask (S,); or int64 indices of n slots.
+            which: None: all slots; a bool mask (S,); or int32 or int64 indices of n slots, in any
+                order, also repeated.
 
         Returns:
             h (L*D, n, P), c (L*D, n, H), of the slots selected, in that order.
 
         Raises:
             TypeError: as in :meth:`reset`.
-            ValueError: as in :meth:`reset`.
+            ValueError: for a wrong shape.
             IndexError: as in :meth:`reset`.
         """
         cuda.raise_slot_error(self.h)
+        h, c = self._hc()
         with torch.no_grad():
             if which is None:
-                return self.h.clone(), self.c.clone()
+                return h.clone(), c.clone()
             slots = self.select(which)
-            return self.h[:, slots], self.c[:, slots]
+            return h[:, slots], c[:, slots]
 
     def write(self, hc: tuple[Tensor, Tensor], which: Any = None) -> None:
         """Copies h and c into slots; nothing is written when something does not fit.
 
         Args:
-            hc: h (L*D, n, P), c (L*D, n, H), of any floating dtype and device.
-            which: None: all slots; a bool mask (S,); or int64 indices of n slots, each once.
+            hc: h (L*D, n, P), c (L*D, n, H), tensors of any floating dtype and device, or arrays.
+            which: None: all slots; a bool mask (S,); or int32 or int64 indices of n slots, each
+                once.
 
         Raises:
-            TypeError: if it is not a pair of floating-point tensors, and as in :meth:`reset`.
+            TypeError: for anything but a pair of floating-point tensors or arrays, and as in
+                :meth:`reset`.
             ValueError: if the shapes do not fit, or a slot comes twice.
             IndexError: for a slot that is not there.
         """
-        if (
-            not isinstance(hc, (tuple, list))
-            or len(hc) != 2
-            or not all(isinstance(t, Tensor) and t.is_floating_point() for t in hc)
-        ):
-            raise TypeError(f"expected a tuple of two floating-point tensors (h, c), got {hc!r}")
-        slots = None if which is None else self.select(which)
+        pair = as_pair(hc)
+        slots = None if which is None else self.select(which, once=True)
         if slots is not None and slots.dtype == torch.bool:
             slots = slots.nonzero().squeeze(1)
-        elif slots is not None and slots.unique().numel() != slots.numel():
-            raise ValueError(f"each slot can be written once, got {slots.tolist()}")
         n = self.slots if slots is None else slots.numel()
-        for name, new, own in zip(("h", "c"), hc, (self.h, self.c), strict=True):
+        for name, new, own in zip(("h", "c"), pair, self._hc(), strict=True):
             expected = (own.size(0), n, own.size(2))
             if new.shape != expected:
                 raise ValueError(f"{name} must have shape {expected}, got {tuple(new.shape)}")
-        with torch.no_grad():
-            for new, own in zip(hc, (self.h, self.c), strict=True):
-                if slots is None:
-                    own.copy_(new)
-                else:
-                    own.index_copy_(1, slots, new.to(own))
+        check_allocated(pair[0], "h")
+        check_allocated(pair[1], "c")
+        # Copies: the pair may be parts of this state, which are written one after the other.
+        self._put(slots, pair[0].clone(), pair[1].clone())
 
-    def select(self, which: Any) -> Tensor:
-        """Checks what the other methods take: a bool mask (S,) or int64 indices (n,).
+    def select(self, which: Any, once: bool = False) -> Tensor:
+        """Checks a selection of slots: a bool mask (S,), or int32 or int64 indices (n,).
+
+        Args:
+            which: a tensor, an array, a list or a number.
+            once: whether an index may come once only.
 
         Returns:
-            The same as a tensor on the state's device.
+            The mask, or int64 indices, on the state's device.
         """
-        slots = torch.as_tensor(which, device=self.h.device)
+        slots = which if isinstance(which, Tensor) else torch.as_tensor(which, device="cpu")
         if slots.dtype == torch.bool:
             if slots.shape != (self.slots,):
                 raise ValueError(
                     f"a mask of slots must have shape {(self.slots,)}, got {tuple(slots.shape)}"
                 )
-        elif slots.dtype == torch.int64:
-            if slots.dim() > 1:
-                raise ValueError(f"indices of slots must be 1-D, got {slots.dim()}-D")
-            slots = slots.reshape(-1)
-            if slots.numel() and (int(slots.min()) < 0 or int(slots.max()) >= self.slots):
-                raise IndexError(
-                    f"slots must be 0 to {self.slots - 1}, got {int(slots.min())} to "
-                    f"{int(slots.max())}"
-                )
-        else:
+            return slots.to(self.h.device)
+        if slots.dim() == 1 and slots.numel() == 0:  # an empty list has no dtype of its own
+            return slots.to(self.h.device, torch.int64)
+        if slots.dtype not in (torch.int32, torch.int64):
             raise TypeError(
-                f"slots are selected by a bool mask or int64 indices, got {slots.dtype}"
+                "slots are selected by a bool mask or by int32 or int64 indices, "
+                f"got {described(slots)}"
             )
-        return slots
+        if slots.dim() > 1:
+            raise ValueError(f"indices of slots must be 1-D, got {slots.dim()}-D")
+        slots = slots.reshape(-1).to(torch.int64)
+        wrong = slots[(slots < 0) | (slots >= self.slots)].tolist()
+        if wrong:
+            named = ", ".join(map(str, wrong[:3])) + (", ..." if len(wrong) > 3 else "")
+            raise IndexError(f"slots must be 0 to {self.slots - 1}, got {named}")
+        if once and slots.unique().numel() != slots.numel():
+            raise ValueError(
+                f"each slot may be named once, got {slots.tolist()}. "
+                "A 0/1 mask must be of dtype bool: mask.bool()"
+            )
+        return slots.to(self.h.device)
+
+    def _hc(self) -> list[Tensor]:
+        check_allocated(self.h, "the state's h")
+        check_allocated(self.c, "the state's c")
+        return [self.h, self.c]
+
+    def _put(self, slots: Tensor | None, h: Tensor, c: Tensor, ends_call: bool = False) -> None:
+        """Writes rows of h and c by one torch call.
+
+        Between two calls an exception may come, from a signal handler for one, and h would be new
+        and c old.
+
+        Args:
+            slots: (n,), -1 writes nothing; None: all.
+            h: (L*D, n, P), of any dtype and device.
+            c: (L*D, n, H), likewise.
+            ends_call: whether a call leaves its final state: not inside a backward pass.
+        """
+        with torch.no_grad():
+            h, c = h.to(self.h), c.to(self.c)
+            if self._by_operator(slots):
+                write = ops.state_scatter_ if ends_call else ops.state_write_
+                write(_bits(self.h), _bits(self.c), slots, _bits(h), _bits(c))
+            elif slots is None:
+                torch._foreach_copy_(self._hc(), [h, c])
+            elif self.h.is_meta:
+                pass  # no numbers, and none in the slots either
+            else:  # only rows of these slots: other threads may be writing other slots
+                rows = [(b, slot) for b, slot in enumerate(slots.tolist()) if slot >= 0]
+                if rows:
+                    torch._foreach_copy_(
+                        [own[:, slot] for own in self._hc() for _, slot in rows],
+                        [new[:, b] for new in (h, c) for b, _ in rows],
+                    )
 
     # What follows is for the layer that the state belongs to.
 
     def fits(self, sizes: StateSizes, dtype: torch.dtype, device: torch.device) -> str | None:
-        """None, or what makes this state useless for such a layer."""
+        """None, or the difference that makes this state useless for such a layer.
+
+        A state on meta has no numbers yet: it fits every device, and follows by :meth:`move`.
+        """
         expected = ((sizes.LD, sizes.P, dtype), (sizes.LD, sizes.H, accumulation_dtype(dtype)))
-        for name, t, (ld, size, kind) in zip(("h", "c"), (self.h, self.c), expected, strict=True):
+        for name, t, (ld, size, kind) in zip(("h", "c"), self._hc(), expected, strict=True):
             if (t.size(0), t.size(2)) != (ld, size):
                 return f"{name} is {tuple(t.shape)}, expected ({ld}, slots, {size})"
             if t.dtype != kind:
                 return f"{name} is {t.dtype}, expected {kind}"
-            if t.device != device:
+            if t.device != device and not t.is_meta:
                 return f"{name} is on {t.device}, expected {device}"
         return None
 
@@ -205,8 +254,11 @@ class LSTMState:
         with torch.inference_mode(False), torch.no_grad():
             # A meta tensor has no numbers to bring along.
             new = torch.zeros_like if self.h.is_meta and device.type != "meta" else torch.Tensor.to
-            self.h = new(self.h, device=device, dtype=dtype)
-            self.c = new(self.c, device=device, dtype=accumulation_dtype(dtype))
+            h = new(self.h, device=device, dtype=dtype)
+            c = new(self.c, device=device, dtype=accumulation_dtype(dtype))
+        resizable = self.resizable
+        self.h, self.c = h, c  # together, when nothing can fail any more
+        self._emptied = self._contents() if resizable else None
         self._mark_static()
 
     def _mark_static(self) -> None:
@@ -223,10 +275,11 @@ class LSTMState:
         Copies, since backward still needs them when the state has moved on. A reverse direction
         starts from zero.
         """
-        compiled = torch.compiler.is_compiling() and torch.is_grad_enabled()
+        compiled = is_compiling() and torch.is_grad_enabled()
         with torch.no_grad():
             if self._by_operator(state_indices):
-                h0, c0 = ops.state_gather(self.h, self.c, state_indices)
+                h0, c0 = ops.state_gather(_bits(self.h), _bits(self.c), state_indices)
+                h0 = h0.view(self.h.dtype)
             elif state_indices is None:
                 h0, c0 = self.read()
             else:
@@ -243,36 +296,52 @@ class LSTMState:
 
     def finish(self, state_indices: Tensor | None, h_n: Tensor, c_n: Tensor) -> None:
         """Takes a call's final h (L*D, B, P) and c (L*D, B, H); padding rows write nothing."""
-        with torch.no_grad():
-            if self._by_operator(state_indices):
-                h_n, c_n = h_n.to(self.h.dtype), c_n.to(self.c.dtype)
-                ops.state_scatter_(self.h, self.c, state_indices, h_n, c_n)
-            elif state_indices is None:
-                self.h.copy_(h_n)
-                self.c.copy_(c_n)
-            else:
-                live = (state_indices >= 0).nonzero().squeeze(1)
-                self.h[:, state_indices[live]] = h_n[:, live]
-                self.c[:, state_indices[live]] = c_n[:, live]
+        self._put(state_indices, h_n, c_n, ends_call=True)
 
-    def _by_operator(self, state_indices: Tensor | None) -> bool:
+    def _by_operator(self, slots: Tensor | None) -> bool:
         """Whether the compiled operators move rows: with slots, and always under torch.compile.
 
         For a plain copy see :func:`copy_of_state`.
         """
-        if state_indices is None and not torch.compiler.is_compiling():
+        if slots is None and not is_compiling():
             return False
         if cuda.on_gpu(self.h):
             return cuda.why_not(self.h) is None
-        return ops.missing is None and self.h.is_cpu and self.h.dtype in ops.DTYPES
+        return ops.missing is None and self.h.is_cpu and _bits(self.h).dtype in ops.DTYPES
+
+
+def as_pair(hc: Any) -> tuple[Tensor, Tensor]:
+    """A pair (h, c) of floating-point tensors; arrays become tensors."""
+    if isinstance(hc, (tuple, list)) and len(hc) == 2:
+        h, c = (torch.from_numpy(t) if isinstance(t, np.ndarray) else t for t in hc)
+        if all(isinstance(t, Tensor) and t.is_floating_point() for t in (h, c)):
+            return h, c
+    came = ", ".join(map(described, hc)) if isinstance(hc, (tuple, list)) else described(hc)
+    raise TypeError(f"expected a tuple of two floating-point tensors (h, c), got {came or '()'}")
+
+
+def _slots_of(selected: Tensor) -> Tensor:
+    """Indices of a selection; a mask's unselected slots may be -1, so that no device is asked."""
+    if selected.dtype != torch.bool:
+        return selected
+    if selected.is_cpu and not is_compiling():
+        return selected.nonzero().squeeze(1)
+    every = torch.arange(selected.numel(), device=selected.device)
+    return torch.where(selected, every, -1)
+
+
+def _bits(t: Tensor) -> Tensor:
+    """float16 on the CPU as bfloat16: the CPU's operators, which only move it, do not know it."""
+    move_as_bfloat16 = t.dtype == torch.float16 and t.is_cpu and not cuda.on_gpu(t)
+    return t.view(torch.bfloat16) if move_as_bfloat16 else t
 
 
 def copy_of_state(t: Tensor) -> Tensor:
-    """A copy of what may be a part of a state: that moves on, and backward needs what it was.
+    """A copy of a tensor that may be a part of a state, which moves on before backward needs it.
 
-    Of a plain copy compiled code may make another one in backward, too late. What has gradients is
-    no state.
+    Compiled code may make a plain copy again in backward, too late. A tensor with gradients is no
+    state.
     """
-    if torch.compiler.is_compiling() and torch.is_grad_enabled() and not t.requires_grad:
+    if is_compiling() and torch.is_grad_enabled() and not t.requires_grad:
         return ops.state_copy(t)
     return t.clone()

@@ -332,6 +332,7 @@ def own_forward():
     ],
     ids=["subclass", "parametrized_subclass", "own_forward", "cell", "quantizable"],
 )
+@pytest.mark.filterwarnings("ignore:convert (left alone|does nothing)")
 @pytest.mark.filterwarnings("ignore:torch.ao:DeprecationWarning")
 def test_what_is_not_a_plain_lstm_is_left_alone(make):
     torch.set_default_dtype(torch.float32)  # quantizable knows no other
@@ -342,6 +343,23 @@ def test_what_is_not_a_plain_lstm_is_left_alone(make):
     stateful_lstm.convert(model)
     assert type(model[0]) is kind
     torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+
+
+def test_modules_that_are_left_alone_are_named():
+    model = nn.ModuleDict({"plain": nn.LSTM(3, 5), "own": Doubling(3, 5), "set": own_forward()})
+    words = "convert left alone: own, a Doubling; set, whose forward is its own"
+    with pytest.warns(UserWarning, match=words) as seen:
+        stateful_lstm.convert(model)
+    assert seen[0].filename == __file__
+    assert type(model["plain"]) is StatefulLSTM
+
+
+def test_a_model_without_any_lstm_is_said_to_be_one():
+    with pytest.warns(
+        UserWarning, match="convert does nothing: Linear has no StatefulLSTM"
+    ) as seen:
+        stateful_lstm.convert(nn.Linear(2, 2))
+    assert seen[0].filename == __file__
 
 
 class Wrapped(nn.Module):
@@ -370,6 +388,7 @@ def test_a_scripted_submodule_keeps_its_compiled_lstm(compiled):
 
 @pytest.mark.filterwarnings("ignore:torch.ao:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:convert does nothing")
 def test_a_quantised_lstm_is_left_alone_and_ours_is_not_quantised():
     torch.set_default_dtype(torch.float32)
     quantize = torch.ao.quantization.quantize_dynamic

@@ -72,10 +72,28 @@ def test_the_functions_take_a_single_layer_and_a_model_without_any():
     stateful_lstm.reset_state(lstm)
     assert not lstm.state.h.any()
     bare = nn.Linear(2, 2)
-    stateful_lstm.reset_state(bare)
-    assert stateful_lstm.get_state(bare) == {}
-    with stateful_lstm.preserve_state(bare):
+    with pytest.warns(UserWarning, match="reset_state does nothing: Linear has no StatefulLSTM"):
+        stateful_lstm.reset_state(bare)
+    with pytest.warns(UserWarning, match="get_state does nothing"):
+        assert stateful_lstm.get_state(bare) == {}
+    with pytest.warns(UserWarning, match="preserve_state does nothing"):
+        around = stateful_lstm.preserve_state(bare)
+    with around:
         pass
+    with pytest.warns(UserWarning, match="set_state does nothing"):
+        stateful_lstm.set_state(bare, {})
+
+
+def test_a_model_without_layers_is_told_of_the_recurrent_ones_it_has():
+    class Own(nn.LSTM):
+        pass
+
+    model = nn.ModuleDict({"own": Own(2, 3), "gru": nn.GRU(2, 3)})
+    with pytest.warns(
+        UserWarning, match=r"own \(Own\), gru \(GRU\): stateful_lstm.convert"
+    ) as seen:
+        stateful_lstm.reset_state(model)
+    assert seen[0].filename == __file__
 
 
 def test_preserve_state_of_a_model_puts_every_layer_back_even_after_an_exception():

@@ -42,6 +42,8 @@ SCHEMAS = {
     "state_gather": "(Tensor h, Tensor c, Tensor? state_indices) -> (Tensor h0, Tensor c0)",
     "state_scatter_": "(Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, Tensor h_n, Tensor c_n) "
     "-> ()",
+    "state_write_": "(Tensor(a!) h, Tensor(b!) c, Tensor? state_indices, Tensor h_n, Tensor c_n) "
+    "-> ()",
     "state_copy": "(Tensor x) -> Tensor",
     "cpu_capability": "() -> str",
     "cpu_capabilities": "() -> str",
