@@ -31,7 +31,7 @@ import report
 import resets
 import torch
 from grid import Shape
-from picture import draw
+from picture import draw, panels, subject
 from report import KINDS, Extra, Row
 from timing import SLOW, Candidate, interleaved_turns, of_turns
 from torch import Tensor, nn
@@ -259,7 +259,7 @@ def main() -> None:
         "rows": [row.json() for row in sorted(rows, key=lambda row: row.ratio)],
     }
     path.write_text(json.dumps(contents, indent=1) + "\n")
-    draw(rows, goals, about, path.with_suffix(".png"))
+    draw(panels(rows), subject(about), path.with_suffix(".png"))
     print(f"\nwritten: {path}, .txt and .png beside it")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import floors
 import machine
 import torch
-from report import Row
+from report import Row, trusted, uncounted
 from resets import NO_RESETS
 
 import stateful_lstm
@@ -112,11 +112,12 @@ def by_ratio(rows: list[GpuRow]) -> list[GpuRow]:
 
 
 def summary(rows: list[GpuRow]) -> list[str]:
-    """A line for each kind and type."""
+    """A line for each kind and type, of the rows that can be trusted."""
+    compared = [row for row in rows if row.comparable]
     lines = [f"{'':26}{'type':9}{'rows':>5}{'lost':>5}{'mean':>8}{'worst':>8}"]
     for kind, title in TITLES.items():
         for dtype in dict.fromkeys(row.dtype for row in rows):
-            found = [r for r in rows if r.kind == kind and r.dtype == dtype and r.comparable]
+            found = trusted(r for r in compared if r.kind == kind and r.dtype == dtype)
             if not found:
                 continue
             worst, lost = by_ratio(found)[0], sum(row.ratio < 1 for row in found)
@@ -126,6 +127,7 @@ def summary(rows: list[GpuRow]) -> list[str]:
                 f"{title:26}{dtype:9}{len(found):>5}{lost:>5}{mean:>7.2f}x{worst.ratio:>7.2f}x"
                 f"  {place}"
             )
+    lines.append(uncounted(compared))
     costs = [row.resets_cost for row in rows if row.resets_cost is not None]
     if costs:
         lines.append(f"resets cost {min(costs):.0%} to {max(costs):.0%} of the call without")
@@ -212,41 +214,14 @@ def write(
 
 
 def draw(rows: list[GpuRow], about: dict[str, Any], path: Path) -> str:
-    """A column for each type, a panel for each kind; returns what to say of it."""
+    """A panel for each kind; returns what to say of it."""
     try:
-        import matplotlib
-
-        matplotlib.use("Agg")  # a file, no screen
-        import matplotlib.pyplot as plt
-        from picture import panel
+        import picture
     except ImportError as error:
         return f"no picture: {error}"
     rows = [row for row in rows if row.comparable]
-    kinds = [kind for kind in TITLES if any(row.kind == kind for row in rows)]
-    dtypes = list(dict.fromkeys(row.dtype for row in rows))
     if not rows:
         return "no picture: nothing to compare"
-    panels = {
-        (k, d): [r for r in rows if (r.kind, r.dtype) == (k, d)] for k in kinds for d in dtypes
-    }
-    heights = [max(len(panels[kind, dtype]) for dtype in dtypes) + 2.0 for kind in kinds]
-    figure, axes = plt.subplots(
-        len(kinds),
-        len(dtypes),
-        squeeze=False,
-        figsize=(6.5 * len(dtypes), 0.24 * sum(heights) + 1),
-        gridspec_kw={"height_ratios": heights},
-        layout="constrained",
-    )
-    for i, kind in enumerate(kinds):
-        for j, dtype in enumerate(dtypes):
-            panel(axes[i][j], panels[kind, dtype], [])
-            axes[i][j].set_title(f"{TITLES[kind]}, {dtype}", fontsize=10, loc="left")
-    figure.suptitle(
-        "Best peer's time / ours; above 1 this library is faster. Diamond: geometric mean\n"
-        f"Shapes: T, B, I, H, layers. {about['device']}, torch {about['torch']}",
-        fontsize=9,
-    )
-    figure.savefig(path, dpi=90)
-    plt.close(figure)
+    panels = {title: [row for row in rows if row.kind == kind] for kind, title in TITLES.items()}
+    picture.draw(panels, f"{about['device']}, torch {about['torch']}", path)
     return f"picture: {path}"

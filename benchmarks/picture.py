@@ -1,10 +1,14 @@
-"""The ratios to the best peer as bars, one picture for a run."""
+"""The ratios to the best peer as dots, one picture for a run, to be read on a phone.
+
+python benchmarks/picture.py benchmarks/results/cpu.json ...    draws each one's .png beside it
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import geometric_mean
 from typing import Any
 
 import matplotlib
@@ -12,77 +16,137 @@ import matplotlib
 matplotlib.use("Agg")  # a file, no screen
 
 import matplotlib.pyplot as plt
-from report import TITLES, Row, Target
+from grid import Shape
+from matplotlib.ticker import NullLocator
+from report import TITLES, Row, mean, trusted
+from timing import Timing
 
 AHEAD, BEHIND = "#2a7f8e", "#c8553d"
+SHOWN = 6  # losing shapes that are named
 
 
-def draw(rows: list[Row], goals: list[Target], about: dict[str, Any], path: Path) -> None:
-    """A column for each dtype, a panel for each group; above 1 this library is the faster."""
-    dtypes = list(dict.fromkeys(row.dtype for row in rows))
-    groups = [group for group in TITLES if any(row.group == group for row in rows)]
-    panels = {
-        (g, d): [row for row in rows if row.group == g and row.dtype == d]
-        for g in groups
-        for d in dtypes
-    }
-    heights = [max(len(panels[g, d]) for d in dtypes) + 2.0 for g in groups]
-    figure, axes = plt.subplots(
-        len(groups),
-        len(dtypes),
-        squeeze=False,
-        figsize=(7.5 * len(dtypes), 0.24 * sum(heights) + 1),
-        gridspec_kw={"height_ratios": heights},
-        layout="constrained",
-    )
-    for i, group in enumerate(groups):
-        for j, dtype in enumerate(dtypes):
-            here = [goal for goal in goals if goal.panel == (group, dtype)]
-            panel(axes[i][j], panels[group, dtype], here)
-            axes[i][j].set_title(f"{TITLES[group]}, {dtype}", fontsize=10, loc="left")
-    figure.suptitle(
-        "Best peer's time / ours; above 1 this library is faster\n"
-        "Diamond: geometric mean. Dotted: target of the mean, or of a shape against ONNX Runtime\n"
-        f"Shapes: T, B, I, H, layers. {about['processor']}, {about['threads']} threads, "
-        f"torch {about['packages']['torch']}",
-        fontsize=9,
-    )
-    figure.savefig(path, dpi=110)
+def rows_of(contents: Mapping[str, Any]) -> list[Row]:
+    """The rows of a run's JSON, with our time and the best peer's, which the picture needs."""
+    return [
+        Row(
+            kind=row["kind"],
+            dtype=row["dtype"],
+            shape=Shape(**row["shape"]),
+            times={name: timing_of(row["times"][name]) for name in ("ours", row["best peer"])},
+            floor=0.0,
+            limit="",
+            others=row["taken by other processes"],
+            absent={},
+        )
+        for row in contents["rows"]
+    ]
+
+
+def timing_of(times: Mapping[str, Any]) -> Timing:
+    middle, (low, high) = times["median us"], times["quartiles us"]
+    turns = tuple(turn * 1e-6 for turn in times.get("turns us", ()))
+    return Timing(middle * 1e-6, low * 1e-6, high * 1e-6, times["samples"], turns)
+
+
+def panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each group, by its title."""
+    return {title: [row for row in rows if row.group == group] for group, title in TITLES.items()}
+
+
+def subject(about: Mapping[str, Any]) -> str:
+    """The machine in a line."""
+    return f"{about['processor']}, {about['threads']} threads, torch {about['packages']['torch']}"
+
+
+def draw(panels: Mapping[str, Sequence[Row]], about: str, path: Path) -> None:
+    """A panel for each title, a line for each type, a dot for each row; losing rows are named."""
+    panels = {title: rows for title, rows in panels.items() if rows}
+    rows = [row for found in panels.values() for row in found]
+    losing = sorted((row for row in rows if row.ratio < 1), key=lambda row: row.ratio)
+    lines = [len({row.dtype for row in found}) for found in panels.values()]
+    words = losing_words(losing, len(rows))
+    # In inches, and on a phone 380 pixels wide: 13 points are 14 pixels high there.
+    above, below = 1.35, 0.8 + 0.27 * len(words)
+    heights = [0.45 + 0.42 * count for count in lines]
+    height = sum(heights) + above + below
+    with plt.rc_context({"font.size": 13}):
+        figure, axes = plt.subplots(
+            len(panels),
+            squeeze=False,
+            sharex=True,
+            figsize=(5, height),
+            gridspec_kw={
+                "height_ratios": heights,
+                "left": 0.24,
+                "right": 0.83,
+                "top": 1 - above / height,
+                "bottom": below / height,
+                "hspace": 0.75,
+            },
+        )
+        for axis, (title, found) in zip(axes[:, 0], panels.items(), strict=True):
+            panel(axis, found)
+            axis.set_title(title, loc="left", x=-0.38, fontsize=14, fontweight="bold")
+        ticks = [0.25, 0.5, 1, 2, 4, 8, 16, 32, 64]
+        ratios = [row.ratio for row in rows]
+        axes[-1, 0].set_xscale("log")
+        axes[-1, 0].xaxis.set_minor_locator(NullLocator())
+        axes[-1, 0].set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
+        axes[-1, 0].set_xlim(min([*ratios, 0.8]) / 1.1, max([*ratios, 2]) * 1.15)
+        figure.text(
+            0.03, 1 - 0.15 / height, "Best other library's time / ours", va="top", fontsize=16
+        )
+        figure.text(
+            0.03,
+            1 - 0.5 / height,
+            "right of 1x: ours is faster\nbar: mean; hollow: noisy, not in it",
+            va="top",
+        )
+        figure.text(0.03, (below - 0.5) / height, "\n".join(words), va="top", color=BEHIND)
+        figure.text(0.03, 0.12 / height, about, fontsize=10, color="gray")
+        figure.savefig(path, dpi=160)
     plt.close(figure)
 
 
-def panel(axis: Any, rows: Sequence[Row], goals: list[Target]) -> None:
-    axis.set_xscale("log")
-    ratios = [row.ratio for row in rows]
-    places = range(len(rows))
-    # Bars on a log scale begin at 1, so that their length is the gain or the loss.
-    axis.barh(
-        places,
-        [ratio - 1 for ratio in ratios],
-        left=1,
-        color=[AHEAD if ratio >= 1 else BEHIND for ratio in ratios],
-        height=0.7,
-    )
-    beside = axis.get_yaxis_transform()
-    for place, row in enumerate(rows):
-        text = f"{row.ratio:.2f}x  {row.best_peer}"
-        if loop := row.against("loop over"):
-            text += f"; {loop:.1f}x the loop"
-        axis.text(1.01, place, text, va="center", fontsize=7, transform=beside)
-    axis.set_yticks(places, [str(row.shape) for row in rows], fontsize=7)
-    axis.set_ylim(len(rows) - 0.4, -0.8)
-    if ratios:
-        axis.plot(geometric_mean(ratios), len(rows) - 0.55, "D", color="black", clip_on=False)
-    shapes = [row.shape for row in rows]
-    for goal in goals:
-        if goal.shape is None:
-            axis.axvline(goal.goal, color="black", linestyle=":", linewidth=1)
-        elif goal.shape in shapes:
-            middle = shapes.index(goal.shape)
-            axis.vlines(goal.goal, middle - 0.5, middle + 0.5, color="black", linestyle=":")
+def losing_words(losing: Sequence[Row], count: int) -> list[str]:
+    """How many rows lose, and the worst of them by name."""
+    if not losing:
+        return [f"slower in none of {count}"]
+    words = [f"slower in {len(losing)} of {count} (T, B, I, H, layers):"]
+    words += [f"{row.ratio:.2f}x  {row.kind} {row.dtype} {row.shape}" for row in losing[:SHOWN]]
+    return words + [f"and {len(losing) - SHOWN} more"] * (len(losing) > SHOWN)
+
+
+def panel(axis: Any, rows: Sequence[Row]) -> None:
+    """A line of dots for each type, its mean as a bar and in words beside it."""
+    dtypes = sorted({row.dtype for row in rows}, reverse=True)  # float32 before bfloat16
+    for place, dtype in enumerate(dtypes):
+        found = [row for row in rows if row.dtype == dtype]
+        for row in sorted(found, key=lambda row: -row.ratio):  # losses on top
+            color = AHEAD if row.ratio >= 1 else BEHIND
+            face = "none" if row.noisy else color
+            axis.plot(row.ratio, place, "o", color=color, markerfacecolor=face, alpha=0.8)
+        average = mean(row.ratio for row in trusted(found))
+        if average:
+            axis.plot(average, place, "|", color="black", markersize=17, markeredgewidth=3)
+            beside = axis.get_yaxis_transform()
+            axis.text(1.03, place, f"{average:.2f}x", va="center", transform=beside)
     axis.axvline(1, color="black", linewidth=1)
-    ticks = [0.25, 0.5, 1, 2, 4, 8, 16, 32, 64]
-    axis.set_xticks(ticks, [f"{tick:g}x" for tick in ticks], fontsize=7)
-    axis.set_xlim(min([*ratios, 0.8]) / 1.1, max([*ratios, 2]) * 1.1)
-    axis.minorticks_off()
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_yticks(range(len(dtypes)), dtypes)
+    axis.set_ylim(len(dtypes) - 0.5, -0.5)
+    axis.tick_params(left=False)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", type=Path, nargs="+", help="what benchmarks/bench.py wrote")
+    for path in parser.parse_args().files:
+        contents = json.loads(path.read_text())
+        draw(panels(rows_of(contents)), subject(contents["machine"]), path.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from grid import Shape
 from reading import NAME as READING
@@ -69,6 +69,7 @@ class Row:
 
     @property
     def noisy(self) -> bool:
+        """Not to be trusted: it is shown with a "?", and no mean or worst counts it."""
         spreads = self.ours.spread, self.times[self.best_peer].spread
         return max(spreads) > 0.25 or self.others > 0.1
 
@@ -103,6 +104,9 @@ class Row:
         }
 
 
+RowT = TypeVar("RowT", bound=Row)  # a GPU's rows have more to them
+
+
 @dataclass
 class Extra:
     """What something costs beside the same call without: microseconds, or a share of that call."""
@@ -134,17 +138,32 @@ class Extra:
 
 
 class Target(NamedTuple):
-    """What was hoped for, and what came of it; None: not measured."""
+    """What was hoped for, and what came of it; None: no row to be trusted shows it."""
 
     text: str
     goal: float
     got: float | None
-    panel: tuple[str, str] | None = None  # where the picture shows it: group, dtype
-    shape: Shape | None = None  # None: it is a mean
 
     @property
     def verdict(self) -> str:
-        return "not measured" if self.got is None else "met" if self.got >= self.goal else "MISSED"
+        return (
+            "no trusted row" if self.got is None else "met" if self.got >= self.goal else "MISSED"
+        )
+
+
+def trusted(rows: Iterable[RowT]) -> list[RowT]:
+    """The rows that a summary counts."""
+    return [row for row in rows if not row.noisy]
+
+
+def uncounted(rows: Sequence[Row]) -> str:
+    """How many rows a summary does not count, and how many of those are losses."""
+    noisy = [row for row in rows if row.noisy]
+    losing = sum(row.ratio < 1 for row in noisy)
+    return (
+        f"not counted: {len(noisy)} of {len(rows)} rows, marked ? above; "
+        f"{losing} of them slower than the best peer"
+    )
 
 
 def mean(ratios: Iterable[float]) -> float | None:
@@ -153,7 +172,11 @@ def mean(ratios: Iterable[float]) -> float | None:
 
 
 def targets(rows: list[Row]) -> list[Target]:
-    """The goals, all of them ratios of a peer's time to ours, in one run on two cores."""
+    """The goals, all of them ratios of a peer's time to ours, in one run on two cores.
+
+    Rows that are not to be trusted do not count.
+    """
+    rows = trusted(rows)
 
     def found(kind: str, dtype: str) -> list[Row]:
         return [row for row in rows if row.group == kind and row.dtype == dtype]
@@ -170,7 +193,7 @@ def targets(rows: list[Row]) -> list[Target]:
         (TITLES["infer"], ("infer",), "bfloat16", 1.1, None),
     ):
         ratios = [row.ratio for kind in kinds for row in found(kind, dtype)]
-        listed.append(Target(f"{name}, {dtype}, mean", goal, mean(ratios), (kinds[0], dtype)))
+        listed.append(Target(f"{name}, {dtype}, mean", goal, mean(ratios)))
         if least is not None:
             listed.append(Target(f"{name}, {dtype}, worst", least, min(ratios, default=None)))
     for H, dtype, peer, goal in (
@@ -182,8 +205,7 @@ def targets(rows: list[Row]) -> list[Target]:
     ):
         text = f"T = B = 1, H = {H}, {dtype}, against {peer}"
         shape = Shape(1, 1, H, H, 1)
-        shown = ("step", dtype) if peer == "ONNX Runtime" else None
-        listed.append(Target(text, goal, step(shape, dtype, peer), shown, shape))
+        listed.append(Target(text, goal, step(shape, dtype, peer)))
     loops = [row.against("loop over") for row in found("resets", "float32")]
     worst = min((ratio for ratio in loops if ratio is not None), default=None)
     listed.append(Target("resets, float32, against the loop over steps, worst", 8.0, worst))
@@ -250,17 +272,21 @@ def print_absent(rows: list[Row]) -> None:
 
 
 def print_summary(rows: list[Row]) -> None:
+    """Means and the worst of the rows that can be trusted, for each group and type."""
     print(f"\n{'':32}{'dtype':9}{'rows':>5}{'mean':>8}{'at most':>9}{'worst':>8}")
     for group, title in TITLES.items():
         for dtype in dict.fromkeys(row.dtype for row in rows):
-            found = [row for row in rows if row.group == group and row.dtype == dtype]
+            every = [row for row in rows if row.group == group and row.dtype == dtype]
+            found = trusted(every)
+            if every:
+                print(f"{title:32}{dtype:9}{len(found):>5}", end="" if found else "\n")
             if found:
                 worst = min(found, key=lambda row: row.ratio)
                 average = geometric_mean(row.ratio for row in found)
                 limit = geometric_mean(row.at_most for row in found)
-                print(f"{title:32}{dtype:9}{len(found):>5}{average:>7.2f}x", end="")
-                print(f"{limit:>8.2f}x", end="")
+                print(f"{average:>7.2f}x{limit:>8.2f}x", end="")
                 print(f"{worst.ratio:>7.2f}x  at {worst.shape}, by {worst.best_peer}")
+    print(uncounted(rows))
 
 
 def print_targets(listed: list[Target]) -> None:

@@ -1,7 +1,8 @@
 """``python -m stateful_lstm``: what is built here, and which CUDA kernel a call gets.
 
 python -m stateful_lstm                      what info() says
-python -m stateful_lstm plan 512 16 1024     T steps, B rows, H units; see --help
+python -m stateful_lstm plan 512 16 1024     T steps, B rows, H units; see plan --help
+python -m stateful_lstm --version
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from collections.abc import Sequence
 import torch
 
 from . import cuda
+from ._version import __version__
 from .info import info
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     whole = argparse.ArgumentParser(prog="python -m stateful_lstm")
+    whole.add_argument("--version", action="version", version=f"stateful_lstm {__version__}")
     plan = whole.add_subparsers(dest="command").add_parser(
         "plan", help="which CUDA kernel a call gets, and why"
     )
@@ -32,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
         default="float32",
     )
     plan.add_argument("--tf32", action="store_true", help="float32 may be multiplied as TF32")
+    plan.add_argument("--why", action="store_true", help="why each other kernel does not fit")
     plan.add_argument(
         "--chip", choices=cuda.KNOWN, help="instead of the GPUs that are here, or of all known"
     )
@@ -64,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 tf32=given.tf32,
                 backward=backward,
             )
-            print(f"{chip}, {'backward' if backward else 'forward'}: {text}")
+            said = text if given.why else cuda.brief(text)
+            print(f"{chip}, {'backward' if backward else 'forward'}: {said}")
     return 0
 
 

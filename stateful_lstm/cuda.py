@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -155,7 +156,9 @@ def plan(
     tf32: bool = False,
     backward: bool = False,
 ) -> str:
-    """Which kernel a layer's call of T steps and B rows gets on a device, and why: one line.
+    """Which kernel a layer's call of T steps and B rows gets on a device, and why not each other.
+
+    All of it in one long line; `brief` shortens it.
 
     Raises:
         RuntimeError: without CUDA kernels in the library, which the plan is a part of.
@@ -166,6 +169,25 @@ def plan(
     return str(
         _operators().cuda_plan(T, B, H, proj_size or H, _CODES[dtype], tf32, backward, *device)
     )
+
+
+def brief(plan: str) -> str:
+    """The kernel of a plan's text, its blocks, and why the kernel asked before it does not fit."""
+    chosen, _, others = plan.partition("; before it ")
+    blocks, threads = re.findall(r"\d+", chosen)[:2]
+    kernel, way = chosen.split(": ")[1].split(", ", 1)
+    tensor = way.startswith("Tensor")
+    refused: dict[str, str] = {}  # the first reason for each kernel that multiplies the same way
+    for line in others.split("; ") if others else []:
+        name, other_way = line.split(", ", 1)
+        if name != kernel and other_way.startswith("Tensor") == tensor:
+            refused.setdefault(name, other_way.split(": ", 1)[1])
+    text = f"{kernel}, {'on' if tensor else 'without'} tensor cores, {blocks} block"
+    text += f"{'s' * (blocks != '1')} of {threads} threads"
+    if refused:
+        name, reason = refused.popitem()
+        text += f"; not {name}: {reason}"
+    return text
 
 
 def present() -> dict[str, Device]:

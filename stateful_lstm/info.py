@@ -19,19 +19,19 @@ def info() -> dict[str, Any]:
 
         * version, torch, python: version strings, of what runs now.
         * torch_cuda: the CUDA version that torch itself was built with, or None.
-        * backends: name -> True, or the reason why it cannot be had.
+        * backends: name -> True, or the reason why it is not available.
         * quick_step: True if short inference goes past torch's dispatcher here, or the reason why
           it takes the longer way, to the same results.
         * cpu_capability: instruction set of the CPU kernels ("amx", "avx512bf16", "avx512", "avx2",
           "portable"), None if not built.
-        * cpu_capabilities: all of them to be had here, the best first: what the environment
-          variable STATEFUL_LSTM_CPU may name.
+        * cpu_capabilities: all that this machine can run, the best first. The environment variable
+          STATEFUL_LSTM_CPU may name any of them.
         * cpu_threads: how many threads the CPU kernels may use, ``torch.get_num_threads()``.
         * cuda_built: architectures that CUDA kernels were built for.
         * cuda_present: architectures of the GPUs present, one each.
         * cuda_kernels: for each GPU present, True if there are kernels for it, or why not.
-        * cuda_plan: for each GPU present, which kernel some calls get there, and why. For other
-          calls and chips: ``python -m stateful_lstm plan --help``.
+        * cuda_plan: for each GPU present, which kernel some calls get there, and why: in a few
+          words. For other calls and chips: ``python -m stateful_lstm plan --help``.
     """
     gpus = [torch.cuda.get_device_capability(k) for k in range(torch.cuda.device_count())]
     return {
@@ -60,8 +60,8 @@ def info() -> dict[str, Any]:
         },
         "cuda_plan": {
             name: {
-                f"T=512, B={B}, H={H}, bfloat16": cuda.plan(
-                    512, B, H, device=device, dtype=torch.bfloat16
+                f"T=512, B={B}, H={H}, bfloat16": cuda.brief(
+                    cuda.plan(512, B, H, device=device, dtype=torch.bfloat16)
                 )
                 for B, H in ((1, 128), (16, 512), (64, 1024))
             }

@@ -388,13 +388,22 @@ def test_which_chips_a_build_serves(monkeypatch):
 
 def test_the_command_says_which_kernel_a_call_gets(emulated, monkeypatch, capsys):
     monkeypatch.setattr(cuda, "missing", lambda: None)
-    assert main(["plan", "512", "16", "1024", "--dtype", "bfloat16"]) == 0
+    call = ["plan", "512", "16", "1024", "--dtype", "bfloat16"]
+    assert main([*call, "--why"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 * len(cuda.KNOWN)
     assert lines[0].startswith("T4, forward: ") and "steps" in lines[0]
     (h100,) = (line for line in lines if line.startswith("H100, forward"))
     assert "128 blocks" in h100 and ": grid, TensorGrid<Bfloat16, 1, 8>" in h100
     assert "small, TensorBlock<Bfloat16, 64>: a block needs" in h100  # and why no other
+    assert main(call) == 0
+    short = capsys.readouterr().out.splitlines()
+    assert len(short) == len(lines) and max(map(len, short)) < 150
+    (h100,) = (line for line in short if line.startswith("H100, forward"))
+    assert h100 == (
+        "H100, forward: grid, on tensor cores, 128 blocks of 256 threads; "
+        "not cluster: a block needs 344576 bytes of shared memory, 232448 are there"
+    )
     assert main(["plan", "1", "1", "64", "--chip", "A100", "--proj-size", "32"]) == 0
     assert "there is a projection" in capsys.readouterr().out
     assert main(["plan", "1", "0", "64"]) == 2

@@ -10,6 +10,7 @@ import torch
 
 import stateful_lstm
 from stateful_lstm import cuda, ops
+from stateful_lstm.__main__ import main
 
 
 @pytest.fixture
@@ -51,6 +52,29 @@ def test_the_command_prints_all_of_it():
     assert said["cpu_capability"] == "portable"
     assert said["cpu_capabilities"] == here["cpu_capabilities"]
     assert said["backends"] == here["backends"]
+
+
+def test_the_command_prints_the_version(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["--version"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out == f"stateful_lstm {stateful_lstm.__version__}\n"
+
+
+def test_a_plan_in_a_few_words():
+    """The reason is of the kernel asked last, and of the same way to multiply."""
+    head = "16 blocks of 256 threads, 82240 bytes of shared memory each: "
+    assert cuda.brief(
+        f"{head}grid, Simt<float, 1>; before it small, TensorBlock<float, 64>: no TF32; "
+        "cluster, TensorCluster<float>: no TF32; small, Simt<float, 1>: H is above 128; "
+        "cluster, Simt<float, 1>: no clusters of blocks; cluster, Simt<float, 4>: too few rows; "
+        "grid, Simt<float, 2>: too few rows"
+    ) == (
+        "grid, without tensor cores, 16 blocks of 256 threads; not cluster: no clusters of blocks"
+    )
+    assert cuda.brief(f"{head.replace('16', '1', 1)}small, TensorBlock<Half, 64>") == (
+        "small, on tensor cores, 1 block of 256 threads"
+    )
 
 
 def test_it_says_which_gpus_have_kernels(two_gpus):
