@@ -151,13 +151,17 @@ def test_copies_and_pickles_of_a_state_know_what_made_it():
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_compiled_calls_do_not_replace_and_say_the_same():
+def test_a_whole_graph_does_not_replace_and_a_broken_one_does():
     lstm = make()
     lstm(noise(2, 4, 3))
-    call = torch.compile(lstm, backend="aot_eager")
+    call = torch.compile(lstm, backend="aot_eager", fullgraph=True)
     call(noise(2, 4, 3), hx(4))
-    with pytest.raises(ValueError, match="3 rows") as error:
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="3 rows") as error:
         call(noise(2, 3, 3), hx(3))
-    assert_advice_is_safe(str(error.value), 3)
+    assert "state=layer.new_state(3)" in str(error.value)
+    assert lstm.state.slots == 4
+    broken = torch.compile(lstm, backend="aot_eager")
+    broken(noise(2, 3, 3), hx(3))
+    assert lstm.state.slots == 3
     call(noise(2, 2, 3), state_indices=torch.tensor([0, 2]))
     assert not lstm.state.replaceable
