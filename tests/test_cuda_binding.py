@@ -5,6 +5,7 @@ all else is what runs on a GPU: the module, autograd, the operators' checks, the
 """
 
 import copy
+import itertools
 import json
 import os
 import subprocess
@@ -429,3 +430,34 @@ def test_without_cuda_a_call_says_why():
     assert stateful_lstm.info()["cuda_built"] == []
     with pytest.raises(RuntimeError, match="there is no plan"):
         cuda.plan(10, 1, 64, device=cuda.KNOWN["H100"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("config", ["one", "all"])
+@pytest.mark.parametrize("grads", [False, True])
+def test_calls_without_rows_steps_or_slots_start_no_kernel(emulated, dtype, config, grads):
+    for T, rows, slots in itertools.product((0, 1, 5), (0, 3), (0, 4)):
+        if 0 not in (T, rows) or rows > slots:
+            continue
+        lstm = StatefulLSTM(4, 6, dtype=dtype, **CONFIGS[config])
+        lstm.allocate_state(slots)
+        order = (rows, T) if lstm.batch_first else (T, rows)
+        x = noise(*order, 4, dtype=dtype).requires_grad_(grads)
+        with torch.set_grad_enabled(grads):
+            y, (h_n, _) = lstm(
+                x,
+                reset_mask=torch.ones(order, dtype=torch.bool),
+                state_indices=torch.arange(rows),
+            )
+        assert y.shape[:2] == order
+        assert h_n.size(1) == rows
+        if grads:
+            y.float().sum().backward()
+        lstm.reset_state(torch.zeros(slots, dtype=torch.bool))
+        assert not lstm.state.h.any()
+
+
+def test_the_plan_takes_no_rows_and_no_steps():
+    own = binding.operators()
+    for T, rows, backward in itertools.product((0, 5), (0, 3), (False, True)):
+        assert own.cuda_plan(T, rows, 6, 6, 6, False, backward, *binding.H100)
