@@ -82,6 +82,27 @@ bool is_freed(PyObject* tensor, const DLTensor& view) {
   return answer == nullptr || address == offset * (view.dtype.bits / 8);
 }
 
+// first_freed(tuple) -> the place of the first tensor whose storage was freed, or -1. Other objects may stand there.
+PyObject* first_freed(PyObject*, PyObject* tensors) {
+  if (!PyTuple_Check(tensors)) {
+    PyErr_SetString(PyExc_TypeError, "first_freed() takes a tuple");
+    return nullptr;
+  }
+  for (Py_ssize_t k = 0; k < PyTuple_Size(tensors); ++k) {
+    PyObject* object = PyTuple_GetItem(tensors, k);
+    if (Py_TYPE(object) != tensor_type && Py_TYPE(object) != parameter_type) continue;
+    DLTensor view = {};
+    if (exchange->dltensor_from_py_object_no_sync(object, &view) != 0) {
+      PyErr_Clear();  // one that has no storage, or hides it
+      continue;
+    }
+    bool empty = false;
+    for (int d = 0; d < view.ndim; ++d) empty = empty || view.shape[d] == 0;
+    if (!empty && is_freed(object, view)) return PyLong_FromSsize_t(k);
+  }
+  return PyLong_FromLong(-1);
+}
+
 Output::~Output() {
   if (pooled) Pool::shared().give(std::move(block));
 }
@@ -158,6 +179,8 @@ PyMethodDef methods[] = {
      "A layer: (y, h_n, c_n), with gates and cells if saved; or None without any effect."},
     {"gradients", fast(gradients), METH_FASTCALL,
      "Its gradients, one for each input that wants one; or None."},
+    {"first_freed", first_freed, METH_O,
+     "The place of a tuple's first tensor whose storage was freed, or -1."},
     {"setup", setup, METH_VARARGS, "Takes the tensor types; whether step() can be used."},
     {nullptr, nullptr, 0, nullptr}};
 PyModuleDef module = {PyModuleDef_HEAD_INIT,

@@ -162,6 +162,7 @@ class Released {
 PyObject* step(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* forward(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* gradients(PyObject*, PyObject* const* args, Py_ssize_t count);
+PyObject* first_freed(PyObject*, PyObject* tensors);
 extern PyObject* mark_changed;  // bumps the versions of a tuple's tensors
 
 }  // namespace stateful_lstm::python

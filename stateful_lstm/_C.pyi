@@ -11,6 +11,9 @@ def setup(
     mark_changed: Callable[[Any], object],
     backward_pass: Callable[[], int],
 ) -> bool: ...
+def first_freed(tensors: tuple[object, ...]) -> int:
+    """The place of the first tensor whose storage was freed, or -1, passing over other objects."""
+
 def step(
     x: object,
     parameters: dict[str, Tensor | None],

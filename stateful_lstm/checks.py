@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
+from . import ops
 from .stack import accumulation_dtype
 
 
@@ -71,6 +72,8 @@ def prepare(
     """Checks everything that a pure call takes; ``hx=None`` becomes zeros."""
     check_config(config)
     check_weights(weights, config)
+    check_arguments(input, hx, reset_mask, lengths)
+    check_allocated(tuple(weights), [f"weights[{k}]" for k in range(len(weights))])
     x, batched = check_input(input, weights[0], config.batch_first)
     T, B = x.shape[:2]
     sizes = state_sizes(weights, config)
@@ -131,19 +134,25 @@ def check_probability(p: object, name: str) -> None:
         raise ValueError(f"{name} should be a number in range [0, 1), got {p!r}")
 
 
-def check_allocated(t: Tensor, name: str) -> None:
-    """Refuses a tensor whose storage was freed, as FSDP frees weights between calls.
+def check_allocated(tensors: tuple[object, ...], names: Sequence[str]) -> None:
+    """Refuses tensors whose storage was freed; most of torch's own operators end the process there.
 
-    It has a shape but no numbers; most of torch's own operators end the process there. Its address
-    is its offset in the storage. Only plain tensors have an address to look at.
+    ``tensors`` may hold other objects, None for one.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling():
         return
-    plain = type(t) is Tensor or type(t) is nn.Parameter
-    if not plain or t.data_ptr() != t.storage_offset() * t.itemsize:
-        return
-    if t.numel() > 0 and t.device.type != "meta":
-        raise RuntimeError(f"{name} has no memory: its storage was freed")
+    k = ops.first_freed(tensors)
+    if k >= 0:
+        raise RuntimeError(f"{names[k]} has no memory: its storage was freed")
+
+
+def check_arguments(input: object, hx: object, *controls: object) -> None:
+    """Memory of all that a call is given, of whatever kind; the other checks come after."""
+    h, c = hx if isinstance(hx, (tuple, list)) and len(hx) == 2 else (None, None)
+    check_allocated(
+        (input, h, c, *controls),
+        ("input", "hx[0]", "hx[1]", "reset_mask", "lengths", "state_indices"),
+    )
 
 
 def check_config(config: Config) -> None:
@@ -170,7 +179,6 @@ def check_weights(weights: Sequence[Tensor], config: Config) -> None:
     for k, weight in enumerate(weights):
         if not isinstance(weight, Tensor):
             raise TypeError(f"weights[{k}] must be a Tensor, got {described(weight)}")
-        check_allocated(weight, f"weights[{k}]")
     first = weights[0]
     if first.dim() != 2 or first.size(0) % 4 or first.size(0) == 0:
         raise RuntimeError(f"weight_ih must be (4H, input_size), got {tuple(first.shape)}")
@@ -226,8 +234,7 @@ def autocast_enabled(device: torch.device) -> bool:
 
 
 def check_features(input: Tensor, weight_ih: Tensor) -> None:
-    """Memory, dtype, device and last size of an input."""
-    check_allocated(input, "input")
+    """Dtype, device and last size of an input."""
     # Autocast leaves float64 alone, so that it mixes with nothing else.
     castable = torch.float64 not in (input.dtype, weight_ih.dtype)
     if input.dtype != weight_ih.dtype and not (castable and autocast_enabled(input.device)):
@@ -271,7 +278,6 @@ def check_hx(
     if not batched:
         h, c = h.unsqueeze(1), c.unsqueeze(1)
     for k, (state, size) in enumerate(((h, sizes.P), (c, sizes.H))):
-        check_allocated(state, f"hx[{k}]")
         expected = (sizes.LD, B, size)
         if state.shape != expected:
             raise RuntimeError(f"Expected hidden[{k}] size {expected}, got {list(state.shape)}")
@@ -304,7 +310,6 @@ def check_reset_mask(
     expected = ((B, T) if batch_first else (T, B)) if batched else (T,)
     if reset_mask.shape != expected:
         raise ValueError(f"reset_mask must have shape {expected}, got {tuple(reset_mask.shape)}")
-    check_allocated(reset_mask, "reset_mask")
     if reset_mask.device != device:
         raise RuntimeError(f"reset_mask must be on {device}, got {reset_mask.device}")
     if not batched:
@@ -324,7 +329,6 @@ def check_lengths(lengths: Tensor | None, T: int, B: int, device: torch.device) 
         raise TypeError(f"lengths must be an int32 or int64 tensor, got {described(lengths)}")
     if lengths.shape != (B,):
         raise ValueError(f"lengths must have shape {(B,)}, got {tuple(lengths.shape)}")
-    check_allocated(lengths, "lengths")
     hidden = torch.compiler.is_compiling() or is_functorch_wrapped_tensor(lengths)
     if lengths.device.type == "cpu" and not hidden:
         for row, length in enumerate(lengths.tolist()):
@@ -339,7 +343,6 @@ def check_state_indices(indices: Tensor, B: int, slots: int, device: torch.devic
         raise TypeError(f"state_indices must be an int32 or int64 tensor, got {described(indices)}")
     if indices.shape != (B,):
         raise ValueError(f"state_indices must have shape {(B,)}, got {tuple(indices.shape)}")
-    check_allocated(indices, "state_indices")
     if indices.device != device:
         raise RuntimeError(f"state_indices must be on {device}, got {indices.device}")
     if indices.device.type != "cpu" or torch.compiler.is_compiling():

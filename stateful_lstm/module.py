@@ -260,7 +260,9 @@ class StatefulLSTM(nn.RNNBase):
         if isinstance(input, fx.Proxy):
             return _fx_leaf(self, input, hx, reset_mask, lengths, state, state_indices)
         if isinstance(input, PackedSequence):
+            checks.check_arguments(input.data, hx, reset_mask, lengths, state_indices)
             return self._forward_packed(input, hx, reset_mask, lengths, state, state_indices)
+        checks.check_arguments(input, hx, reset_mask, lengths, state_indices)
         weights, config = self._weights(), self._config()
         x, batched = checks.check_input(input, weights[0], self.batch_first)
         T, B = x.shape[:2]
@@ -462,9 +464,8 @@ class StatefulLSTM(nn.RNNBase):
         weights = []
         for name in self._flat_weights_names:
             weight = own.get(name)
-            weight = getattr(self, name) if weight is None else weight
-            checks.check_allocated(weight, name)
-            weights.append(weight)
+            weights.append(getattr(self, name) if weight is None else weight)
+        checks.check_allocated(tuple(weights), self._flat_weights_names)
         return weights
 
     def _any_weight(self) -> Tensor:

@@ -23,9 +23,28 @@ from .stack import accumulation_dtype
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)  # of the CPU kernels
 
 
+def _first_freed(tensors: tuple[object, ...]) -> int:
+    """The place of the first tensor whose storage was freed, or -1, passing over other objects.
+
+    FSDP frees weights between calls, for one. Such a tensor has a shape but no numbers, and its
+    address is its offset in the storage. The library has a quicker version of this function.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return -1  # their tensors have no address
+    for k, t in enumerate(tensors):
+        if not isinstance(t, Tensor) or type(t) not in (Tensor, torch.nn.Parameter):
+            continue
+        if t.layout != torch.strided:
+            continue
+        at_offset = t.data_ptr() == t.storage_offset() * t.itemsize
+        if at_offset and t.numel() > 0 and not t.is_meta:
+            return k
+    return -1
+
+
 def _load() -> str | None:
     """Loads the library. Returns None, or why there is none."""
-    global quick_step, quick_forward, quick_gradients
+    global quick_step, quick_forward, quick_gradients, first_freed
     path = Path(__file__).with_name("_C.abi3.so")
     if not path.exists():
         return (
@@ -50,9 +69,11 @@ def _load() -> str | None:
     )
     if _C.setup(Tensor, torch.nn.Parameter, watchers, mark_changed, backward_pass):
         quick_step, quick_forward, quick_gradients = _C.step, _C.forward, _C.gradients
+        first_freed = _C.first_freed
     return None
 
 
+first_freed: Callable[[tuple[object, ...]], int] = _first_freed
 # `lstm_step_`, `lstm_forward` and `lstm_gradients` past the dispatcher, which costs more than a
 # step: see _C.pyi. None: not to be had.
 quick_step: Callable[..., tuple[Tensor, tuple[Tensor, Tensor]] | None] | None = None

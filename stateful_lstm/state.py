@@ -155,8 +155,7 @@ class LSTMState:
             expected = (own.size(0), n, own.size(2))
             if new.shape != expected:
                 raise ValueError(f"{name} must have shape {expected}, got {tuple(new.shape)}")
-        check_allocated(pair[0], "h")
-        check_allocated(pair[1], "c")
+        check_allocated(pair, ("h", "c"))
         # Copies: the pair may be parts of this state, which are written one after the other.
         self._put(slots, pair[0].clone(), pair[1].clone())
 
@@ -187,20 +186,20 @@ class LSTMState:
         if slots.dim() > 1:
             raise ValueError(f"indices of slots must be 1-D, got {slots.dim()}-D")
         slots = slots.reshape(-1).to(torch.int64)
-        wrong = slots[(slots < 0) | (slots >= self.slots)].tolist()
+        numbers = slots.tolist()
+        wrong = [n for n in numbers if not 0 <= n < self.slots]
         if wrong:
             named = ", ".join(map(str, wrong[:3])) + (", ..." if len(wrong) > 3 else "")
             raise IndexError(f"slots must be 0 to {self.slots - 1}, got {named}")
-        if once and slots.unique().numel() != slots.numel():
+        if once and len(set(numbers)) != len(numbers):
             raise ValueError(
-                f"each slot may be named once, got {slots.tolist()}. "
+                f"each slot may be named once, got {numbers}. "
                 "A 0/1 mask must be of dtype bool: mask.bool()"
             )
         return slots.to(self.h.device)
 
     def _hc(self) -> list[Tensor]:
-        check_allocated(self.h, "the state's h")
-        check_allocated(self.c, "the state's c")
+        check_allocated((self.h, self.c), ("the state's h", "the state's c"))
         return [self.h, self.c]
 
     def _put(self, slots: Tensor | None, h: Tensor, c: Tensor, ends_call: bool = False) -> None:
@@ -216,7 +215,10 @@ class LSTMState:
             ends_call: whether a call leaves its final state: not inside a backward pass.
         """
         with torch.no_grad():
-            h, c = h.to(self.h), c.to(self.c)
+            if h.dtype != self.h.dtype or h.device != self.h.device:
+                h = h.to(self.h)
+            if c.dtype != self.c.dtype or c.device != self.c.device:
+                c = c.to(self.c)
             if self._by_operator(slots):
                 write = ops.state_scatter_ if ends_call else ops.state_write_
                 write(_bits(self.h), _bits(self.c), slots, _bits(h), _bits(c))

@@ -30,6 +30,12 @@ def threads():
 
 
 @pytest.fixture
+def fresh_compiler():
+    """Nothing compiled by earlier tests counts against torch.compile's limits."""
+    torch._dynamo.reset()
+
+
+@pytest.fixture
 def spy(monkeypatch):
     return Spy(monkeypatch)
 

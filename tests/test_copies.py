@@ -13,7 +13,10 @@ from torch.optim.swa_utils import AveragedModel
 import stateful_lstm
 from stateful_lstm import StatefulLSTM
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.usefixtures("fresh_compiler"),
+]
 
 
 def compiled(layer):

@@ -70,7 +70,7 @@ def test_the_function_takes_any_size_that_is_zero(form, backend, recompute):
 
 
 @every_form
-def test_compiled_calls_and_state_functions_take_no_rows(form):
+def test_compiled_calls_and_state_functions_take_no_rows(form, fresh_compiler):
     lstm = make(dtype=torch.float32, **form)
     lstm.allocate_state(0)
     call = torch.compile(lstm, backend="aot_eager", fullgraph=True)

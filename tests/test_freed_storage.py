@@ -112,3 +112,15 @@ def test_the_operators_refuse_what_they_are_given():
         ops.state_scatter_(h, c, None, h, freed(c))
     with pytest.raises(RuntimeError, match="x has no memory"):
         ops.state_copy(freed(h))
+
+
+@pytest.mark.parametrize("library", [True, False], ids=["library", "python"])
+def test_the_first_freed_tensor_is_found_among_others(library):
+    first_freed = ops.first_freed if library else ops._first_freed
+    gone, whole = freed(torch.ones(2)), torch.ones(3)
+    sparse = torch.ones(2).to_sparse()
+    others = (None, 3, whole, whole[:0], torch.ones(2, device="meta"), sparse)
+    assert first_freed(others) == -1
+    assert first_freed((*others, gone, gone)) == len(others)
+    assert first_freed((whole[1:], torch.nn.Parameter(gone))) == 1
+    assert first_freed((freed(torch.ones(0)),)) == -1

@@ -151,7 +151,7 @@ def test_copies_and_pickles_of_a_state_know_what_made_it():
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_a_whole_graph_does_not_replace_and_a_broken_one_does():
+def test_a_whole_graph_does_not_replace_and_a_broken_one_does(fresh_compiler):
     lstm = make()
     lstm(noise(2, 4, 3))
     call = torch.compile(lstm, backend="aot_eager", fullgraph=True)
