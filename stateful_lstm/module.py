@@ -263,7 +263,8 @@ class StatefulLSTM(nn.RNNBase):
         hidden = checks.check_hx(hx, checks.state_sizes(weights, config), B, x, batched)
         reset = checks.check_reset_mask(reset_mask, T, B, x.device, batched, self.batch_first)
         lengths = checks.check_lengths(lengths, T, B, x.device)
-        call = checks.Call(x, x, x, reset, lengths, batched, self.batch_first)
+        given = checks.c_dtype(hidden, x)
+        call = checks.Call(x, x, x, reset, lengths, batched, self.batch_first, given)
         y, h_n, c_n = self._run(call, hidden, weights, config, state, state_indices, None)
         return call.results(y, h_n, c_n)
 
@@ -300,10 +301,11 @@ class StatefulLSTM(nn.RNNBase):
         if back is not None:
             row_lengths = row_lengths[back.cpu()]
         hidden = checks.check_hx(hx, checks.state_sizes(weights, config), B, x, True)
-        call = checks.Call(x, x, x, None, row_lengths.to(x.device), True, False)
+        given = checks.c_dtype(hidden, x)
+        call = checks.Call(x, x, x, None, row_lengths.to(x.device), True, False, given)
         y, h_n, c_n = self._run(call, hidden, weights, config, state, state_indices, places)
         packed = PackedSequence(y.flatten(0, 1).index_select(0, places), batch_sizes, order, back)
-        return packed, (h_n, c_n.to(call.c_dtype or h_n.dtype))
+        return packed, call.results(y, h_n, c_n)[1]
 
     def _run(
         self,

@@ -244,8 +244,8 @@ class LSTMState:
     def finish(self, state_indices: Tensor | None, h_n: Tensor, c_n: Tensor) -> None:
         """Takes a call's final h (L*D, B, P) and c (L*D, B, H); padding rows write nothing."""
         with torch.no_grad():
+            h_n, c_n = h_n.to(self.h.dtype), c_n.to(self.c.dtype)
             if self._by_operator(state_indices):
-                h_n, c_n = h_n.to(self.h.dtype), c_n.to(self.c.dtype)
                 ops.state_scatter_(self.h, self.c, state_indices, h_n, c_n)
             elif state_indices is None:
                 self.h.copy_(h_n)
