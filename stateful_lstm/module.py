@@ -288,7 +288,8 @@ class StatefulLSTM(nn.RNNBase):
         if data.dim() != 2:
             raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
         checks.check_features(data, weights[0])
-        T, B = batch_sizes.numel(), int(batch_sizes[0])
+        # The first step has all rows. A size, where a number would stay in a torch.jit.trace.
+        T, B = batch_sizes.size(0), torch.repeat_interleave(batch_sizes[:1]).size(0)
         # Position in (T, B) of every packed element: step t holds the first batch_sizes[t] rows.
         present = torch.arange(B, device=batch_sizes.device) < batch_sizes.unsqueeze(1)
         steps, rows = present.nonzero().unbind(1)
@@ -511,6 +512,18 @@ class StatefulLSTM(nn.RNNBase):
             "torch.jit.script does not take a StatefulLSTM: use torch.compile; or, with "
             "stateful=False, torch.export or torch.jit.trace"
         )
+
+    @property
+    def __overloads__(self) -> dict[str, list[str]]:
+        """None. A ``ScriptModule`` sets this attribute of each layer before it scripts the layer.
+
+        It asks for nothing else before, and ``torch.jit.trace`` never sets it.
+        """
+        return {}
+
+    @__overloads__.setter
+    def __overloads__(self, overloads: dict[str, list[str]]) -> None:
+        self.__prepare_scriptable__()
 
     def __getstate__(self) -> dict[str, Any]:
         contents: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
