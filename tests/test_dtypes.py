@@ -22,6 +22,7 @@ GIVEN = (None, *itertools.product(DTYPES, DTYPES))  # of h_0 and c_0
 AUTOCAST = (None, *HALVES)
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
     pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous"),
 ]
@@ -83,15 +84,6 @@ def answer(layer, *given):
         return dtypes(layer(*given))
     except (RuntimeError, ValueError):
         return None
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Thousands of tiny calls: a second thread would be waited for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @each_own
@@ -266,3 +258,10 @@ def test_gradients_come_in_the_dtypes_of_what_was_given():
             assert grad.dtype == leaf.dtype
             eps = max(torch.finfo(t).eps for t in (own, kind))
             assert distance(grad, true) <= T * eps * true.norm()
+
+
+def test_hx_may_be_a_list():
+    layer = StatefulLSTM(INPUT, H, stateful=False)
+    x, hx = arguments(layer, FLOAT32, (FLOAT32, FLOAT32), packed=False)
+    torch.testing.assert_close(layer(x, list(hx)), layer(x, hx), rtol=0, atol=0)
+    torch.testing.assert_close(layer(x, list(hx)), plain(layer)(x, list(hx)))
