@@ -249,6 +249,8 @@ def check_hx(
                 "Input and hidden tensors are not at the same device, found input tensor at "
                 f"{x.device} and hidden[{k}] at {state.device}"
             )
+    if h.dtype == c.dtype == x.dtype:
+        return h, c
     # The dtype of sums, in which c is kept, holds every narrower one without loss. h is a factor of
     # products: it has the other factor's dtype, or autocast gives it that, but for float64.
     held = dict.fromkeys((accumulation_dtype(x.dtype), *_NARROW))

@@ -288,10 +288,14 @@ class StatefulLSTM(nn.RNNBase):
         if data.dim() != 2:
             raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
         checks.check_features(data, weights[0])
-        # The first step has all rows. A size, where a number would stay in a torch.jit.trace.
-        T, B = batch_sizes.size(0), torch.repeat_interleave(batch_sizes[:1]).size(0)
+        # The first step has all rows. int(batch_sizes[0]) would be a constant of a torch.jit.trace.
+        all_rows = torch.arange(
+            batch_sizes[0],  # type: ignore[call-overload]  # which torch takes, and traces
+            device=batch_sizes.device,
+        )
+        T, B = batch_sizes.size(0), all_rows.size(0)
         # Position in (T, B) of every packed element: step t holds the first batch_sizes[t] rows.
-        present = torch.arange(B, device=batch_sizes.device) < batch_sizes.unsqueeze(1)
+        present = all_rows < batch_sizes.unsqueeze(1)
         steps, rows = present.nonzero().unbind(1)
         if order is not None:
             rows = order.cpu()[rows]
