@@ -1,8 +1,13 @@
 """An LSTM for PyTorch whose state stays on the device between calls.
 
 :class:`StatefulLSTM` stands wherever a ``torch.nn.LSTM`` stood; :func:`lstm` is the pure function
-under it, and :mod:`stateful_lstm.reference` the specification of both.
+under it, and :mod:`stateful_lstm.reference` the specification of both. ``stateful_lstm.data``,
+``stateful_lstm.training`` and ``stateful_lstm.interop`` are imported when they are first used.
 """
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from . import reference
 from ._version import __version__
@@ -26,3 +31,18 @@ __all__ = [
     "set_memory_budget",
     "set_state",
 ]
+
+if TYPE_CHECKING:
+    from . import data as data
+    from . import interop as interop
+    from . import training as training
+else:
+    _ON_FIRST_USE = ("data", "interop", "training")
+
+    def __getattr__(name: str) -> ModuleType:
+        if name in _ON_FIRST_USE:
+            return import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_ON_FIRST_USE})

@@ -49,11 +49,15 @@ class Call:
     lengths: Tensor | None  # (B,) int64
     batched: bool
     batch_first: bool
-    c_dtype: torch.dtype | None = None  # of c_n as it is returned; None: that of h_n
+    c_dtype: torch.dtype  # c_n is returned no narrower: that of c_0 as it came, without hx of x
 
     def results(self, y: Tensor, h_n: Tensor, c_n: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Time-major results in the layout that the caller's arguments had."""
-        dtype = self.c_dtype or h_n.dtype
+        """Time-major results in the layout that the caller's arguments had.
+
+        c_n, which comes in the dtype of sums, is returned in the wider one of h_n's dtype and
+        :attr:`c_dtype`.
+        """
+        dtype = torch.promote_types(h_n.dtype, self.c_dtype)
         if c_n.dtype != dtype:
             c_n = c_n.to(dtype)
         if not self.batched:
@@ -78,11 +82,12 @@ def prepare(
     T, B = x.shape[:2]
     sizes = state_sizes(weights, config)
     hidden = check_hx(hx, sizes, B, x, batched)
+    given = c_dtype(hidden, x)
     if hidden is None:
         hidden = zero_state(sizes, B, x)
     reset = check_reset_mask(reset_mask, T, B, x.device, batched, config.batch_first)
     checked_lengths = check_lengths(lengths, T, B, x.device)
-    return Call(x, *hidden, reset, checked_lengths, batched, config.batch_first)
+    return Call(x, *hidden, reset, checked_lengths, batched, config.batch_first, given)
 
 
 class StateSizes(NamedTuple):
@@ -113,7 +118,10 @@ def described(given: object) -> str:
         return f"a numpy array of {given.dtype} and shape {given.shape}"
     if isinstance(given, Tensor):
         return f"a tensor of {given.dtype} and shape {tuple(given.shape)}"
-    return type(given).__name__
+    kind = type(given).__name__
+    if isinstance(given, (tuple, list)):
+        return f"a {kind} of ({', '.join(map(described, given[:5]))})"
+    return kind
 
 
 def check_count(n: Any, name: str) -> int:
@@ -255,10 +263,16 @@ def check_features(input: Tensor, weight_ih: Tensor) -> None:
         )
 
 
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)  # what float64 and float32 hold
+
+
 def check_hx(
     hx: tuple[Tensor, Tensor] | None, sizes: StateSizes, B: int, x: Tensor, batched: bool
 ) -> tuple[Tensor, Tensor] | None:
-    """A pair (h_0, c_0) of the input's dtype and device; c_0 may be in the dtype of sums."""
+    """A pair (h_0, c_0) on the input's device.
+
+    h_0 has the input's dtype, c_0 any that the dtype of sums holds. Autocast gives h_0 its dtype.
+    """
     if hx is None:
         return None
     if (
@@ -266,8 +280,7 @@ def check_hx(
         or len(hx) != 2
         or not all(isinstance(s, Tensor) for s in hx)
     ):
-        came = ", ".join(map(described, hx)) if isinstance(hx, (tuple, list)) else described(hx)
-        raise TypeError(f"hx must be a tuple of two tensors (h_0, c_0), got {came or '()'}")
+        raise TypeError(f"hx must be a tuple of two tensors (h_0, c_0), got {described(hx)}")
     h, c = hx
     dims = 3 if batched else 2
     if h.dim() != dims or c.dim() != dims:
@@ -286,12 +299,22 @@ def check_hx(
                 "Input and hidden tensors are not at the same device, found input tensor at "
                 f"{x.device} and hidden[{k}] at {state.device}"
             )
-        allowed = {x.dtype} if k == 0 else {x.dtype, accumulation_dtype(x.dtype)}
-        if state.dtype not in allowed and not (
-            state.is_floating_point() and autocast_enabled(x.device)
-        ):
-            raise RuntimeError(f"Expected hidden[{k}] dtype {x.dtype}, got {state.dtype}")
+    if h.dtype == c.dtype == x.dtype:
+        return h, c
+    # The dtype of sums, in which c is kept, holds every narrower one without loss. h is a factor of
+    # products: it has the other factor's dtype, or autocast gives it that, but for float64.
+    held = dict.fromkeys((accumulation_dtype(x.dtype), *_NARROW))
+    mixes = x.dtype != torch.float64 and autocast_enabled(x.device)
+    for k, (state, allowed) in enumerate(((h, held if mixes else (x.dtype,)), (c, held))):
+        if state.dtype not in allowed:
+            names = " or ".join(map(str, allowed))
+            raise RuntimeError(f"Expected hidden[{k}] dtype {names}, got {state.dtype}")
     return h, c
+
+
+def c_dtype(hidden: tuple[Tensor, Tensor] | None, x: Tensor) -> torch.dtype:
+    """The dtype that the caller has for c: that of hx, or of the zeros that ``nn.LSTM`` makes."""
+    return x.dtype if hidden is None else hidden[1].dtype
 
 
 def check_reset_mask(

@@ -63,8 +63,9 @@ def lstm(
 
     Args:
         input: (T, B, I); (B, T, I) with ``batch_first``; (T, I) unbatched.
-        hx: (h_0 (L*D, B, P), c_0 (L*D, B, H)), without B when unbatched; None: zeros. c_0 may also
-            be in the dtype of sums (float32 for float16 and bfloat16).
+        hx: (h_0 (L*D, B, P), c_0 (L*D, B, H)), without B when unbatched; None: zeros. c_0 may have
+            any dtype that the dtype of sums (float32 for float16 and bfloat16) holds; c_n has the
+            wider one of its and the input's.
         weights: the flat list in ``nn.LSTM``'s parameter order, all of the input's dtype.
         num_layers: L, layers one upon the other.
         bias: whether the list has biases.
@@ -114,12 +115,7 @@ def run(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Runs a checked call: y (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H) in the dtype of sums."""
     if checks.autocast_enabled(call.x.device):
-        device = call.x.device.type
-        dtype, given = torch.get_autocast_dtype(device), call.h0.dtype
-        out = _in_dtype(dtype, call, weights, config, training, recompute, backend, packed_rows)
-        if device == "cpu" and (packed_rows is not None or config.proj_size):
-            out = _widened(call, out, torch.promote_types(dtype, given), config)
-        return out
+        return _under_autocast(call, weights, config, training, recompute, backend, packed_rows)
     if _has_wider_kernels(call.x, backend):
         y, h_n, c_n = _in_dtype(
             torch.float32, call, weights, config, training, recompute, backend, packed_rows
@@ -147,27 +143,39 @@ def run(
     )
 
 
+def _under_autocast(
+    call: checks.Call,
+    weights: Sequence[Tensor],
+    config: checks.Config,
+    training: bool,
+    recompute: str,
+    backend: str,
+    packed_rows: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`run` in autocast's dtype; float64 stays, as autocast has it.
+
+    The results have the dtypes that ``nn.LSTM`` returns. Where it runs a kernel (oneDNN's, cuDNN's)
+    all of them have autocast's. On the CPU packed sequences and projections go step by step: c then
+    keeps its own dtype where that is wider, and so does h, unless a projection makes it.
+    """
+    device, dtype = call.x.device.type, call.x.dtype
+    if dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+    by_steps = device == "cpu" and (packed_rows is not None or config.proj_size > 0)
+    call.c_dtype = torch.promote_types(dtype, call.c_dtype) if by_steps else dtype
+    y, h_n, c_n = _in_dtype(dtype, call, weights, config, training, recompute, backend, packed_rows)
+    if config.proj_size > 0:
+        return y, h_n, c_n
+    return y.to(call.c_dtype), h_n.to(call.c_dtype), c_n
+
+
 def _in_dtype(
     dtype: torch.dtype, call: checks.Call, weights: Sequence[Tensor], *others: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`run` in another dtype; float64 stays, as autocast has it."""
-    call.x, call.h0, *weights = (
-        t if t.dtype == torch.float64 else t.to(dtype) for t in (call.x, call.h0, *weights)
-    )
+    """:func:`run` in another dtype."""
+    call.x, call.h0, *weights = (t.to(dtype) for t in (call.x, call.h0, *weights))
     with torch.autocast(call.x.device.type, enabled=False):
         return run(call, weights, *others)
-
-
-def _widened(
-    call: checks.Call,
-    out: tuple[Tensor, Tensor, Tensor],
-    wide: torch.dtype,
-    config: checks.Config,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """In the dtypes that ``nn.LSTM`` returns under autocast on the CPU: some are the state's."""
-    y, h_n, c_n = out
-    call.c_dtype = wide
-    return out if config.proj_size else (y.to(wide), h_n.to(wide), c_n)
 
 
 def _has_wider_kernels(x: Tensor, backend: str) -> bool:

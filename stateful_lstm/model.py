@@ -212,7 +212,8 @@ def convert(model: nn.Module, stateful: bool = True) -> nn.Module:
     return model
 
 
-# What an nn.LSTM may not have of its own: all that StatefulLSTM has and it has not.
-_OWN_NAMES = {name for name in vars(StatefulLSTM) if name not in dir(nn.LSTM)} | {
-    *("stateful", "recurrent_dropout", "unit_forget_bias", "recompute", "_state")
-}
+# What an nn.LSTM may not have of its own: all that StatefulLSTM has and it has not. Names like
+# __overloads__ are torch's: torch.jit.script leaves that one on an nn.LSTM.
+_OWN_NAMES = {
+    name for name in vars(StatefulLSTM) if name not in dir(nn.LSTM) and not name.startswith("__")
+} | {*("stateful", "recurrent_dropout", "unit_forget_bias", "recompute", "_state")}

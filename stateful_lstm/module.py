@@ -269,7 +269,8 @@ class StatefulLSTM(nn.RNNBase):
         hidden = checks.check_hx(hx, checks.state_sizes(weights, config), B, x, batched)
         reset = checks.check_reset_mask(reset_mask, T, B, x.device, batched, self.batch_first)
         lengths = checks.check_lengths(lengths, T, B, x.device)
-        call = checks.Call(x, x, x, reset, lengths, batched, self.batch_first)
+        given = checks.c_dtype(hidden, x)
+        call = checks.Call(x, x, x, reset, lengths, batched, self.batch_first, given)
         y, h_n, c_n = self._run(call, hidden, weights, config, state, state_indices, None)
         return call.results(y, h_n, c_n)
 
@@ -293,9 +294,14 @@ class StatefulLSTM(nn.RNNBase):
         if data.dim() != 2:
             raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
         checks.check_features(data, weights[0])
-        T, B = batch_sizes.numel(), int(batch_sizes[0])
+        # The first step has all rows. int(batch_sizes[0]) would be a constant of a torch.jit.trace.
+        all_rows = torch.arange(
+            batch_sizes[0],  # type: ignore[call-overload]  # which torch takes, and traces
+            device=batch_sizes.device,
+        )
+        T, B = batch_sizes.size(0), all_rows.size(0)
         # Position in (T, B) of every packed element: step t holds the first batch_sizes[t] rows.
-        present = torch.arange(B, device=batch_sizes.device) < batch_sizes.unsqueeze(1)
+        present = all_rows < batch_sizes.unsqueeze(1)
         steps, rows = present.nonzero().unbind(1)
         if order is not None:
             rows = order.cpu()[rows]
@@ -306,10 +312,11 @@ class StatefulLSTM(nn.RNNBase):
         if back is not None:
             row_lengths = row_lengths[back.cpu()]
         hidden = checks.check_hx(hx, checks.state_sizes(weights, config), B, x, True)
-        call = checks.Call(x, x, x, None, row_lengths.to(x.device), True, False)
+        given = checks.c_dtype(hidden, x)
+        call = checks.Call(x, x, x, None, row_lengths.to(x.device), True, False, given)
         y, h_n, c_n = self._run(call, hidden, weights, config, state, state_indices, places)
         packed = PackedSequence(y.flatten(0, 1).index_select(0, places), batch_sizes, order, back)
-        return packed, (h_n, c_n.to(call.c_dtype or h_n.dtype))
+        return packed, call.results(y, h_n, c_n)[1]
 
     def _run(
         self,
@@ -396,7 +403,7 @@ class StatefulLSTM(nn.RNNBase):
         follows = False
         if own is not None:
             if not isinstance(own, LSTMState):
-                raise TypeError(f"state must be an LSTMState, got {type(own).__name__}")
+                raise TypeError(f"state must be an LSTMState, got {checks.described(own)}")
             misfit = own.fits(sizes, dtype, x.device)
             # A wrapper may give the layer weights of another dtype for the length of a call, as
             # FSDP2's mixed precision does. The layer's own state follows.
@@ -524,6 +531,18 @@ class StatefulLSTM(nn.RNNBase):
             "torch.jit.script does not take a StatefulLSTM: use torch.compile; or, with "
             "stateful=False, torch.export or torch.jit.trace"
         )
+
+    @property
+    def __overloads__(self) -> dict[str, list[str]]:
+        """None. A ``ScriptModule`` sets this attribute of each layer before it scripts the layer.
+
+        It asks for nothing else before, and ``torch.jit.trace`` never sets it.
+        """
+        return {}
+
+    @__overloads__.setter
+    def __overloads__(self, overloads: dict[str, list[str]]) -> None:
+        self.__prepare_scriptable__()
 
     def __getstate__(self) -> dict[str, Any]:
         contents: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]

@@ -318,8 +318,7 @@ def as_pair(hc: Any) -> tuple[Tensor, Tensor]:
         h, c = (torch.from_numpy(t) if isinstance(t, np.ndarray) else t for t in hc)
         if all(isinstance(t, Tensor) and t.is_floating_point() for t in (h, c)):
             return h, c
-    came = ", ".join(map(described, hc)) if isinstance(hc, (tuple, list)) else described(hc)
-    raise TypeError(f"expected a tuple of two floating-point tensors (h, c), got {came or '()'}")
+    raise TypeError(f"expected a tuple of two floating-point tensors (h, c), got {described(hc)}")
 
 
 def _slots_of(selected: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ MASK = np.zeros((2, 4), bool)
         (lambda m: m(x, state_indices=np.arange(4)), "state_indices must be .* numpy array"),
         (lambda m: m(x, (H, H)), "hx must be .* numpy array of float32"),
         (lambda m: m(x, (torch.zeros(1, 4, 5), None)), "hx must be .* NoneType"),
-        (lambda m: m(x, ()), r"hx must be a tuple of two tensors \(h_0, c_0\), got \(\)"),
-        (lambda m: m(x, state=(H, H)), "state must be an LSTMState, got tuple"),
+        (lambda m: m(x, ()), r"a tuple of two tensors \(h_0, c_0\), got a tuple of \(\)"),
+        (lambda m: m(x, state=(H, H)), "state must be an LSTMState, got a tuple of"),
     ],
 )
 @pytest.mark.parametrize("grad", [False, True])
@@ -182,9 +182,9 @@ def test_lengths_of_another_dtype_are_refused(dtype):
     ("hc", "words"),
     [
         (np.zeros((2, 1, 4, 5)), r"got a numpy array of float64 and shape \(2, 1, 4, 5\)"),
-        ((H, H.astype(int)), "got a numpy array of float32 .*, a numpy array of int64"),
-        ((H,), "got a numpy array of float32"),
-        ((), r"got \(\)"),
+        ((H, H.astype(int)), r"got a tuple of \(a numpy array of float32 .* array of int64"),
+        ((H,), r"got a tuple of \(a numpy array of float32"),
+        ([], r"got a list of \(\)"),
         (None, "got NoneType"),
         ((H, None), "NoneType"),
     ],

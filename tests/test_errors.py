@@ -57,8 +57,15 @@ CALLS = {
         lambda t: {"input": good(t).to("meta")}, RuntimeError, ["meta", "cpu"]),
     "hx is one tensor": (lambda t: {"hx": noise(1, S, H)}, ANY, ["hx", "tuple"]),
     "hx is one of two": (lambda t: {"hx": (noise(1, S, H),)}, ANY, ["hx"]),
-    "hx is three": (lambda t: {"hx": (noise(1, S, H),) * 3}, ANY, ["hx"]),
-    "hx holds None": (lambda t: {"hx": (noise(1, S, H), None)}, ANY, ["hx"]),
+    "hx is three": (
+        lambda t: {"hx": (noise(1, S, H),) * 3}, ANY, ["hx", "a tuple of (a tensor of torch.float64"]),
+    "hx holds None": (
+        lambda t: {"hx": [noise(1, S, H), None]}, ANY, ["hx", "a list of (a tensor", "NoneType)"]),
+    "hx of rank 0": (
+        lambda t: {"hx": (torch.tensor(0.0), torch.tensor(0.0))}, RuntimeError, ["3-D", "0-D"]),
+    "integer c": (
+        lambda t: {"hx": (noise(1, S, H), torch.zeros(1, S, H, dtype=torch.int64))},
+        RuntimeError, ["hidden[1]", "float64", "got torch.int64"]),
     "h of another batch": (
         lambda t: {"hx": (noise(1, 3, H), noise(1, 3, H))}, RuntimeError, ["(1, 4, 5)"]),
     "c of another size": (

@@ -22,3 +22,4 @@ assert_type(stateful_lstm.__version__, str)
 windows = ContinuousBatches([torch.zeros(9, 1)], batch_size=1, window=3)
 trainer = Trainer(lstm, torch.optim.SGD(lstm.parameters(), lr=0.1), torch.nn.MSELoss())
 assert_type(trainer.current_loss(), float)
+stateful_lstm.interop.export_onnx(lstm, "lstm.onnx")  # without an import of its own
