@@ -23,6 +23,10 @@ class LSTMState:
     a state. Every change writes h and c in one torch call: an exception, a signal handler's for
     one, leaves both old or both new.
 
+    Several threads may use one state at the same time, as long as no slot is in two calls at once:
+    a call reads and writes the rows of its own slots only. Run no call while the whole state is
+    reset, read, written or moved.
+
     Attributes:
         h: (L*D, S, P), in the layer's dtype.
         c: (L*D, S, H), in float32 for float16 and bfloat16 layers, else in the layer's dtype.

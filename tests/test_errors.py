@@ -58,7 +58,7 @@ CALLS = {
     "hx is one tensor": (lambda t: {"hx": noise(1, S, H)}, ANY, ["hx", "tuple"]),
     "hx is one of two": (lambda t: {"hx": (noise(1, S, H),)}, ANY, ["hx"]),
     "hx is three": (
-        lambda t: {"hx": (noise(1, S, H),) * 3}, ANY, ["hx", "a tuple of (a tensor of torch.float64"]),
+        lambda t: {"hx": (noise(1, S, H),) * 3}, ANY, ["hx", "a tuple of (a tensor"]),
     "hx holds None": (
         lambda t: {"hx": [noise(1, S, H), None]}, ANY, ["hx", "a list of (a tensor", "NoneType)"]),
     "hx of rank 0": (
