@@ -31,8 +31,9 @@ class Layout:
 
     Args:
         model: with its states.
-        rehearse: whether to find out in a forward of its own where code is compiled: compiled code
-            need not call hooks. Its collectives must be nobody else's then.
+        rehearse: whether a compiled model runs the first window once more, eagerly and without a
+            trace: compiled code may not call hooks. Not for many ranks, whose collectives would no
+            longer meet.
         forward: the function that runs the model, if there is one.
     """
 
@@ -49,14 +50,9 @@ class Layout:
             ValueError: if a layer gets the window in a layout that it has not, or without a
                 feature axis. The resident states are as they were then.
         """
-        open_questions = self._open_questions(window)
-        layers = {
-            name: module
-            for name, module in self._model.named_modules()
-            if isinstance(module, nn.RNNBase)
-            and (FEATURES in open_questions or module.batch_first != window.batch_first)
-        }
-        if not open_questions or not layers:
+        questions = self._open_questions(window)
+        layers = self._layers(window, questions) if questions else {}
+        if not layers:
             return run()
         if self._rehearse and _is_compiled(self._model, self._forward):
             with _unnoticed(self._model), _watched(layers, window):
@@ -70,10 +66,11 @@ class Layout:
             except _MisreadError:
                 states.write(self._model, before)
                 raise
-        self._sound |= open_questions
+        self._sound |= questions
         return result
 
     def _open_questions(self, window: Window) -> set[bool | str]:
+        """What this window can tell and no earlier one has told."""
         questions: set[bool | str] = set()
         first, second = window.input.shape[:2]
         if first != second:
@@ -82,6 +79,15 @@ class Layout:
             questions.add(FEATURES)
         return questions - self._sound
 
+    def _layers(self, window: Window, questions: set[bool | str]) -> dict[str, nn.RNNBase]:
+        """Those that may read the window wrongly."""
+        return {
+            name: module
+            for name, module in self._model.named_modules()
+            if isinstance(module, nn.RNNBase)
+            and (FEATURES in questions or module.batch_first != window.batch_first)
+        }
+
 
 def _lacks_features(window: Window) -> bool:
     return window.input.dim() == 2 and window.input.is_floating_point()
@@ -89,7 +95,7 @@ def _lacks_features(window: Window) -> bool:
 
 @contextmanager
 def _watched(layers: Mapping[str, nn.RNNBase], window: Window) -> Iterator[None]:
-    """Inside, these layers raise where they would read the window wrongly."""
+    """Inside, these layers raise if they would read the window wrongly."""
     hooks = [
         layer.register_forward_pre_hook(partial(_look, name, window), with_kwargs=True)
         for name, layer in layers.items()
@@ -144,7 +150,7 @@ def _look(
 
 
 def _is_compiled(model: nn.Module, forward: Callable[..., Any] | None) -> bool:
-    """Whether torch.compile has had a hand in this model, or in the function that runs it."""
+    """Whether a part of the model, or the function that runs it, is compiled."""
     callables: list[Any] = [forward]
     for module in model.modules():
         callables += [module.forward, *filter(callable, vars(module).values())]
@@ -153,7 +159,7 @@ def _is_compiled(model: nn.Module, forward: Callable[..., Any] | None) -> bool:
 
 @contextmanager
 def _unnoticed(model: nn.Module) -> Iterator[None]:
-    """Inside, the model runs eagerly; afterwards all is as it was before."""
+    """Inside, the model runs eagerly; afterwards it is as it was before."""
     places: list[tuple[dict[str, Any], dict[str, Any]]] = [
         (place, dict(place))
         for module in model.modules()
