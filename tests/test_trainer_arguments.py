@@ -80,11 +80,12 @@ class Plain(nn.Module):
 
 def test_a_model_without_states_is_warned_of_once(tmp_path):
     model = Plain()
+    windows = ContinuousBatches(torch.randn(2, 10, 3), 2, 10)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         trainer = make_trainer(model)
-        trainer.fit(make_data(window=40, batch_size=7), epochs=2, progress=False)
-        trainer.evaluate(make_data(window=40, batch_size=7))
+        trainer.fit(windows, epochs=2, progress=False)
+        trainer.evaluate(windows)
         trainer.save(tmp_path / "plain")
         trainer.load(tmp_path / "plain")
     (only,) = seen
