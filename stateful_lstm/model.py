@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,11 +29,15 @@ def without_layers(model: nn.Module) -> str:
     return f"{type(model).__name__} has no StatefulLSTM inside.{has}"
 
 
-def _layers(model: nn.Module, caller: str) -> dict[str, StatefulLSTM]:
-    """For a public function that would do nothing, silently, to a model without such layers."""
+def _layers(model: nn.Module, function: str, above: int = 0) -> dict[str, StatefulLSTM]:
+    """For a public function that would do nothing, silently, to a model without such layers.
+
+    ``above``: functions between the public one and its caller, at whom the warning points.
+    """
     layers = layers_of(model)
     if not layers:
-        warnings.warn(f"{caller} does nothing: {without_layers(model)}", UserWarning, stacklevel=3)
+        text = f"{function} does nothing: {without_layers(model)}"
+        warnings.warn(text, UserWarning, stacklevel=3 + above)
     return layers
 
 
@@ -66,7 +70,8 @@ def reset_layers(layers: Mapping[str, StatefulLSTM], which: Any = None) -> None:
         layer.reset_state(which)
 
 
-def preserve_state(model: nn.Module) -> AbstractContextManager[None]:
+@contextmanager
+def preserve_state(model: nn.Module) -> Iterator[None]:
     """A context manager: on leaving, every layer has exactly the state that it had on entry.
 
     Args:
@@ -75,7 +80,8 @@ def preserve_state(model: nn.Module) -> AbstractContextManager[None]:
     Warns:
         UserWarning: the model has no StatefulLSTM.
     """
-    return preserve_layers(_layers(model, "preserve_state"))
+    with preserve_layers(_layers(model, "preserve_state", above=1)):  # contextlib stands between
+        yield
 
 
 @contextmanager

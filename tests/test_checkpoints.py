@@ -190,7 +190,9 @@ def test_another_model_or_optimizer_is_refused(path):
     refused(
         make_trainer(Net(hidden=9)), path, r"lstm.weight_ih_l0 is \(36, 3\), there it is \(32, 3\)"
     )
-    refused(make_trainer(nn.Sequential(nn.Linear(3, 3))), path, "of another model: it lacks")
+    with pytest.warns(UserWarning, match="no StatefulLSTM"):
+        stateless = make_trainer(nn.Sequential(nn.Linear(3, 3)))
+    refused(stateless, path, "of another model: it lacks")
     model = Net()
     sgd = Trainer(model, torch.optim.SGD(model.parameters()), nn.MSELoss())
     refused(sgd, path, "of another optimizer: its group 0 has")

@@ -6,20 +6,16 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
-from textwrap import dedent
 
 import numpy as np
 import pytest
 import torch
+from docs_support import DOCUMENTS, FENCE, ROOT, name, python_blocks, run_block
 from torch import nn
 
 import stateful_lstm
 from stateful_lstm import data, interop, training
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
-FENCE = re.compile(r"^([ \t]*)```([^\n]*)\n(.*?)^\1```[ \t]*$", re.MULTILINE | re.DOTALL)
 NOT_RUN = {"", "{toctree}", "{eval-rst}"}  # shells, drawings, and what is for Sphinx
 MODULES = (stateful_lstm, data, interop, training)
 IN_DOCSTRINGS = {
@@ -33,17 +29,10 @@ SCRIPTS = sorted(PICTURES.glob("[!_]*.py"))
 LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 
 
-def name(path):
-    return path.relative_to(ROOT).as_posix()
-
-
-def python_blocks():
-    for path in DOCUMENTS:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        for match in FENCE.finditer(text):
-            if match[2].strip() == "python":
-                line = text.count("\n", 0, match.start()) + 2
-                yield pytest.param(path, line, match[3], id=f"{name(path)}:{line}")
+BLOCKS = [
+    pytest.param(path, line, source, id=f"{name(path)}:{line}")
+    for path, line, source in python_blocks()
+]
 
 
 def prose(path):
@@ -61,14 +50,13 @@ def anchors(path):
 
 def test_there_are_documents_with_examples():
     assert DOCUMENTS[0].exists()
-    assert any(block.values[0] == DOCUMENTS[0] for block in python_blocks())
+    assert any(block.values[0] == DOCUMENTS[0] for block in BLOCKS)
 
 
-@pytest.mark.parametrize(("path", "line", "source"), list(python_blocks()))
+@pytest.mark.parametrize(("path", "line", "source"), BLOCKS)
 def test_the_example_runs(path, line, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = compile("\n" * (line - 1) + dedent(source), str(path), "exec")
-    exec(code, {"__name__": "__main__"})
+    run_block(path, line, source)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)

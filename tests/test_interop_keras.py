@@ -10,6 +10,7 @@ import keras_stand_ins as stand_ins
 import numpy as np
 import pytest
 import torch
+from defaults_support import OTHER_DEFAULTS
 from state_support import make, noise
 from torch import nn
 
@@ -130,6 +131,20 @@ def test_bfloat16_arrays():
     lstm = from_keras([array.astype(bfloat16) for array in arrays])
     expected = torch.from_numpy(arrays[0]).T.to(torch.bfloat16)
     assert lstm.weight_ih_l0.dtype == torch.bfloat16 and torch.equal(lstm.weight_ih_l0, expected)
+
+
+@pytest.mark.parametrize("default", OTHER_DEFAULTS)
+def test_another_default_device_or_dtype_changes_nothing(default):
+    layer = live(ONE_WAY[0], window=0)
+    before = from_keras(layer)
+    arrays = to_keras(before)
+    with default():
+        after = from_keras(layer, device="cpu")
+        again = to_keras(after)
+    for ours, theirs in zip(again[0], arrays[0], strict=True):
+        assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+    for ours, theirs in zip(after.state.read(), before.state.read(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 # ---------------------------------------------------------------- live layers

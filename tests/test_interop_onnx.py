@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from defaults_support import OTHER_DEFAULTS
 from state_support import assert_unmoved, close, make, noise, snapshot
 from torch import nn
 from torch.nn.utils import prune
@@ -274,3 +275,11 @@ def test_without_onnx_it_says_what_to_install(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match="pip install onnx"):
         export_onnx(make(), path)
+
+
+@pytest.mark.parametrize("default", OTHER_DEFAULTS)
+def test_another_default_device_or_dtype_changes_nothing(path, default):
+    lstm = make(num_layers=2).float()
+    before = export_onnx(lstm, path, lengths=True).SerializeToString()
+    with default():
+        assert export_onnx(lstm, path, lengths=True).SerializeToString() == before

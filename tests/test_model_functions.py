@@ -76,10 +76,10 @@ def test_the_functions_take_a_single_layer_and_a_model_without_any():
         stateful_lstm.reset_state(bare)
     with pytest.warns(UserWarning, match="get_state does nothing"):
         assert stateful_lstm.get_state(bare) == {}
-    with pytest.warns(UserWarning, match="preserve_state does nothing"):
-        around = stateful_lstm.preserve_state(bare)
-    with around:
+    nothing = pytest.warns(UserWarning, match="preserve_state does nothing")
+    with nothing as seen, stateful_lstm.preserve_state(bare):
         pass
+    assert seen[0].filename == __file__
     with pytest.warns(UserWarning, match="set_state does nothing"):
         stateful_lstm.set_state(bare, {})
 

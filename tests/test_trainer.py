@@ -358,7 +358,9 @@ def test_models_losses_and_windows_that_do_not_fit():
     with pytest.raises(ValueError, match=r"is \(1, 2, 3\) for targets \(5, 2, 3\)"):
         last_step.update(window)
     other = Window.pad([torch.randn(4, 3)])
-    with pytest.raises(ValueError, match=r"input is \(5, 2\), its target \(4, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"target must be .* as its input, \(5, 2\); got shape \(4, 1, 3\)"
+    ):
         bad = Window(
             window.input, other.target, window.reset_mask, window.lengths, other.target_mask
         )

@@ -120,16 +120,21 @@ class WithoutPositions:
         self.done = state["window"]
 
 
-def go_on(path, make, after, epochs=2):
-    """An undisturbed fit, and one that goes on from its checkpoint in another process's place."""
+def save_after(updates, path):
+    """A callback."""
 
     def save(trainer):
-        if trainer.updates == after:
+        if trainer.updates == updates:
             trainer.save(path)
 
+    return save
+
+
+def go_on(path, make, after, epochs=2):
+    """An undisturbed fit, and one that goes on from its checkpoint in another process's place."""
     torch.manual_seed(11)
     whole = make_trainer()
-    history = whole.fit(make(), epochs, progress=False, callback=save)
+    history = whole.fit(make(), epochs, progress=False, callback=save_after(after, path))
     resumed = make_trainer(seed=5)
     resumed.load(path)
     torch.manual_seed(77)
@@ -187,9 +192,7 @@ def test_numpy_numbers_are_saved_as_numbers(tmp_path):
 
     trainer, resumed = make(), make()
     torch.manual_seed(0)
-    trainer.fit(
-        data(), 2, progress=False, callback=lambda t: t.updates == 7 and t.save(tmp_path / "a")
-    )
+    trainer.fit(data(), 2, progress=False, callback=save_after(7, tmp_path / "a"))
     resumed.load(tmp_path / "a")
     resumed.fit(data(), 2, progress=False)
     # but for the rates as tensors, of which NumPy's are float64
@@ -207,9 +210,7 @@ def test_the_scheduler_goes_on_too(tmp_path):
         optimizer = trainer.optimizer
         trainer.scheduler = torch.optim.lr_scheduler.CyclicLR(optimizer, 1e-3, 1e-1, 5)
     torch.manual_seed(0)
-    one.fit(
-        make_data(), 2, progress=False, callback=lambda t: t.updates == 7 and t.save(tmp_path / "a")
-    )
+    one.fit(make_data(), 2, progress=False, callback=save_after(7, tmp_path / "a"))
     other.load(tmp_path / "a")
     other.fit(make_data(), 2, progress=False)
     assert same(everything(one), everything(other))
@@ -242,6 +243,7 @@ def test_a_compiled_model_is_asked_for_what_it_takes():
         def forward(self, x):
             return self.head(x)
 
-    trainer = make_trainer(torch.compile(Plain(), backend="eager"))
+    with pytest.warns(UserWarning, match="the Plain has no StatefulLSTM"):
+        trainer = make_trainer(torch.compile(Plain(), backend="eager"))
     trainer.fit([Window.pad([torch.randn(4, 3)])], progress=False)
     assert trainer.updates == 1

@@ -108,7 +108,7 @@ def test_a_window_is_looked_at_before_it_is_copied(device):
     trainer = with_copies(device)
     good = next(iter(make_data()))
     bad = Window(*(t[:-1] if k == 1 else t for k, t in enumerate(fields(good))))
-    with pytest.raises(ValueError, match="its target"):
+    with pytest.raises(ValueError, match="the window's target must be"):
         trainer.update(bad)
     assert not device
 

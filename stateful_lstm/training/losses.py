@@ -37,7 +37,7 @@ class Losses:
         """
         ready = None
         if loss_and_count.is_cuda:
-            host = torch.empty(2, dtype=torch.float64, pin_memory=True)
+            host = torch.empty(2, dtype=torch.float64, device="cpu", pin_memory=True)
             host.copy_(loss_and_count, non_blocking=True)
             ready = torch.cuda.Event()
             ready.record()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -14,7 +15,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Window
-from ..model import reset_state
+from ..data.window import check_window
+from . import states
+from .layout import Layout
 
 
 class Staged(NamedTuple):
@@ -25,6 +28,7 @@ class Staged(NamedTuple):
     where: Tensor | None  # which of the T * B outputs have targets; None: all
     resets: bool  # whether reset_mask says anything
     ragged: bool  # whether lengths says anything
+    begins: Tensor | None  # rows to reset before a forward that takes no reset_mask, on the host
 
 
 class Objective:
@@ -57,30 +61,26 @@ class Objective:
         accepted = inspect.signature(compiled.forward).parameters
         anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
         self._takes = {n for n in ("reset_mask", "lengths") if anything or n in accepted}
+        self._layout = Layout(model, self.group is None, forward)
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def stage(self, window: Window) -> Staged:
         """Looks at the window where it is, on the host, and takes it to the device."""
-        if not isinstance(window, Window):
-            raise TypeError(f"expected a stateful_lstm.data.Window, got {type(window).__name__}")
-        T_B = window.input.shape[:2]
-        for name in ("target", "reset_mask", "target_mask"):
-            shape = getattr(window, name).shape[:2]
-            if shape != T_B:
-                raise ValueError(f"the window's input is {tuple(T_B)}, its {name} {tuple(shape)}")
-        steps = T_B[1] if window.batch_first else T_B[0]
+        check_window(window)
+        sizes = window.input.shape[:2]
+        steps = sizes[1] if window.batch_first else sizes[0]
         mask = window.target_mask.flatten()
         where = None if bool(mask.all()) else mask.nonzero().squeeze(1)
         count = mask.numel() if where is None else where.numel()
         resets = bool(window.reset_mask.any())
         ragged = bool((window.lengths < steps).any())
+        begins = None
         if resets and "reset_mask" not in self._takes and self.forward is None:
-            self._reset_at_the_first_step(window)
-            resets = False
+            begins, resets = _rows_that_begin(window), False
         if self._copies is None or window.input.is_cuda:
             window = window.to(self.device)
             where = None if where is None else where.to(self.device)
-            return Staged(window, count, where, resets, ragged)
+            return Staged(window, count, where, resets, ragged, begins)
         # Beside what the device is doing for earlier updates.
         work = torch.cuda.current_stream(self.device)
         with torch.cuda.stream(self._copies):
@@ -93,33 +93,25 @@ class Objective:
         for tensor in (window.input, window.target, window.reset_mask, window.lengths, where):
             if tensor is not None:
                 tensor.record_stream(work)
-        return Staged(window, count, where, resets, ragged)
+        return Staged(window, count, where, resets, ragged, begins)
 
-    def _reset_at_the_first_step(self, window: Window) -> None:
-        """For a model whose forward takes no reset_mask: rows that begin with the window."""
-        first, later = window.reset_mask, window.reset_mask
-        if window.batch_first:
-            first, later = first[:, 0], later[:, 1:]
-        else:
-            first, later = first[0], later[1:]
-        if bool(later.any()):
-            raise ValueError(
-                "a sequence begins inside the window, but the model's forward takes no reset_mask: "
-                "give it one and hand it on to its StatefulLSTMs, or say forward="
-            )
-        reset_state(self.model, None if bool(first.all()) else first)
+    def _run(self, staged: Staged) -> Any:
+        """What the model, or ``forward``, makes of the window."""
+        window = staged.window
+        if staged.begins is not None:
+            states.reset(self.model, None if bool(staged.begins.all()) else staged.begins)
+        if self.forward is not None:
+            return self.forward(self.model, window)
+        control = {}
+        if "reset_mask" in self._takes and staged.resets:
+            control["reset_mask"] = window.reset_mask
+        if "lengths" in self._takes and staged.ragged:
+            control["lengths"] = window.lengths
+        return self.model(window.input, **control)
 
     def _outputs(self, staged: Staged) -> Tensor:
         window = staged.window
-        if self.forward is not None:
-            outputs = self.forward(self.model, window)
-        else:
-            control = {}
-            if "reset_mask" in self._takes and staged.resets:
-                control["reset_mask"] = window.reset_mask
-            if "lengths" in self._takes and staged.ragged:
-                control["lengths"] = window.lengths
-            outputs = self.model(window.input, **control)
+        outputs = self._layout.watch(window, partial(self._run, staged))
         if isinstance(outputs, tuple):
             outputs = outputs[0]
         if outputs.shape[:2] != window.target.shape[:2]:
@@ -127,7 +119,7 @@ class Objective:
                 f"the model's output is {tuple(outputs.shape)} for targets "
                 f"{tuple(window.target.shape)}: the first two sizes must agree"
             )
-        return outputs
+        return cast(Tensor, outputs)
 
     def loss(self, staged: Staged) -> Tensor:
         """The mean over the window's targets; zero without any, but with a graph."""
@@ -167,6 +159,21 @@ class Objective:
         """Around :meth:`loss`."""
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             yield
+
+
+def _rows_that_begin(window: Window) -> Tensor:
+    """For a model whose forward takes no reset_mask: a mask of rows that begin with the window."""
+    first, later = window.reset_mask, window.reset_mask
+    if window.batch_first:
+        first, later = first[:, 0], later[:, 1:]
+    else:
+        first, later = first[0], later[1:]
+    if bool(later.any()):
+        raise ValueError(
+            "a sequence begins inside the window, but the model's forward takes no reset_mask: "
+            "give it one and hand it on to its StatefulLSTMs, or say forward="
+        )
+    return first
 
 
 def _process_group(model: nn.Module) -> Any:

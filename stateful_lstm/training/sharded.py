@@ -194,7 +194,9 @@ def load(
             into[key] = _like_parameter(name, size, parameters)
         elif kind == "states":
             LD, rows, H = size.size
-            into[key] = _joined(torch.empty(LD, rows // ranks, H, dtype=size.properties.dtype))
+            into[key] = _joined(
+                torch.empty(LD, rows // ranks, H, dtype=size.properties.dtype, device="cpu")
+            )
     _read(reader, into, path)
     rest["model"] = _put_back(rest["model"], into)
     rest["optimizer"] = _put_back(rest["optimizer"], into)
@@ -313,7 +315,7 @@ def _read_bytes(
     if key not in sizes:  # the others wait for this rank
         _read(reader, {}, path)
         return None
-    into = torch.empty(sizes[key].size, dtype=torch.uint8)
+    into = torch.empty(sizes[key].size, dtype=torch.uint8, device="cpu")
     _read(reader, {key: into}, path)
     try:
         value = load_plain(io.BytesIO(into.numpy().tobytes()), f"{path} is damaged: {key}")
@@ -372,7 +374,7 @@ def _like_parameter(
     parameter = parameters.get(name.removeprefix("state/").rpartition("/")[0])
     if parameter is not None and parameter.shape == size.size:
         return torch.empty_like(parameter, dtype=size.properties.dtype)
-    return torch.empty(size.size, dtype=size.properties.dtype)
+    return torch.empty(size.size, dtype=size.properties.dtype, device="cpu")
 
 
 def _joined(rows: Tensor) -> Tensor:

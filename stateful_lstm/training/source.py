@@ -23,8 +23,6 @@ class Source:
     """
 
     def __init__(self, windows: Iterable[Window]) -> None:
-        if isinstance(windows, Iterator):
-            raise TypeError("windows must be an iterable that can be run through more than once")
         self.windows = windows
         self.data: Any = windows.dataset if isinstance(windows, DataLoader) else windows
         self.has_position = hasattr(self.data, "load_state_dict")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from functools import partial
 from os import PathLike
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data import Window
-from ..model import get_state, preserve_state, reset_state, set_state
-from . import checkpoint, rng, sharded
+from . import arguments, checkpoint, rng, sharded, states
 from .checkpoint import CheckpointError
 from .losses import Losses
 from .objective import Objective
+from .progress import progress_bar
 from .source import Source, fingerprint
 
 Callback: TypeAlias = "Callable[[Trainer], str | None]"
@@ -64,8 +63,12 @@ class Trainer:
     of one process with the joined batch; ``current_loss`` is the joined batch's too. Let trainer
     and model go before ``destroy_process_group()``: with gloo, torch may wait for ever otherwise.
 
+    Warns:
+        UserWarning: the model has no StatefulLSTM: no state is carried from window to window.
+
     Raises:
-        ValueError: for arguments that do not fit together.
+        TypeError: for arguments of another kind.
+        ValueError: for arguments that do not fit together, as an optimizer of another model.
 
     Example:
         >>> trainer = Trainer(model, torch.optim.Adam(model.parameters()), nn.MSELoss())
@@ -86,6 +89,7 @@ class Trainer:
         autocast: torch.dtype | None = None,
         forward: Callable[[nn.Module, Window], Tensor] | None = None,
     ) -> None:
+        arguments.check_parts(model, optimizer, loss_fn, scheduler, forward)
         if clip_grad_norm is not None and not clip_grad_norm > 0:
             raise ValueError(f"clip_grad_norm must be positive, got {clip_grad_norm}")
         if schedule not in ("update", "epoch"):
@@ -94,10 +98,13 @@ class Trainer:
         if plateau and schedule == "update":
             raise ValueError("ReduceLROnPlateau wants an epoch's loss: say schedule='epoch'")
         self.objective = Objective(model, loss_fn, autocast, forward)
+        arguments.check_belonging(model, optimizer, scheduler)
+        arguments.warn_without_states(model)
         self.model, self.optimizer = model, optimizer
         self.clip_grad_norm, self.scheduler, self.schedule = clip_grad_norm, scheduler, schedule
         self.updates = 0  # done since the beginning, that of the checkpoint if one was loaded
-        self.epoch = 0  # done in the running fit
+        self.epoch = 0  # that the running fit has finished, or else the last one
+        self._epoch = 0  # the same in the running fit, 0 between two: where a fit begins
         self.position: Mapping[str, Any] = {}  # of the data, after the last window
         scaled = autocast == torch.float16
         self._scaler = torch.amp.GradScaler(self.objective.device.type, enabled=scaled)
@@ -107,6 +114,13 @@ class Trainer:
         self._last: Window | None = None  # the last one of them
         self._source: Source | None = None  # of the running fit
         self._loaded: _Loaded | None = None  # of a checkpoint, until training goes on
+
+    def __repr__(self) -> str:
+        model, optimizer = arguments.kind(self.model), type(self.optimizer).__name__
+        return (
+            f"Trainer(model={model}, optimizer={optimizer}, updates={self.updates}, "
+            f"epoch={self.epoch})"
+        )
 
     # ------------------------------------------------------------ one update
 
@@ -127,8 +141,10 @@ class Trainer:
             FloatingPointError: the loss is not finite. It names the update. On the CPU nothing but
                 the resident state has changed then; on CUDA the loss of an earlier update may be
                 meant, after which the parameters have been updated.
-            ValueError: the window does not fit the model. Where only its output says so, or
-                loss_fn fails, the resident state has moved on.
+            TypeError: for anything but a window, or masks and lengths of another dtype.
+            ValueError: the window does not fit the model; among them one with the time first for
+                a layer with ``batch_first``, or the reverse. Where only the model's output says so,
+                or loss_fn fails, the resident state has moved on.
         """
         staged = self.objective.stage(window)
         self.model.train()
@@ -190,10 +206,12 @@ class Trainer:
                 any iterable of windows that can be run through more than once. After
                 :meth:`load` it must give the windows of the epoch that was broken off once more,
                 in the same order; a ``DataLoader`` that shuffles by torch's generators does.
-            epochs: how many.
-            progress: whether to show a bar with loss, steps per second and time left (tqdm).
-            callback: is called with this trainer after every update; "stop" ends training. After
-                that, or an exception, the next fit begins at the beginning of an epoch.
+            epochs: how many; ``trainer.epoch`` says how many of them are finished.
+            progress: whether to show a bar with loss, steps per second and time left. Without
+                tqdm there is none.
+            callback: is called with this trainer after every update, and returns None, or "stop"
+                to end training. After that, or an exception, the next fit begins at the beginning
+                of an epoch.
 
         Returns:
             The mean loss of each epoch, over all its targets; of the last one, if it was stopped,
@@ -201,15 +219,20 @@ class Trainer:
 
         Raises:
             FloatingPointError: as in :meth:`update`.
-            ValueError: an epoch has no windows, or no targets.
+            TypeError: for arguments of another kind, and a callback that returns anything else.
+            ValueError: an epoch has no windows, or no targets; ``epochs`` below 0.
             RuntimeError: after :meth:`load` the windows come out in another order.
         """
+        arguments.check_windows(windows)
+        epochs = arguments.check_epochs(epochs)
+        arguments.check_fit(progress, callback)
         self._source = source = Source(windows)
+        self.epoch = self._epoch
         if self._loaded is None:
             self.position = {}  # whatever other data has been trained on
         whole = False
         try:
-            while self.epoch < epochs:
+            while self._epoch < epochs:
                 stopped = self._fit_epoch(source, epochs, progress, callback)
                 self._losses.wait()
                 if self._losses.count == 0 and not stopped:
@@ -222,12 +245,13 @@ class Trainer:
                     self._step_scheduler(self._losses.mean)
                 source.finish()
                 self.position = source.position()
-                self.epoch += 1
+                self._epoch += 1
+                self.epoch = self._epoch
                 self._begin_epoch()
             else:
                 whole = True
         finally:  # by whatever way it ended, this fit is over
-            history, self._history, self.epoch = self._history, [], 0
+            history, self._history, self._epoch = self._history, [], 0
             self._source = None
             if not whole:
                 if source.begun:
@@ -250,20 +274,15 @@ class Trainer:
             windows = source.begin(loaded.position, self._seen, loaded.beginning, loaded.last)
             if loaded.random is not None:  # what has just begun may have drawn numbers
                 rng.restore(loaded.random)
-        with _progress_bar(progress, f"epoch {self.epoch + 1}/{epochs}") as bar:
-            count = len(source) if progress else 0
+        text = f"epoch {self._epoch + 1}/{epochs}"
+        with progress_bar(progress, text, lambda: len(source)) as show:
             for window in windows:
                 self.update(window)
                 self._seen, self._last = self._seen + 1, window
                 if not self.position:
                     self.position = source.position()
-                if bar is not None:  # in steps, of which only a window tells how many it has
-                    steps = window.reset_mask.numel()
-                    bar.total = count * steps or None
-                    bar.initial = self._seen * steps if bar.n == 0 else bar.initial
-                    bar.set_postfix(loss=self._losses.last, refresh=False)
-                    bar.update(self._seen * steps - bar.n)
-                if callback is not None and callback(self) == "stop":
+                show(self._seen, window.reset_mask.numel(), self._losses.last)
+                if callback is not None and arguments.check_answer(callback(self)):
                     return True
         return False
 
@@ -287,10 +306,12 @@ class Trainer:
             The mean over all targets of all windows, and of all ranks.
 
         Raises:
-            ValueError: there is no target at all.
+            TypeError: for anything but windows.
+            ValueError: there is no target at all; a window does not fit, as in :meth:`update`.
             RuntimeError: inside a fit, for its own ``DataLoader`` with persistent workers: they
                 would leave the fit's epoch.
         """
+        arguments.check_windows(windows)
         source = Source(windows)
         fitted = None if self._source is None else self._source.windows
         if windows is fitted and isinstance(windows, DataLoader) and windows.persistent_workers:
@@ -301,9 +322,9 @@ class Trainer:
         modes = {module: module.training for module in self.model.modules()}
         total = torch.zeros(2, dtype=torch.float64, device=self.objective.device)
         try:
-            with preserve_state(self.model), rng.preserve(), self.objective.autocasting():
+            with states.preserve(self.model), rng.preserve(), self.objective.autocasting():
                 self.model.eval()
-                reset_state(self.model)
+                states.reset(self.model)
                 with source.aside() as epoch:
                     for window in epoch:
                         staged = self.objective.stage(window)
@@ -340,7 +361,7 @@ class Trainer:
         self._losses.wait()
         path = Path(path)
         progress = self._progress()
-        states = get_state(self.objective.bare)
+        rows = states.read(self.objective.bare)
         mine = {"rng": rng.capture(), "beginning": self._beginning()}
         alone = self.objective.group is None
         if alone and not sharded.whole(path).is_dir():
@@ -349,7 +370,7 @@ class Trainer:
                 {
                     "model": self.objective.bare.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
-                    "states": states,
+                    "states": rows,
                     "progress": progress,
                     **mine,
                 },
@@ -361,7 +382,7 @@ class Trainer:
                 path,
                 self.model,
                 self.optimizer,
-                states,
+                rows,
                 {"progress": progress},
                 mine,
             )
@@ -396,18 +417,18 @@ class Trainer:
         names = ["model", "optimizer", "states", "progress"]
         mine: Mapping[str, Any] | None
         if path.is_dir():
-            contents, states, mine = sharded.load(path, self.model, self.optimizer, names)
+            contents, rows, mine = sharded.load(path, self.model, self.optimizer, names)
         else:
             contents = mine = checkpoint.read(path, [*names, "rng", "beginning"])
-            states = contents["states"]
+            rows = contents["states"]
             checkpoint.check_model(self.objective.bare.state_dict(), contents["model"], path)
             checkpoint.check_optimizer(self.optimizer.state_dict(), contents["optimizer"], path)
             if self.objective.group is not None:
-                states = sharded.share_out(states, path)
+                rows = sharded.share_out(rows, path)
                 mine = contents if sharded.world()[0] == 0 else None
         self._check_progress(contents["progress"], path)
         random, beginning = (None, None) if mine is None else (mine["rng"], mine["beginning"])
-        before = self._everything()
+        before, epoch = self._everything(), self.epoch
         apply = self._apply
         if path.is_dir():
             apply = partial(sharded.apply, self.model, self.optimizer)
@@ -415,9 +436,10 @@ class Trainer:
             own = self._parameter_names()
             apply = partial(sharded.apply_whole, self.model, self.optimizer, names=own)
         try:
-            self._take(contents, states, random, apply)
+            self._take(contents, rows, random, apply)
         except Exception as error:
             self._take(*before, self._apply)
+            self.epoch = epoch
             raise CheckpointError(f"{path} does not fit: {error}") from error
         last = contents["progress"]["last"]
         self._loaded = _Loaded(self.position, random, beginning, last)
@@ -426,7 +448,7 @@ class Trainer:
         """Plain values, the same on all ranks."""
         return {
             "updates": self.updates,
-            "epoch": self.epoch,
+            "epoch": self._epoch,
             "seen": self._seen,
             "last": self._fingerprint(),
             "position": dict(self.position),
@@ -492,12 +514,12 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "progress": self._progress(),
         }
-        return deepcopy(contents), get_state(self.objective.bare), rng.capture()
+        return deepcopy(contents), states.read(self.objective.bare), rng.capture()
 
     def _take(
         self,
         contents: Mapping[str, Any],
-        states: Any,
+        rows: Any,
         random: Mapping[str, Any] | None,
         apply: Callable[[Mapping[str, Any]], None],
     ) -> None:
@@ -508,30 +530,16 @@ class Trainer:
             self.scheduler.load_state_dict(progress["scheduler"])
         if progress["scaler"]:
             self._scaler.load_state_dict(progress["scaler"])
-        self.updates, self.epoch, self._seen = (progress[n] for n in ("updates", "epoch", "seen"))
+        self.updates, self._epoch, self._seen = (progress[n] for n in ("updates", "epoch", "seen"))
+        self.epoch = self._epoch
         self.position, self._history = dict(progress["position"]), list(progress["history"])
         self._losses = Losses()
         self._losses.last, total, count = progress["loss"]
         self._losses.begin(total, count)
         if random is not None:
             rng.restore(random)
-        set_state(self.objective.bare, states)  # at last: it may have to make a state anew
+        states.write(self.objective.bare, rows)  # at last: it may have to make a state anew
 
     def _apply(self, contents: Mapping[str, Any]) -> None:
         self.objective.bare.load_state_dict(contents["model"])
         self.optimizer.load_state_dict(contents["optimizer"])
-
-
-@contextmanager
-def _progress_bar(show: bool, text: str) -> Iterator[Any]:
-    if not show:
-        yield None
-        return
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError(
-            "the progress bar needs tqdm: pip install tqdm, or say progress=False"
-        ) from error
-    with tqdm(desc=text, unit="step", unit_scale=True) as bar:
-        yield bar

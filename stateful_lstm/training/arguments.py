@@ -1,0 +1,185 @@
+"""What a Trainer is given: looked at before anything happens."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from operator import index
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, default_collate
+
+from ..data import ContinuousBatches, Window
+from . import states
+
+
+def describe(value: Any) -> str:
+    """A value in few words, for an error."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    shape = getattr(value, "shape", None)
+    name = value.__name__ if isinstance(value, type) else type(value).__name__
+    return name if shape is None else f"{name} of shape {tuple(shape)}"
+
+
+def kind(model: nn.Module) -> str:
+    """The name of the model's class, without what is wrapped around it."""
+    if isinstance(model, DistributedDataParallel):
+        return kind(model.module)
+    inner = getattr(model, "_orig_mod", model)  # of torch.compile
+    return type(model).__name__ if inner is model else kind(inner)
+
+
+def place(name: str) -> str:
+    """Where a module is in its model, from ``named_modules``."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod") or "model itself"
+
+
+def check_parts(model: Any, optimizer: Any, loss_fn: Any, scheduler: Any, forward: Any) -> None:
+    """The kinds of a Trainer's parts.
+
+    Raises:
+        TypeError: for another kind.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {describe(model)}")
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {describe(optimizer)}")
+    if not callable(loss_fn):
+        raise TypeError(
+            f"loss_fn must be a function of (outputs, targets), as torch.nn.MSELoss() is, got "
+            f"{describe(loss_fn)}"
+        )
+    if isinstance(loss_fn, type):
+        raise TypeError(f"loss_fn must be a function, got the class {loss_fn.__name__}: call it")
+    if scheduler is not None and not callable(getattr(scheduler, "step", None)):
+        raise TypeError(
+            f"scheduler must be one of torch.optim.lr_scheduler, got {describe(scheduler)}"
+        )
+    if forward is not None and not callable(forward):
+        raise TypeError(f"forward must be a function of (model, window), got {describe(forward)}")
+
+
+def check_belonging(model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
+    """The optimizer is the model's, and the scheduler the optimizer's.
+
+    Raises:
+        ValueError: if not.
+    """
+    own = set(model.parameters())
+    if not any(
+        parameter in own for group in optimizer.param_groups for parameter in group["params"]
+    ):
+        raise ValueError(
+            f"the {type(optimizer).__name__} has no parameter of the {kind(model)}: make "
+            "it from this model's parameters(), after all that replaces them (fully_shard, for one)"
+        )
+    groups = getattr(getattr(scheduler, "optimizer", optimizer), "param_groups", None)
+    if groups is not optimizer.param_groups:
+        raise ValueError(
+            f"the {type(scheduler).__name__} is the scheduler of another optimizer: make it from "
+            "the one that the Trainer is given"
+        )
+
+
+def warn_without_states(model: nn.Module) -> None:
+    """One warning for a model that keeps nothing from one window to the next."""
+    if states.present(model):
+        return
+    plain = [place(name) for name, m in model.named_modules() if type(m) is nn.LSTM]
+    text = f"the {kind(model)} has no StatefulLSTM: no state is carried from window to window"
+    if plain:
+        names = ", ".join(plain)
+        text += f". stateful_lstm.convert(model) turns its nn.LSTMs into StatefulLSTMs: {names}"
+    warnings.warn(text, UserWarning, stacklevel=3)
+
+
+def check_windows(windows: Any) -> None:
+    """Something that windows can come from, more than once.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    sequences = "ContinuousBatches(x, batch_size, window, targets=y) makes them of sequences"
+    if isinstance(windows, Iterator):
+        raise TypeError("windows must be an iterable that can be run through more than once")
+    if isinstance(windows, Window):
+        raise TypeError(
+            "windows must be an iterable of them, got a single Window: put it in a list"
+        )
+    iterable = hasattr(windows, "__iter__") or hasattr(windows, "__getitem__")
+    array = hasattr(windows, "__array__")  # DataFrames have it, too
+    if not iterable or array or isinstance(windows, (str, bytes, Mapping)):
+        raise TypeError(
+            "windows must be a ContinuousBatches, a DataLoader of one, or another iterable of "
+            f"stateful_lstm.data.Window, got {describe(windows)}. {sequences}"
+        )
+    if isinstance(windows, (list, tuple)):
+        for k, window in enumerate(windows):
+            if not isinstance(window, Window):
+                raise TypeError(
+                    f"windows[{k}]: expected a stateful_lstm.data.Window, got "
+                    f"{describe(window)}. {sequences}"
+                )
+    if (
+        isinstance(windows, DataLoader)
+        and isinstance(windows.dataset, ContinuousBatches)
+        and windows.batch_size is not None
+        and windows.collate_fn is default_collate
+    ):
+        raise TypeError(
+            f"the DataLoader has batch_size={windows.batch_size}, which batches windows once more: "
+            "say DataLoader(windows, batch_size=None)"
+        )
+
+
+def check_epochs(epochs: Any) -> int:
+    """A whole number, NumPy's as well.
+
+    Raises:
+        TypeError: for another kind.
+        ValueError: for a number below 0.
+    """
+    whole = isinstance(epochs, (int, np.integer)) and not isinstance(epochs, bool)
+    if not whole:
+        hint = ""
+        if isinstance(epochs, (Tensor, np.ndarray)):
+            hint = ". Targets go to the windows: ContinuousBatches(x, ..., targets=y)"
+        raise TypeError(f"epochs must be a whole number, got {describe(epochs)}{hint}")
+    if epochs < 0:
+        raise ValueError(f"epochs must be 0 or more, got {epochs}")
+    return index(epochs)
+
+
+def check_fit(progress: Any, callback: Any) -> None:
+    """The other arguments of a fit.
+
+    Raises:
+        TypeError: for another kind.
+    """
+    if not isinstance(progress, (bool, int, np.bool_)):
+        raise TypeError(f"progress must be True or False, got {describe(progress)}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function of the trainer, got {describe(callback)}")
+
+
+def check_answer(answer: Any) -> bool:
+    """Whether a callback's answer ends training.
+
+    Raises:
+        ValueError: for another text than "stop".
+        TypeError: for anything else but None.
+    """
+    if answer is None:
+        return False
+    if isinstance(answer, str) and answer == "stop":
+        return True
+    error = ValueError if isinstance(answer, str) else TypeError
+    raise error(
+        f"the callback returned {describe(answer)}: expected None to go on, or 'stop' to end "
+        "training"
+    )

@@ -1,0 +1,187 @@
+"""Whether the recurrent layers of a model read a window's axes in the window's order.
+
+A layer with another ``batch_first`` than the window runs on swapped axes without an error. The
+model may transpose in between, so only the shapes that its layers get can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Window
+from . import rng, states
+from .arguments import place
+
+Result = TypeVar("Result")
+FEATURES = "features"  # beside True and False, the values of batch_first
+
+
+class _MisreadError(ValueError):
+    """A layer is about to read the window wrongly."""
+
+
+class Layout:
+    """Looks at the input of recurrent layers, while the first windows run through a model.
+
+    Args:
+        model: with its states.
+        rehearse: whether a compiled model runs the first window once more, eagerly and without a
+            trace: compiled code may not call hooks. Not for many ranks, whose collectives would no
+            longer meet.
+        forward: the function that runs the model, if there is one.
+    """
+
+    def __init__(
+        self, model: nn.Module, rehearse: bool, forward: Callable[..., Any] | None
+    ) -> None:
+        self._model, self._rehearse, self._forward = model, rehearse, forward
+        self._sound: set[bool | str] = set()  # what the layers have read rightly
+
+    def watch(self, window: Window, run: Callable[[], Result]) -> Result:
+        """Returns ``run()``, the model's forward over this window.
+
+        Raises:
+            ValueError: if a layer gets the window in a layout that it has not, or without a
+                feature axis. The resident states are as they were then.
+        """
+        questions = self._open_questions(window)
+        layers = self._layers(window, questions) if questions else {}
+        if not layers:
+            return run()
+        if self._rehearse and _is_compiled(self._model, self._forward):
+            with _unnoticed(self._model), _watched(layers, window):
+                run()
+            result = run()
+        else:
+            before = states.read(self._model)
+            try:
+                with _watched(layers, window):
+                    result = run()
+            except _MisreadError:
+                states.write(self._model, before)
+                raise
+        self._sound |= questions
+        return result
+
+    def _open_questions(self, window: Window) -> set[bool | str]:
+        """What this window can tell and no earlier one has told."""
+        questions: set[bool | str] = set()
+        first, second = window.input.shape[:2]
+        if first != second:
+            questions.add(window.batch_first)
+        if _lacks_features(window):
+            questions.add(FEATURES)
+        return questions - self._sound
+
+    def _layers(self, window: Window, questions: set[bool | str]) -> dict[str, nn.RNNBase]:
+        """Those that may read the window wrongly."""
+        return {
+            name: module
+            for name, module in self._model.named_modules()
+            if isinstance(module, nn.RNNBase)
+            and (FEATURES in questions or module.batch_first != window.batch_first)
+        }
+
+
+def _lacks_features(window: Window) -> bool:
+    return window.input.dim() == 2 and window.input.is_floating_point()
+
+
+@contextmanager
+def _watched(layers: Mapping[str, nn.RNNBase], window: Window) -> Iterator[None]:
+    """Inside, these layers raise if they would read the window wrongly."""
+    hooks = [
+        layer.register_forward_pre_hook(partial(_look, name, window), with_kwargs=True)
+        for name, layer in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _look(
+    name: str,
+    window: Window,
+    layer: nn.RNNBase,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    x = args[0] if args else kwargs.get("input")
+    if not isinstance(x, Tensor):  # a PackedSequence has no axes to swap
+        return
+    layer_name = f"the {place(name)} ({type(layer).__name__})"
+    first, second = window.input.shape[:2]
+    if (
+        x.dim() == 3
+        and x.shape[:2] == (first, second)
+        and first != second
+        and layer.batch_first != window.batch_first
+    ):
+        B, T = (first, second) if window.batch_first else (second, first)
+        raise _MisreadError(
+            f"the window has batch_first={window.batch_first}, {layer_name} has "
+            f"batch_first={layer.batch_first} and gets {tuple(x.shape)}: it would read {T} rows of "
+            f"{B} steps, the window has {B} rows of {T} steps. Give the windows the layer's layout "
+            f"(ContinuousBatches(..., batch_first={layer.batch_first})), or the layer the windows' "
+            f"(batch_first={window.batch_first})"
+        )
+    reset_mask = kwargs.get("reset_mask")
+    fails = x.size(-1) != layer.input_size or (reset_mask is not None and reset_mask.dim() == 2)
+    if (
+        _lacks_features(window)
+        and x.dim() == 2
+        and x.shape in ((first, second), (second, first))
+        and fails
+    ):
+        axes = "(batch, time)" if window.batch_first else "(time, batch)"
+        raise _MisreadError(
+            f"the window's input is {axes}, {(first, second)}, and {layer_name} takes a third "
+            "axis, the features. Sequences of single numbers need that axis, too: make the windows "
+            "of series.unsqueeze(-1) for a tensor, series.reshape(-1, 1) for an array"
+        )
+
+
+def _is_compiled(model: nn.Module, forward: Callable[..., Any] | None) -> bool:
+    """Whether a part of the model, or the function that runs it, is compiled."""
+    callables: list[Any] = [forward]
+    for module in model.modules():
+        callables += [module.forward, *filter(callable, vars(module).values())]
+    return any(hasattr(each, "_torchdynamo_orig_callable") for each in callables)
+
+
+@contextmanager
+def _unnoticed(model: nn.Module) -> Iterator[None]:
+    """Inside, the model runs eagerly; afterwards it is as it was before."""
+    places: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (place, dict(place))
+        for module in model.modules()
+        for place in (vars(module), module._buffers)
+    ]
+    tensors = [
+        (value, value.clone())
+        for _, values in places
+        for value in values.values()
+        if isinstance(value, Tensor)
+    ]
+    caching = torch.is_autocast_cache_enabled()
+    with states.preserve(model), rng.preserve(), torch.no_grad():
+        try:
+            torch.set_autocast_cache_enabled(False)  # or casts without a graph would be used later
+            with torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            torch.set_autocast_cache_enabled(caching)
+            for place, values in places:
+                place.clear()
+                place.update(values)
+            for tensor, value in tensors:
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)

@@ -1,0 +1,23 @@
+"""Other defaults of the process, under which results must be the same."""
+
+from contextlib import contextmanager
+
+import torch
+
+
+def other_device():
+    """The meta device stands in for CUDA: what is made there by mistake has no values."""
+    return torch.device("meta")
+
+
+@contextmanager
+def other_dtype():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+OTHER_DEFAULTS = (other_device, other_dtype)
