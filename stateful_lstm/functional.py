@@ -77,8 +77,8 @@ def lstm(
         reset_mask: bool, (T, B), or (B, T) with ``batch_first``, or (T,) unbatched: True where the
             state of the row is zero before the step. In the reverse direction a True at t cuts
             between t-1 and t as well.
-        lengths: int32 or int64 (B,), 0 to T: output is 0 from there on, the final state is that after the
-            row's last valid step, where the reverse direction starts.
+        lengths: int32 or int64 (B,), 0 to T: output is 0 from there on, the final state is that
+            after the row's last valid step, where the reverse direction starts.
         recompute: what backward computes anew to save memory: "none"; "gates" keeps h and c only;
             "segments" keeps them at about sqrt(T) points; "auto" takes the fastest that fits
             :func:`set_memory_budget`. The reference keeps everything.

@@ -57,16 +57,12 @@ def reset_state(model: nn.Module, which: Any = None) -> None:
     Warns:
         UserWarning: the model has no StatefulLSTM.
     """
-    reset_layers(_layers(model, "reset_state"), which)
-
-
-def reset_layers(layers: Mapping[str, StatefulLSTM], which: Any = None) -> None:
-    """:func:`reset_state` for layers that are at hand."""
+    layers = _layers(model, "reset_state").values()
     if which is not None:
-        for layer in layers.values():
+        for layer in layers:
             if layer.state is not None:
                 layer.state.select(which, once=True)
-    for layer in layers.values():
+    for layer in layers:
         layer.reset_state(which)
 
 
@@ -80,15 +76,8 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
     Warns:
         UserWarning: the model has no StatefulLSTM.
     """
-    with preserve_layers(_layers(model, "preserve_state", above=1)):  # contextlib stands between
-        yield
-
-
-@contextmanager
-def preserve_layers(layers: Mapping[str, StatefulLSTM]) -> Iterator[None]:
-    """:func:`preserve_state` for layers that are at hand."""
     with ExitStack() as stack:
-        for layer in layers.values():
+        for layer in _layers(model, "preserve_state", above=1).values():  # contextlib is between
             stack.enter_context(layer.preserve_state())
         yield
 
@@ -106,12 +95,11 @@ def get_state(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     Warns:
         UserWarning: the model has no StatefulLSTM.
     """
-    return states_of(_layers(model, "get_state"))
-
-
-def states_of(layers: Mapping[str, StatefulLSTM]) -> dict[str, tuple[Tensor, Tensor]]:
-    """:func:`get_state` for layers that are at hand."""
-    return {name: layer.state.read() for name, layer in layers.items() if layer.state is not None}
+    return {
+        name: layer.state.read()
+        for name, layer in _layers(model, "get_state").items()
+        if layer.state is not None
+    }
 
 
 def set_state(model: nn.Module, states: Mapping[str, tuple[Tensor, Tensor]]) -> None:

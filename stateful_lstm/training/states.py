@@ -12,14 +12,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..model import _layers, get_state, preserve_state, reset_state, set_state
+from ..model import get_state, layers_of, preserve_state, reset_state, set_state
 
 Rows = dict[str, tuple[Tensor, Tensor]]  # (h, c) by the layers' names
 
 
 def present(model: nn.Module) -> bool:
     """Whether the model has a StatefulLSTM."""
-    return bool(_layers(model))
+    return bool(layers_of(model))
 
 
 def reset(model: nn.Module, which: Any = None) -> None:
