@@ -13,8 +13,12 @@ from torch import Tensor
 
 Steps = Tensor | NDArray[Any]  # (T, ...): the steps of one sequence
 
+_TENSORS = ("input", "target", "reset_mask", "lengths", "target_mask")
+_PLACE = ("epoch", "window")  # the part of a position that a repr shows
 
-@dataclass(eq=False)  # not frozen: Lightning takes batches apart, and puts them together anew
+
+# Not frozen: Lightning takes batches apart, and makes new ones of the parts.
+@dataclass(eq=False, repr=False)
 class Window:
     """A number of steps of B rows, time-major or with the batch first.
 
@@ -36,6 +40,13 @@ class Window:
     target_mask: Tensor
     batch_first: bool = False
     position: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Sizes and dtypes, no values: the device need not be asked."""
+        parts = [f"{name}={_brief(getattr(self, name))}" for name in ("input", "target")]
+        parts.append(f"batch_first={self.batch_first}")
+        parts += [f"{name}={self.position[name]}" for name in _PLACE if name in self.position]
+        return f"Window({', '.join(parts)})"
 
     @classmethod
     def pad(
@@ -95,9 +106,55 @@ class Window:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Window:
-        names = ("input", "target", "reset_mask", "lengths", "target_mask")
-        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in _TENSORS}
         return replace(self, **changed)
+
+
+def check_window(window: Any) -> None:
+    """Looks at the types and shapes of a window's tensors, wherever they are, and at no values.
+
+    Raises:
+        TypeError: for anything but a :class:`Window`, a field that is no tensor, masks that are
+            not bool, or lengths that are not int64 or int32.
+        ValueError: for an input without T and B, or other fields of another T and B.
+    """
+    if not isinstance(window, Window):
+        raise TypeError(f"expected a stateful_lstm.data.Window, got {type(window).__name__}")
+    for name in _TENSORS:
+        value = getattr(window, name)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"the window's {name} must be a tensor, got {type(value).__name__}")
+    layout = "(B, T, ...)" if window.batch_first else "(T, B, ...)"
+    if window.input.dim() < 2:
+        shape = tuple(window.input.shape)
+        raise ValueError(f"the window's input must be {layout}, got shape {shape}")
+    sizes = tuple(window.input.shape[:2])
+    if window.target.shape[:2] != sizes:
+        raise ValueError(
+            f"the window's target must be {layout} as its input, {sizes}; got shape "
+            f"{tuple(window.target.shape)}"
+        )
+    for name in ("reset_mask", "target_mask"):
+        _check_field(window, name, (torch.bool,), sizes)
+    rows = sizes[0] if window.batch_first else sizes[1]
+    _check_field(window, "lengths", (torch.int64, torch.int32), (rows,))
+
+
+def _check_field(
+    window: Window, name: str, dtypes: tuple[torch.dtype, ...], shape: tuple[int, ...]
+) -> None:
+    value = getattr(window, name)
+    if value.dtype not in dtypes:
+        expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"the window's {name} must be a tensor of {expected}, got {value.dtype}")
+    if value.shape != shape:
+        raise ValueError(f"the window's {name} must be {shape}, got {tuple(value.shape)}")
+
+
+def _brief(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
 
 def as_tensor(steps: Steps) -> Tensor:
