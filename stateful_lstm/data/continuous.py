@@ -23,10 +23,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from .begin import Begin, Start
 from .mapped import as_arrays, as_places
 from .window import Blank, Steps, Window, as_tensor, check_length, check_like
 
 Sequences = Sequence[Steps] | Steps | Dataset[Steps]
+
+# What a worker's state has beside a position: where workers began to take turns, and its number.
+_TURNS = ("turns from window", "workers", "worker")
 
 
 class _Piece(NamedTuple):
@@ -113,9 +117,8 @@ class ContinuousBatches(IterableDataset[Window]):
         self._lengths: list[int | None] = [None] * count
         # One step of the first sequence, and its target: all others must be like them.
         self._first: tuple[Tensor, Tensor] | None = None
-        # Epoch and window to begin at: written here, read by a DataLoader's workers.
-        self._begin = torch.zeros(2, dtype=torch.int64).share_memory_()
-        self._position = (0, 0)
+        self._begin = Begin()
+        self._position = Start(0, 0, 0)  # after the window that came last
         self._fingerprint = ""  # of all lengths; empty where they are not known
         if not isinstance(sequences, Dataset):
             lengths = [self._read(k) for k in range(count)]
@@ -124,33 +127,43 @@ class ContinuousBatches(IterableDataset[Window]):
     # ------------------------------------------------------------ iteration
 
     def __iter__(self) -> Iterator[Window]:
-        worker = get_worker_info()
-        epoch, begin = self._begin.tolist()
-        every, mine = (1, 0) if worker is None else (worker.num_workers, worker.id)
-        if worker is None:
-            self._go_to(epoch, 0)
-            self._position = (epoch, begin)
+        if get_worker_info() is None:
+            return self._whole_epoch()
+        start = self._begin.take()  # at once: the main process waits for this, and for no more
+        self._position = start
+        return self._turns(start)
+
+    def _whole_epoch(self) -> Iterator[Window]:
+        start = self._position = self._begin.take()
+        for made, is_last in self._windows(start):
+            if is_last:
+                # Who counts to len() does not ask for more: the epoch is over with its last window.
+                self._begin.set(start.epoch + 1, 0)
+            yield made
+        self._begin.set(start.epoch + 1, 0)
+        self._position = Start(start.epoch + 1, 0, 0)
+
+    def _turns(self, start: Start) -> Iterator[Window]:
+        for made, _ in self._windows(start):
+            yield made
+
+    def _windows(self, start: Start) -> Iterator[tuple[Window, bool]]:
+        """The windows that this process makes, and whether each is the epoch's last."""
         open_items: dict[int, tuple[Any, Any]] = {}
-        plan = self._plan(epoch)
+        plan = self._plan(start.epoch)
         k, coming = 0, next(plan, None)
         while coming is not None:
             pieces, coming = coming, next(plan, None)
             k += 1
-            if k <= begin or (k - 1 - begin) % every != mine:
-                continue
-            made = self._make(pieces, open_items, self._describe(epoch, k))
-            self._position = (epoch, k)
-            if coming is None and worker is None:
-                # Who counts to len() does not ask for more: the epoch is over with its last window.
-                self._go_to(epoch + 1, 0)
-            yield made
-        self._position = (epoch + 1, 0)
-        if worker is None:
-            self._go_to(epoch + 1, 0)
+            if start.makes(k - 1):
+                made = self._make(pieces, open_items, self._describe(start.epoch, k))
+                self._position = start._replace(window=k)
+                yield made, coming is None
+        self._position = start._replace(window=k)
 
     def __len__(self) -> int:
         """Windows in the coming epoch; reads every item of a dataset once, for its length."""
-        return sum(1 for _ in self._plan(int(self._begin[0])))
+        return sum(1 for _ in self._plan(self.epoch))
 
     def _plan(self, epoch: int) -> Iterator[list[_Piece]]:
         """The pieces of each window of an epoch, of all ranks' rows."""
@@ -254,7 +267,7 @@ class ContinuousBatches(IterableDataset[Window]):
     @property
     def epoch(self) -> int:
         """The epoch that the next ``iter()`` takes."""
-        return int(self._begin[0])
+        return self._begin.epoch
 
     def set_epoch(self, epoch: int) -> None:
         """The next ``iter()``, in workers too, begins this epoch; one that is loaded goes on.
@@ -265,44 +278,52 @@ class ContinuousBatches(IterableDataset[Window]):
         Raises:
             ValueError: for a number below 0.
         """
+        epoch = index(epoch)
         if epoch < 0:
             raise ValueError(f"epoch must be 0 or more, got {epoch}")
         if epoch != self.epoch:
             self._go_to(epoch, 0)
-            self._position = (epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the window that ``iter()`` gave last.
 
+        In a ``DataLoader``'s worker it is the place of that worker, and only a worker of the same
+        number among as many workers can load it.
+
         Returns:
             Plain values: the epoch, the window in it, and what it is a position in.
         """
-        return self._describe(*self._position)
+        place = self._position
+        state = self._describe(place.epoch, place.window)
+        worker = get_worker_info()
+        if worker is None:
+            return state
+        turns = (place.first, worker.num_workers, worker.id)
+        return {**state, **dict(zip(_TURNS, turns, strict=True))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The next ``iter()`` goes on at this position.
+        """The next ``iter()`` goes on at this position; in a worker, that of this worker.
 
         Args:
             state: a window's ``position``, or what :meth:`state_dict` returned. Another
                 ``world_size`` will do if all ranks together have as many rows as before.
 
         Raises:
-            ValueError: for a position in other data, or in windows of another size.
+            ValueError: for a position in other data, in windows of another size, or of another
+                worker.
         """
         own = self._describe(0, 0)
-        if not isinstance(state, Mapping) or set(state) != set(own):
+        if not isinstance(state, Mapping) or set(state) not in (set(own), {*own, *_TURNS}):
             raise ValueError(f"expected a position with {sorted(own)}, got {state!r}")
         for name, value in own.items():
             if name not in ("epoch", "window") and state[name] != value:
                 raise ValueError(f"this position is of {name} {state[name]}, the data's is {value}")
-        for name in ("epoch", "window"):
-            if not isinstance(state[name], int) or state[name] < 0:
-                raise ValueError(f"this position's {name} is {state[name]!r}, not a count")
-        epoch, window = state["epoch"], state["window"]
+        _check_worker(state)
+        epoch, window = _count(state, "epoch"), _count(state, "window")
+        first = _count(state, _TURNS[0]) if _TURNS[0] in state else None
         if window > 0 and own["lengths"] and window > sum(1 for _ in self._plan(epoch)):
             raise ValueError(f"this position is behind window {window}, and the data ends before")
-        self._position = (epoch, window)
-        self._go_to(*self._position)
+        self._go_to(epoch, window, first)
 
     @contextmanager
     def from_the_beginning(self) -> Iterator[None]:
@@ -310,12 +331,11 @@ class ContinuousBatches(IterableDataset[Window]):
 
         Afterwards all is as it was before: for who wants to look at all the data in between.
         """
-        begin, position = self._begin.clone(), self._position
-        self._go_to(int(begin[0]), 0)
+        position = self._position
         try:
-            yield
+            with self._begin.at_the_first_window():
+                yield
         finally:
-            self._begin.copy_(begin)
             self._position = position
 
     def __getstate__(self) -> dict[str, Any]:
@@ -328,8 +348,6 @@ class ContinuousBatches(IterableDataset[Window]):
         for name in ("_sequences", "_targets"):
             state[name] = as_arrays(state[name])
         self.__dict__.update(state)
-        if not self._begin.is_shared():  # a copy has workers of its own
-            self._begin = self._begin.clone().share_memory_()
 
     def _describe(self, epoch: int, window: int) -> dict[str, Any]:
         return {
@@ -343,5 +361,30 @@ class ContinuousBatches(IterableDataset[Window]):
             "seed": self.seed,
         }
 
-    def _go_to(self, epoch: int, window: int) -> None:
-        self._begin[0], self._begin[1] = epoch, window
+    def _go_to(self, epoch: int, window: int, first: int | None = None) -> None:
+        self._begin.set(epoch, window, first)
+        self._position = Start(epoch, window, window if first is None else first)
+
+
+def _count(state: Mapping[str, Any], name: str) -> int:
+    try:
+        number = index(state[name])
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"this position's {name} is {state[name]!r}, not a count")
+    return number
+
+
+def _check_worker(state: Mapping[str, Any]) -> None:
+    """A worker's place is for the same worker of as many."""
+    if _TURNS[0] not in state:
+        return
+    worker = get_worker_info()
+    _, workers, number = (state[name] for name in _TURNS)
+    if worker is None or (worker.num_workers, worker.id) != (workers, number):
+        here = "no worker" if worker is None else f"worker {worker.id} of {worker.num_workers}"
+        raise ValueError(
+            f"this position is of worker {number} of {workers}, this is {here}: go on with "
+            f"num_workers={workers}, or load a window's position into the data instead"
+        )
