@@ -12,6 +12,7 @@ ranks, side by side, are those of one process with so many rows.
 from __future__ import annotations
 
 import heapq
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,15 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from .begin import Begin, Start
 from .mapped import as_arrays, as_places
-from .window import Blank, Steps, Window, as_tensor, check_length, check_like
+from .sequences import (
+    Steps,
+    as_tensor,
+    check_length,
+    check_like,
+    check_sequences,
+    whole_number,
+)
+from .window import Blank, Window
 
 Sequences = Sequence[Steps] | Steps | Dataset[Steps]
 
@@ -92,8 +101,9 @@ class ContinuousBatches(IterableDataset[Window]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        batch_size, window, seed = index(batch_size), index(window), index(seed)  # NumPy's, too
-        rank, world_size = index(rank), index(world_size)
+        batch_size, window = whole_number(batch_size, "batch_size"), whole_number(window, "window")
+        seed, rank = whole_number(seed, "seed"), whole_number(rank, "rank")
+        world_size = whole_number(world_size, "world_size")
         for name, number in (
             ("batch_size", batch_size),
             ("window", window),
@@ -105,6 +115,9 @@ class ContinuousBatches(IterableDataset[Window]):
             raise ValueError(f"seed must be 0 or more, got {seed}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be 0 to {world_size - 1}, got {rank}")
+        check_sequences(sequences, "sequences")
+        if targets is not None:
+            check_sequences(targets, "targets")
         self._sequences, self._targets = cast(Any, sequences), cast(Any, targets)
         count = len(self._sequences)
         if count == 0:
@@ -112,8 +125,9 @@ class ContinuousBatches(IterableDataset[Window]):
         if targets is not None and len(self._targets) != count:
             raise ValueError(f"got {count} sequences and {len(self._targets)} targets")
         self.batch_size, self.window, self.batch_first = batch_size, window, batch_first
-        self.shuffle, self.seed = shuffle, seed
+        self.shuffle, self.seed = bool(shuffle), seed
         self.rank, self.world_size = rank, world_size
+        self._rows = batch_size * world_size  # of all ranks
         self._lengths: list[int | None] = [None] * count
         # One step of the first sequence, and its target: all others must be like them.
         self._first: tuple[Tensor, Tensor] | None = None
@@ -123,6 +137,29 @@ class ContinuousBatches(IterableDataset[Window]):
         if not isinstance(sequences, Dataset):
             lengths = [self._read(k) for k in range(count)]
             self._fingerprint = f"{zlib.crc32(np.asarray(lengths, dtype='<i8').tobytes()):08x}"
+        self._warn_of_padding()
+
+    def _warn_of_padding(self) -> None:
+        """Once, where the caller makes the data: rows without sequences are easily overlooked."""
+        count, rows = len(self._lengths), self._rows
+        padding = max(0.0, 1 - count / rows)  # at least
+        if self._fingerprint:
+            steps = sum(cast(list[int], self._lengths))
+            padding = 1 - steps / (len(self) * self.window * rows)
+        if count < rows or padding > 0.5:
+            some = "" if self._fingerprint else "at least "
+            warnings.warn(
+                f"{some}{padding:.0%} of an epoch's steps are padding: {count} sequences in {rows} "
+                f"rows, in windows of {self.window} steps. Use fewer rows or a shorter window, or "
+                "cut long series into more sequences",
+                stacklevel=3,
+            )
+
+    def __repr__(self) -> str:
+        """Sizes and settings, no tensors."""
+        names = ("batch_size", "window", "shuffle", "seed", "batch_first", "rank", "world_size")
+        settings = ", ".join(f"{name}={getattr(self, name)}" for name in names)
+        return f"ContinuousBatches(sequences={len(self._lengths)}, {settings})"
 
     # ------------------------------------------------------------ iteration
 
@@ -163,13 +200,19 @@ class ContinuousBatches(IterableDataset[Window]):
 
     def __len__(self) -> int:
         """Windows in the coming epoch; reads every item of a dataset once, for its length."""
-        return sum(1 for _ in self._plan(self.epoch))
+        return self._count(self.epoch)
+
+    def _count(self, epoch: int) -> int:
+        """Windows of an epoch, by the step at which the last row ends."""
+        ends = [0] * self._rows
+        for k in self._order(epoch):
+            heapq.heapreplace(ends, ends[0] + self._length(k))
+        return -(-max(ends) // self.window)
 
     def _plan(self, epoch: int) -> Iterator[list[_Piece]]:
         """The pieces of each window of an epoch, of all ranks' rows."""
         queue = iter(self._order(epoch))
-        rows = self.batch_size * self.world_size
-        free = [(0, row) for row in range(rows)]  # when a row is free: a heap
+        free = [(0, row) for row in range(self._rows)]  # when a row is free: a heap
         laid: list[tuple[int, int, int, int]] = []  # row, begin, end and number of a sequence
         begin, upcoming = 0, next(queue, None)
         while upcoming is not None or laid:
@@ -199,8 +242,8 @@ class ContinuousBatches(IterableDataset[Window]):
             return list(range(count))
         # torch's generator takes 32 bits: a hash of both, so that no seed meets another's epochs.
         mixed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
-        random = torch.Generator().manual_seed(mixed)
-        return torch.randperm(count, generator=random).tolist()
+        random = torch.Generator("cpu").manual_seed(mixed)
+        return torch.randperm(count, generator=random, device="cpu").tolist()
 
     def _make(
         self, pieces: list[_Piece], items: dict[int, tuple[Any, Any]], position: dict[str, Any]
@@ -278,7 +321,7 @@ class ContinuousBatches(IterableDataset[Window]):
         Raises:
             ValueError: for a number below 0.
         """
-        epoch = index(epoch)
+        epoch = whole_number(epoch, "epoch")
         if epoch < 0:
             raise ValueError(f"epoch must be 0 or more, got {epoch}")
         if epoch != self.epoch:
@@ -319,9 +362,9 @@ class ContinuousBatches(IterableDataset[Window]):
             if name not in ("epoch", "window") and state[name] != value:
                 raise ValueError(f"this position is of {name} {state[name]}, the data's is {value}")
         _check_worker(state)
-        epoch, window = _count(state, "epoch"), _count(state, "window")
-        first = _count(state, _TURNS[0]) if _TURNS[0] in state else None
-        if window > 0 and own["lengths"] and window > sum(1 for _ in self._plan(epoch)):
+        epoch, window = _number(state, "epoch"), _number(state, "window")
+        first = _number(state, _TURNS[0]) if _TURNS[0] in state else None
+        if window > 0 and own["lengths"] and window > self._count(epoch):
             raise ValueError(f"this position is behind window {window}, and the data ends before")
         self._go_to(epoch, window, first)
 
@@ -355,7 +398,7 @@ class ContinuousBatches(IterableDataset[Window]):
             "window": window,
             "sequences": len(self._lengths),
             "lengths": self._fingerprint,
-            "rows of all ranks": self.batch_size * self.world_size,
+            "rows of all ranks": self._rows,
             "steps of a window": self.window,
             "shuffle": self.shuffle,
             "seed": self.seed,
@@ -366,7 +409,7 @@ class ContinuousBatches(IterableDataset[Window]):
         self._position = Start(epoch, window, window if first is None else first)
 
 
-def _count(state: Mapping[str, Any], name: str) -> int:
+def _number(state: Mapping[str, Any], name: str) -> int:
     try:
         number = index(state[name])
     except TypeError:
