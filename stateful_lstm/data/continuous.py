@@ -34,6 +34,7 @@ from .sequences import (
     check_sequences,
     whole_number,
 )
+from .shared_out import refuse_sharing_out
 from .window import Blank, Window
 
 Sequences = Sequence[Steps] | Steps | Dataset[Steps]
@@ -63,12 +64,17 @@ class ContinuousBatches(IterableDataset[Window]):
     One ``iter()`` is one epoch, and the next takes the next epoch's order. In a ``DataLoader`` use
     ``batch_size=None``. Its workers make the windows in turn; since they work on copies, say
     :meth:`set_epoch` before each epoch there (``Trainer.fit`` does), and take a position from the
-    window rather than from :meth:`state_dict`. A position that was loaded holds there until the
-    next :meth:`set_epoch` or :meth:`load_state_dict`.
+    window rather than from :meth:`state_dict`. A position that was loaded holds for one iteration,
+    also where workers make it, even if that is broken off. torchdata's ``StatefulDataLoader`` saves
+    and loads the place of each worker.
+
+    A warning tells of rows that no sequence is left for, and of an epoch that is padding for more
+    than half; lengths of a dataset's items are not known when it is made.
 
     Args:
         sequences: tensors or arrays (T_i, ...), all of one dtype and of one shape but for T_i; one
-            array (N, T, ...) for N of them; or a map-style dataset whose items are such.
+            array (N, T, ...) for N of them; or a map-style dataset whose items are such. Series of
+            one feature are (T_i, 1) for an LSTM: ``series.reshape(-1, 1)``.
         batch_size: B, rows of a window.
         window: T, steps of a window.
         targets: as ``sequences``, of the same T_i, in any dtype and shape; None: the target at t is
@@ -80,8 +86,10 @@ class ContinuousBatches(IterableDataset[Window]):
         world_size: how many ranks share the sequences. All make the same number of windows.
 
     Raises:
+        TypeError: for what are no arrays or whole numbers: a DataFrame or a dict, say.
         ValueError: for numbers out of range, no sequences, an empty one, or shapes, dtypes and
             lengths that do not fit together. A dataset's items are checked when they are read.
+        RuntimeError: from ``iter()``, where accelerate would share windows out to processes.
 
     Example:
         >>> windows = ContinuousBatches([torch.randn(70, 3), torch.randn(9, 3)], 2, 16)
@@ -164,6 +172,7 @@ class ContinuousBatches(IterableDataset[Window]):
     # ------------------------------------------------------------ iteration
 
     def __iter__(self) -> Iterator[Window]:
+        refuse_sharing_out(self)
         if get_worker_info() is None:
             return self._whole_epoch()
         start = self._begin.take()  # at once: the main process waits for this, and for no more
