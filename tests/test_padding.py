@@ -28,7 +28,7 @@ def steps(*lengths):
 @pytest.mark.parametrize(
     ("sequences", "shape", "text"),
     [
-        (steps(1000), {"batch_size": 8}, "88% of .* 1 sequences in 8 rows"),
+        (steps(1000), {"batch_size": 8}, "88% of .* 1 sequence in 8 rows"),
         (steps(50, 50, 50), {"batch_size": 2, "world_size": 2}, "25% of .* 3 sequences in 4 rows"),
         (steps(500, 50, 50, 50), {"batch_size": 4}, "68% of .* 4 sequences in 4 rows"),
         (steps(20), {"batch_size": 1}, "60% of .* in windows of 50 steps"),

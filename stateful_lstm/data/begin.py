@@ -5,7 +5,8 @@ where to begin. Persistent workers have older copies, so they read the place in 
 
 A place inside an epoch holds for one iteration. The main process does not hear of the iterations of
 workers, so workers leave a mark in shared memory: which place they used, and in which iteration.
-All workers of an iteration leave the same mark, and none of another one finds its own.
+All workers of an iteration leave the same mark, by the seed that the iteration drew. Another one
+draws another seed, unless torch's generator is set back to where it was.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Begin:
         mark = 0
         if worker is not None:
             self._iterations += 1
-            # The seed is drawn for each iteration; persistent workers keep theirs, and count.
+            # Persistent workers keep their seed, and count.
             iteration = (worker.seed - worker.id, worker.num_workers, self._iterations)
             mark = change << 32 | zlib.crc32(repr(iteration).encode())
         found = int(self._shared[3])

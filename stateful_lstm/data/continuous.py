@@ -92,7 +92,7 @@ class ContinuousBatches(IterableDataset[Window]):
         RuntimeError: from ``iter()``, where accelerate would share windows out to processes.
 
     Example:
-        >>> windows = ContinuousBatches([torch.randn(70, 3), torch.randn(9, 3)], 2, 16)
+        >>> windows = ContinuousBatches([torch.randn(70, 3), torch.randn(60, 3)], 2, 16)
         >>> for w in windows:
         ...     output, _ = lstm(w.input, reset_mask=w.reset_mask, lengths=w.lengths)
     """
@@ -156,8 +156,9 @@ class ContinuousBatches(IterableDataset[Window]):
             padding = 1 - steps / (len(self) * self.window * rows)
         if count < rows or padding > 0.5:
             some = "" if self._fingerprint else "at least "
+            sequences = f"{count} sequence{'' if count == 1 else 's'}"
             warnings.warn(
-                f"{some}{padding:.0%} of an epoch's steps are padding: {count} sequences in {rows} "
+                f"{some}{padding:.0%} of an epoch's steps are padding: {sequences} in {rows} "
                 f"rows, in windows of {self.window} steps. Use fewer rows or a shorter window, or "
                 "cut long series into more sequences",
                 stacklevel=3,
