@@ -12,6 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from stateful_lstm.data import ContinuousBatches, Window, bucket_by_length
 
+# Many small cases on purpose; the warning has a file of its own, test_padding.py.
+pytestmark = pytest.mark.filterwarnings("ignore:.* of an epoch's steps are padding:UserWarning")
+
 FIELDS = ("input", "target", "reset_mask", "lengths", "target_mask")
 
 

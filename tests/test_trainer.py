@@ -322,7 +322,7 @@ def test_evaluate_leaves_no_trace():
 
 def test_evaluate_on_nothing_is_refused():
     with pytest.raises(ValueError, match="no targets"):
-        make_trainer().evaluate(ContinuousBatches([torch.randn(1, 3)], 1, 4))
+        make_trainer().evaluate(ContinuousBatches([torch.randn(1, 3)], 1, 1))
 
 
 # ---- errors --------------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def test_where_it_cannot_go_on_it_says_so(tmp_path):
 def test_an_error_is_its_own_after_other_data():
     trainer = make_trainer(Net(dropout=0.0))
     trainer.fit(make_data(), progress=False)
-    windows = ContinuousBatches([torch.full((9, 3), float("nan"))], 2, 5)
+    windows = ContinuousBatches([torch.full((9, 3), float("nan"))] * 2, 2, 5)
     with pytest.raises(FloatingPointError, match=f"update {trainer.updates + 1} is nan"):
         trainer.fit(windows, progress=False)
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from .sequences import as_tensor, whole_number
 
 
 def bucket_by_length(
-    lengths: Sequence[int] | Tensor,
+    lengths: Sequence[int] | NDArray[Any] | Tensor,
     batch_size: int,
     *,
     shuffle: bool = False,
@@ -24,7 +29,7 @@ def bucket_by_length(
     window.
 
     Args:
-        lengths: of all sequences, each 1 or more.
+        lengths: (N,), of all sequences, each 1 or more; a list, an array or a tensor.
         batch_size: sequences in a batch; the longest ones' batch may have fewer.
         shuffle: puts the batches, and sequences of the same length, in random order.
         seed: of the order; another one for each epoch.
@@ -34,25 +39,44 @@ def bucket_by_length(
         Lists of indices into ``lengths``.
 
     Raises:
-        ValueError: for a batch size or a length below 1.
+        ValueError: for a batch size or a length below 1, and for lengths that are not (N,).
         TypeError: for lengths that are no whole numbers.
     """
+    batch_size, seed = whole_number(batch_size, "batch_size"), whole_number(seed, "seed")
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-    given = torch.as_tensor(lengths)
-    if len(given) and (given.is_floating_point() or given.is_complex()):
-        raise TypeError(f"lengths must be whole numbers, got {given.dtype}")
-    sizes = given.to(torch.int64).reshape(-1)
+    sizes = _whole_numbers(lengths)
     short = (sizes < 1).nonzero()
     if len(short):
         k = int(short[0])
         raise ValueError(f"lengths[{k}] is {int(sizes[k])}, expected 1 or more")
-    random = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(sizes), generator=random) if shuffle else torch.arange(len(sizes))
+    random = torch.Generator("cpu").manual_seed(seed)
+    order = torch.arange(len(sizes), device="cpu")
+    if shuffle:
+        order = torch.randperm(len(sizes), generator=random, device="cpu")
     order = order[torch.argsort(sizes[order], stable=True)]
     batches = [batch.tolist() for batch in order.split(batch_size)] if len(order) else []
     if drop_last and batches and len(batches[-1]) < batch_size:
         batches.pop()
     if shuffle:
-        batches = [batches[k] for k in torch.randperm(len(batches), generator=random).tolist()]
+        turns = torch.randperm(len(batches), generator=random, device="cpu")
+        batches = [batches[k] for k in turns.tolist()]
     return batches
+
+
+def _whole_numbers(lengths: Any) -> Tensor:
+    """Lengths as int64 (N,), on the CPU whatever the default device is."""
+    expected = "lengths must be whole numbers"
+    try:
+        if not isinstance(lengths, list | tuple | Tensor):
+            lengths = as_tensor(np.asarray(lengths))
+        given = torch.as_tensor(lengths, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{expected}, say [len(s) for s in sequences]; got others") from None
+    if given.dim() != 1:
+        raise ValueError(f"{expected}, (N,), got shape {tuple(given.shape)}")
+    if len(given) and (
+        given.dtype == torch.bool or given.dtype.is_floating_point or given.is_complex()
+    ):
+        raise TypeError(f"{expected}, got {given.dtype}")
+    return given.to(torch.int64)

@@ -12,6 +12,7 @@ ranks, side by side, are those of one process with so many rows.
 from __future__ import annotations
 
 import heapq
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,10 +24,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from .begin import Begin, Start
 from .mapped import as_arrays, as_places
-from .window import Blank, Steps, Window, as_tensor, check_length, check_like
+from .sequences import (
+    Steps,
+    as_tensor,
+    check_length,
+    check_like,
+    check_sequences,
+    whole_number,
+)
+from .shared_out import refuse_sharing_out
+from .window import Blank, Window
 
 Sequences = Sequence[Steps] | Steps | Dataset[Steps]
+
+# What a worker's state has beside a position: where workers began to take turns, and its number.
+_TURNS = ("turns from window", "workers", "worker")
 
 
 class _Piece(NamedTuple):
@@ -50,12 +64,17 @@ class ContinuousBatches(IterableDataset[Window]):
     One ``iter()`` is one epoch, and the next takes the next epoch's order. In a ``DataLoader`` use
     ``batch_size=None``. Its workers make the windows in turn; since they work on copies, say
     :meth:`set_epoch` before each epoch there (``Trainer.fit`` does), and take a position from the
-    window rather than from :meth:`state_dict`. A position that was loaded holds there until the
-    next :meth:`set_epoch` or :meth:`load_state_dict`.
+    window rather than from :meth:`state_dict`. A position that was loaded holds for one iteration,
+    also where workers make it, even if that is broken off. torchdata's ``StatefulDataLoader`` saves
+    and loads the place of each worker.
+
+    A warning tells of rows that no sequence is left for, and of an epoch that is padding for more
+    than half; lengths of a dataset's items are not known when it is made.
 
     Args:
         sequences: tensors or arrays (T_i, ...), all of one dtype and of one shape but for T_i; one
-            array (N, T, ...) for N of them; or a map-style dataset whose items are such.
+            array (N, T, ...) for N of them; or a map-style dataset whose items are such. Series of
+            one feature are (T_i, 1) for an LSTM: ``series.reshape(-1, 1)``.
         batch_size: B, rows of a window.
         window: T, steps of a window.
         targets: as ``sequences``, of the same T_i, in any dtype and shape; None: the target at t is
@@ -67,11 +86,13 @@ class ContinuousBatches(IterableDataset[Window]):
         world_size: how many ranks share the sequences. All make the same number of windows.
 
     Raises:
+        TypeError: for what are no arrays or whole numbers: a DataFrame or a dict, say.
         ValueError: for numbers out of range, no sequences, an empty one, or shapes, dtypes and
             lengths that do not fit together. A dataset's items are checked when they are read.
+        RuntimeError: from ``iter()``, where accelerate would share windows out to processes.
 
     Example:
-        >>> windows = ContinuousBatches([torch.randn(70, 3), torch.randn(9, 3)], 2, 16)
+        >>> windows = ContinuousBatches([torch.randn(70, 3), torch.randn(60, 3)], 2, 16)
         >>> for w in windows:
         ...     output, _ = lstm(w.input, reset_mask=w.reset_mask, lengths=w.lengths)
     """
@@ -88,8 +109,9 @@ class ContinuousBatches(IterableDataset[Window]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        batch_size, window, seed = index(batch_size), index(window), index(seed)  # NumPy's, too
-        rank, world_size = index(rank), index(world_size)
+        batch_size, window = whole_number(batch_size, "batch_size"), whole_number(window, "window")
+        seed, rank = whole_number(seed, "seed"), whole_number(rank, "rank")
+        world_size = whole_number(world_size, "world_size")
         for name, number in (
             ("batch_size", batch_size),
             ("window", window),
@@ -101,6 +123,9 @@ class ContinuousBatches(IterableDataset[Window]):
             raise ValueError(f"seed must be 0 or more, got {seed}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be 0 to {world_size - 1}, got {rank}")
+        check_sequences(sequences, "sequences")
+        if targets is not None:
+            check_sequences(targets, "targets")
         self._sequences, self._targets = cast(Any, sequences), cast(Any, targets)
         count = len(self._sequences)
         if count == 0:
@@ -108,55 +133,96 @@ class ContinuousBatches(IterableDataset[Window]):
         if targets is not None and len(self._targets) != count:
             raise ValueError(f"got {count} sequences and {len(self._targets)} targets")
         self.batch_size, self.window, self.batch_first = batch_size, window, batch_first
-        self.shuffle, self.seed = shuffle, seed
+        self.shuffle, self.seed = bool(shuffle), seed
         self.rank, self.world_size = rank, world_size
+        self._rows = batch_size * world_size  # of all ranks
         self._lengths: list[int | None] = [None] * count
         # One step of the first sequence, and its target: all others must be like them.
         self._first: tuple[Tensor, Tensor] | None = None
-        # Epoch and window to begin at: written here, read by a DataLoader's workers.
-        self._begin = torch.zeros(2, dtype=torch.int64).share_memory_()
-        self._position = (0, 0)
+        self._begin = Begin()
+        self._position = Start(0, 0, 0)  # after the window that came last
         self._fingerprint = ""  # of all lengths; empty where they are not known
         if not isinstance(sequences, Dataset):
             lengths = [self._read(k) for k in range(count)]
             self._fingerprint = f"{zlib.crc32(np.asarray(lengths, dtype='<i8').tobytes()):08x}"
+        self._warn_of_padding()
+
+    def _warn_of_padding(self) -> None:
+        """Once, where the caller makes the data: rows without sequences are easily overlooked."""
+        count, rows = len(self._lengths), self._rows
+        padding = max(0.0, 1 - count / rows)  # at least
+        if self._fingerprint:
+            steps = sum(cast(list[int], self._lengths))
+            padding = 1 - steps / (len(self) * self.window * rows)
+        if count < rows or padding > 0.5:
+            some = "" if self._fingerprint else "at least "
+            sequences = f"{count} sequence{'' if count == 1 else 's'}"
+            warnings.warn(
+                f"{some}{padding:.0%} of an epoch's steps are padding: {sequences} in {rows} "
+                f"rows, in windows of {self.window} steps. Use fewer rows or a shorter window, or "
+                "cut long series into more sequences",
+                stacklevel=3,
+            )
+
+    def __repr__(self) -> str:
+        """Sizes and settings, no tensors."""
+        names = ("batch_size", "window", "shuffle", "seed", "batch_first", "rank", "world_size")
+        settings = ", ".join(f"{name}={getattr(self, name)}" for name in names)
+        return f"ContinuousBatches(sequences={len(self._lengths)}, {settings})"
 
     # ------------------------------------------------------------ iteration
 
     def __iter__(self) -> Iterator[Window]:
-        worker = get_worker_info()
-        epoch, begin = self._begin.tolist()
-        every, mine = (1, 0) if worker is None else (worker.num_workers, worker.id)
-        if worker is None:
-            self._go_to(epoch, 0)
-            self._position = (epoch, begin)
+        refuse_sharing_out(self)
+        if get_worker_info() is None:
+            return self._whole_epoch()
+        start = self._begin.take()  # at once: the main process waits for this, and for no more
+        self._position = start
+        return self._turns(start)
+
+    def _whole_epoch(self) -> Iterator[Window]:
+        start = self._position = self._begin.take()
+        for made, is_last in self._windows(start):
+            if is_last:
+                # Who counts to len() does not ask for more: the epoch is over with its last window.
+                self._begin.set(start.epoch + 1, 0)
+            yield made
+        self._begin.set(start.epoch + 1, 0)
+        self._position = Start(start.epoch + 1, 0, 0)
+
+    def _turns(self, start: Start) -> Iterator[Window]:
+        for made, _ in self._windows(start):
+            yield made
+
+    def _windows(self, start: Start) -> Iterator[tuple[Window, bool]]:
+        """The windows that this process makes, and whether each is the epoch's last."""
         open_items: dict[int, tuple[Any, Any]] = {}
-        plan = self._plan(epoch)
+        plan = self._plan(start.epoch)
         k, coming = 0, next(plan, None)
         while coming is not None:
             pieces, coming = coming, next(plan, None)
             k += 1
-            if k <= begin or (k - 1 - begin) % every != mine:
-                continue
-            made = self._make(pieces, open_items, self._describe(epoch, k))
-            self._position = (epoch, k)
-            if coming is None and worker is None:
-                # Who counts to len() does not ask for more: the epoch is over with its last window.
-                self._go_to(epoch + 1, 0)
-            yield made
-        self._position = (epoch + 1, 0)
-        if worker is None:
-            self._go_to(epoch + 1, 0)
+            if start.makes(k - 1):
+                made = self._make(pieces, open_items, self._describe(start.epoch, k))
+                self._position = start._replace(window=k)
+                yield made, coming is None
+        self._position = start._replace(window=k)
 
     def __len__(self) -> int:
         """Windows in the coming epoch; reads every item of a dataset once, for its length."""
-        return sum(1 for _ in self._plan(int(self._begin[0])))
+        return self._count(self.epoch)
+
+    def _count(self, epoch: int) -> int:
+        """Windows of an epoch, by the step at which the last row ends."""
+        ends = [0] * self._rows
+        for k in self._order(epoch):
+            heapq.heapreplace(ends, ends[0] + self._length(k))
+        return -(-max(ends) // self.window)
 
     def _plan(self, epoch: int) -> Iterator[list[_Piece]]:
         """The pieces of each window of an epoch, of all ranks' rows."""
         queue = iter(self._order(epoch))
-        rows = self.batch_size * self.world_size
-        free = [(0, row) for row in range(rows)]  # when a row is free: a heap
+        free = [(0, row) for row in range(self._rows)]  # when a row is free: a heap
         laid: list[tuple[int, int, int, int]] = []  # row, begin, end and number of a sequence
         begin, upcoming = 0, next(queue, None)
         while upcoming is not None or laid:
@@ -186,8 +252,8 @@ class ContinuousBatches(IterableDataset[Window]):
             return list(range(count))
         # torch's generator takes 32 bits: a hash of both, so that no seed meets another's epochs.
         mixed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
-        random = torch.Generator().manual_seed(mixed)
-        return torch.randperm(count, generator=random).tolist()
+        random = torch.Generator("cpu").manual_seed(mixed)
+        return torch.randperm(count, generator=random, device="cpu").tolist()
 
     def _make(
         self, pieces: list[_Piece], items: dict[int, tuple[Any, Any]], position: dict[str, Any]
@@ -254,7 +320,7 @@ class ContinuousBatches(IterableDataset[Window]):
     @property
     def epoch(self) -> int:
         """The epoch that the next ``iter()`` takes."""
-        return int(self._begin[0])
+        return self._begin.epoch
 
     def set_epoch(self, epoch: int) -> None:
         """The next ``iter()``, in workers too, begins this epoch; one that is loaded goes on.
@@ -265,44 +331,52 @@ class ContinuousBatches(IterableDataset[Window]):
         Raises:
             ValueError: for a number below 0.
         """
+        epoch = whole_number(epoch, "epoch")
         if epoch < 0:
             raise ValueError(f"epoch must be 0 or more, got {epoch}")
         if epoch != self.epoch:
             self._go_to(epoch, 0)
-            self._position = (epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the window that ``iter()`` gave last.
 
+        In a ``DataLoader``'s worker it is the place of that worker, and only a worker of the same
+        number among as many workers can load it.
+
         Returns:
             Plain values: the epoch, the window in it, and what it is a position in.
         """
-        return self._describe(*self._position)
+        place = self._position
+        state = self._describe(place.epoch, place.window)
+        worker = get_worker_info()
+        if worker is None:
+            return state
+        turns = (place.first, worker.num_workers, worker.id)
+        return {**state, **dict(zip(_TURNS, turns, strict=True))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The next ``iter()`` goes on at this position.
+        """The next ``iter()`` goes on at this position; in a worker, that of this worker.
 
         Args:
             state: a window's ``position``, or what :meth:`state_dict` returned. Another
                 ``world_size`` will do if all ranks together have as many rows as before.
 
         Raises:
-            ValueError: for a position in other data, or in windows of another size.
+            ValueError: for a position in other data, in windows of another size, or of another
+                worker.
         """
         own = self._describe(0, 0)
-        if not isinstance(state, Mapping) or set(state) != set(own):
+        if not isinstance(state, Mapping) or set(state) not in (set(own), {*own, *_TURNS}):
             raise ValueError(f"expected a position with {sorted(own)}, got {state!r}")
         for name, value in own.items():
             if name not in ("epoch", "window") and state[name] != value:
                 raise ValueError(f"this position is of {name} {state[name]}, the data's is {value}")
-        for name in ("epoch", "window"):
-            if not isinstance(state[name], int) or state[name] < 0:
-                raise ValueError(f"this position's {name} is {state[name]!r}, not a count")
-        epoch, window = state["epoch"], state["window"]
-        if window > 0 and own["lengths"] and window > sum(1 for _ in self._plan(epoch)):
+        _check_worker(state)
+        epoch, window = _number(state, "epoch"), _number(state, "window")
+        first = _number(state, _TURNS[0]) if _TURNS[0] in state else None
+        if window > 0 and own["lengths"] and window > self._count(epoch):
             raise ValueError(f"this position is behind window {window}, and the data ends before")
-        self._position = (epoch, window)
-        self._go_to(*self._position)
+        self._go_to(epoch, window, first)
 
     @contextmanager
     def from_the_beginning(self) -> Iterator[None]:
@@ -310,12 +384,11 @@ class ContinuousBatches(IterableDataset[Window]):
 
         Afterwards all is as it was before: for who wants to look at all the data in between.
         """
-        begin, position = self._begin.clone(), self._position
-        self._go_to(int(begin[0]), 0)
+        position = self._position
         try:
-            yield
+            with self._begin.at_the_first_window():
+                yield
         finally:
-            self._begin.copy_(begin)
             self._position = position
 
     def __getstate__(self) -> dict[str, Any]:
@@ -328,8 +401,6 @@ class ContinuousBatches(IterableDataset[Window]):
         for name in ("_sequences", "_targets"):
             state[name] = as_arrays(state[name])
         self.__dict__.update(state)
-        if not self._begin.is_shared():  # a copy has workers of its own
-            self._begin = self._begin.clone().share_memory_()
 
     def _describe(self, epoch: int, window: int) -> dict[str, Any]:
         return {
@@ -337,11 +408,36 @@ class ContinuousBatches(IterableDataset[Window]):
             "window": window,
             "sequences": len(self._lengths),
             "lengths": self._fingerprint,
-            "rows of all ranks": self.batch_size * self.world_size,
+            "rows of all ranks": self._rows,
             "steps of a window": self.window,
             "shuffle": self.shuffle,
             "seed": self.seed,
         }
 
-    def _go_to(self, epoch: int, window: int) -> None:
-        self._begin[0], self._begin[1] = epoch, window
+    def _go_to(self, epoch: int, window: int, first: int | None = None) -> None:
+        self._begin.set(epoch, window, first)
+        self._position = Start(epoch, window, window if first is None else first)
+
+
+def _number(state: Mapping[str, Any], name: str) -> int:
+    try:
+        number = index(state[name])
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"this position's {name} is {state[name]!r}, not a count")
+    return number
+
+
+def _check_worker(state: Mapping[str, Any]) -> None:
+    """A worker's place is for the same worker of as many."""
+    if _TURNS[0] not in state:
+        return
+    worker = get_worker_info()
+    _, workers, number = (state[name] for name in _TURNS)
+    if worker is None or (worker.num_workers, worker.id) != (workers, number):
+        here = "no worker" if worker is None else f"worker {worker.id} of {worker.num_workers}"
+        raise ValueError(
+            f"this position is of worker {number} of {workers}, this is {here}: go on with "
+            f"num_workers={workers}, or load a window's position into the data instead"
+        )

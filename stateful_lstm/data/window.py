@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Steps = Tensor | NDArray[Any]  # (T, ...): the steps of one sequence
+from .sequences import Steps, as_tensor, check_length, check_like, check_sequences
 
 _TENSORS = ("input", "target", "reset_mask", "lengths", "target_mask")
 _PLACE = ("epoch", "window")  # the part of a position that a repr shows
@@ -67,20 +65,26 @@ class Window:
             A window as long as the longest, whose ``lengths`` say where the others end.
 
         Raises:
+            TypeError: for what is no list of tensors or arrays.
             ValueError: no sequences, an empty one, or shapes or dtypes that do not fit together.
         """
+        check_sequences(sequences, "sequences")
+        if targets is not None:
+            check_sequences(targets, "targets")
         if len(sequences) == 0:
             raise ValueError("expected at least one sequence, got none")
         if targets is not None and len(targets) != len(sequences):
             raise ValueError(f"got {len(sequences)} sequences and {len(targets)} targets")
         T = max(check_length(x, f"sequences[{row}]") for row, x in enumerate(sequences))
+        for row, y in enumerate(() if targets is None else targets):
+            check_length(y, f"targets[{row}]")
         inputs = [as_tensor(x) for x in sequences]
         wanted = [x[1:] for x in inputs] if targets is None else [as_tensor(y) for y in targets]
         blank = Blank(T, len(inputs), inputs[0], wanted[0], batch_first)
         for row, (x, y) in enumerate(zip(inputs, wanted, strict=True)):
             check_like(x, inputs[0], f"sequences[{row}]")
             check_like(y, wanted[0], f"targets[{row}]")
-            if targets is not None and len(x) != check_length(y, f"targets[{row}]"):
+            if targets is not None and len(x) != len(y):
                 raise ValueError(f"targets[{row}] has {len(y)} steps, its sequence has {len(x)}")
             blank.write(row, 0, x, y, begins=True)
         return blank.window({})
@@ -157,35 +161,6 @@ def _brief(value: Any) -> str:
     return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
 
-def as_tensor(steps: Steps) -> Tensor:
-    """Shares memory with an array where it can; what torch cannot share is copied."""
-    if isinstance(steps, Tensor):
-        return steps.detach()
-    array = np.asarray(steps)
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    shared = array.flags.writeable and all(stride >= 0 for stride in array.strides)
-    return torch.from_numpy(array if shared else array.copy())
-
-
-def check_length(steps: Steps, name: str) -> int:
-    """How many steps a sequence has: one or more."""
-    if not hasattr(steps, "shape"):
-        raise TypeError(f"{name} must be a tensor or an array, got {type(steps).__name__}")
-    if len(steps.shape) == 0 or len(steps) == 0:
-        raise ValueError(f"{name} is empty: expected (T, ...), got shape {tuple(steps.shape)}")
-    return len(steps)
-
-
-def check_like(steps: Tensor, first: Tensor, name: str) -> None:
-    """The steps of a sequence are of the shape and dtype of the first one's."""
-    if steps.shape[1:] != first.shape[1:] or steps.dtype != first.dtype:
-        raise ValueError(
-            f"{name} has steps of shape {tuple(steps.shape[1:])}, {steps.dtype}; the first has "
-            f"{tuple(first.shape[1:])}, {first.dtype}"
-        )
-
-
 class Blank:
     """A window that is being filled: T steps of B rows, zeros at first."""
 
@@ -195,9 +170,9 @@ class Blank:
         sizes = (B, T) if batch_first else (T, B)
         self.input = input.new_zeros(*sizes, *input.shape[1:])
         self.target = target.new_zeros(*sizes, *target.shape[1:])
-        self.reset_mask = torch.zeros(sizes, dtype=torch.bool)
-        self.target_mask = torch.zeros(sizes, dtype=torch.bool)
-        self.lengths = torch.zeros(B, dtype=torch.int64)
+        self.reset_mask = torch.zeros(sizes, dtype=torch.bool, device="cpu")
+        self.target_mask = torch.zeros(sizes, dtype=torch.bool, device="cpu")
+        self.lengths = torch.zeros(B, dtype=torch.int64, device="cpu")
 
     def write(self, row: int, t: int, input: Tensor, target: Tensor, begins: bool) -> None:
         """Steps from t on; the first ones of a sequence if it ``begins``. Targets may be fewer."""
