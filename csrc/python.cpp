@@ -16,7 +16,8 @@ PyObject* mark_changed = nullptr;
 
 namespace {
 
-PyObject *is_neg = nullptr, *storage_offset = nullptr;  // methods of torch.Tensor
+// Methods of torch.Tensor.
+PyObject *is_neg = nullptr, *storage_offset = nullptr, *is_zerotensor = nullptr;
 
 // What Python is asked before the short way is taken, each with the answer on which it may be.
 struct Guard {
@@ -64,12 +65,17 @@ bool nobody_watches(Caller caller) {
   return true;
 }
 
-bool is_negative_view(PyObject* tensor) {
-  PyObject* answer = PyObject_CallFunctionObjArgs(is_neg, tensor, nullptr);
+namespace {
+// The answer of one of these methods; if it fails, true.
+bool says_yes(PyObject* method, PyObject* tensor) {
+  PyObject* answer = PyObject_CallFunctionObjArgs(method, tensor, nullptr);
   PyErr_Clear();
   Py_XDECREF(answer);
   return answer != Py_False;
 }
+}  // namespace
+
+bool is_negative_view(PyObject* tensor) { return says_yes(is_neg, tensor); }
 
 bool is_freed(PyObject* tensor, const DLTensor& view) {
   constexpr uintptr_t kOffsets = uintptr_t{1} << 40;  // bytes: no storage has larger ones
@@ -98,7 +104,9 @@ PyObject* first_freed(PyObject*, PyObject* tensors) {
     }
     bool empty = false;
     for (int d = 0; d < view.ndim; ++d) empty = empty || view.shape[d] == 0;
-    if (!empty && is_freed(object, view)) return PyLong_FromSsize_t(k);
+    // A tensor that stands for zeros has no memory by design.
+    if (!empty && is_freed(object, view) && !says_yes(is_zerotensor, object))
+      return PyLong_FromSsize_t(k);
   }
   return PyLong_FromLong(-1);
 }
@@ -152,7 +160,8 @@ PyObject* setup(PyObject*, PyObject* args) {
   parameter_type = reinterpret_cast<PyTypeObject*>(parameter);
   is_neg = PyObject_GetAttrString(tensor, "is_neg");
   storage_offset = PyObject_GetAttrString(tensor, "storage_offset");
-  if (is_neg == nullptr || storage_offset == nullptr) return nullptr;
+  is_zerotensor = PyObject_GetAttrString(tensor, "_is_zerotensor");
+  if (is_neg == nullptr || storage_offset == nullptr || is_zerotensor == nullptr) return nullptr;
   Py_INCREF(mark);
   mark_changed = mark;
   guards.clear();

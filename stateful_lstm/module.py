@@ -186,7 +186,10 @@ class StatefulLSTM(nn.RNNBase):
         finally:
             self._state = state
             if state is not None and kept is not None:
-                state.write(kept)
+                if kept[0].is_meta and not state.h.is_meta:
+                    state.reset()  # it had no numbers, and a call has made them zeros since
+                else:
+                    state.write(kept)
                 if resizable:
                     state.mark_resizable()
 

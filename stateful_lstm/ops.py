@@ -37,7 +37,7 @@ def _first_freed(tensors: tuple[object, ...]) -> int:
         if t.layout != torch.strided:
             continue
         at_offset = t.data_ptr() == t.storage_offset() * t.itemsize
-        if at_offset and t.numel() > 0 and not t.is_meta:
+        if at_offset and t.numel() > 0 and not t.is_meta and not t._is_zerotensor():
             return k
     return -1
 

@@ -84,6 +84,21 @@ def test_compiled_calls_and_state_functions_take_no_rows(form, fresh_compiler):
     lstm.state.write(lstm.state.read())
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_traced_and_exported_programs_take_any_size_that_is_zero():
+    lstm = make(dtype=torch.float32, num_layers=2, stateful=False).eval()
+    example = (torch.randn(5, 2, 3),)
+    sizes = ({0: torch.export.Dim("steps"), 1: torch.export.Dim("batch")},)
+    programs = (
+        torch.jit.trace(lstm, example),
+        torch.export.export(lstm, example, dynamic_shapes=sizes).module(),
+    )
+    for T, B in ((0, 2), (5, 0), (0, 0), (1, 0)):
+        for program in programs:
+            assert program(torch.zeros(T, B, 3))[0].shape == (T, B, 5)
+
+
 def zeros(*shape, dtype=torch.float32):
     return torch.zeros(shape, dtype=dtype)
 

@@ -118,8 +118,8 @@ def test_the_operators_refuse_what_they_are_given():
 def test_the_first_freed_tensor_is_found_among_others(library):
     first_freed = ops.first_freed if library else ops._first_freed
     gone, whole = freed(torch.ones(2)), torch.ones(3)
-    sparse = torch.ones(2).to_sparse()
-    others = (None, 3, whole, whole[:0], torch.ones(2, device="meta"), sparse)
+    others = (None, 3, whole, whole[:0], torch.ones(2, device="meta"))
+    others += (torch.ones(2).to_sparse(), torch._efficientzerotensor((2,)))
     assert first_freed(others) == -1
     assert first_freed((*others, gone, gone)) == len(others)
     assert first_freed((whole[1:], torch.nn.Parameter(gone))) == 1

@@ -62,6 +62,16 @@ def test_offloaded_weights_leave_the_state_where_calls_need_it():
     torch.testing.assert_close(lstm(x)[0], twin(x)[0])
 
 
+def test_preserve_state_puts_back_a_state_from_meta_as_zeros():
+    lstm = on_meta()
+    lstm.allocate_state(2)
+    lstm.load_state_dict(make().state_dict(), assign=True)
+    with lstm.preserve_state():
+        lstm(noise(4, 2, 3))
+    assert not lstm.state.h.any()
+    assert not lstm.state.c.any()
+
+
 def test_a_failed_call_leaves_a_state_on_meta_there():
     lstm = on_meta()
     lstm.allocate_state(2)

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from stateful_lstm import StatefulLSTM, get_state
+from stateful_lstm import StatefulLSTM
+from stateful_lstm.training import states
 from stateful_lstm.data import ContinuousBatches
 from stateful_lstm.training import Trainer
 
@@ -46,7 +47,7 @@ def everything(trainer):
     return [
         *trainer.model.state_dict().values(),
         *(t for _, state in sorted(optimizer.items()) for _, t in sorted(state.items())),
-        *(t for _, pair in sorted(get_state(trainer.model).items()) for t in pair),
+        *(t for _, pair in sorted(states.read(trainer.model).items()) for t in pair),
         torch.get_rng_state(),
         torch.tensor([group["lr"] for group in trainer.optimizer.param_groups]),
         torch.tensor(trainer.updates),
