@@ -113,15 +113,20 @@ def zero_state(sizes: StateSizes, B: int, like: Tensor) -> tuple[Tensor, Tensor]
 
 
 def described(given: object) -> str:
-    """What came, in an error: type, and dtype and shape where there are any."""
+    """A value in few words, for an error: its type, and its dtype and shape where it has them."""
+    if given is None or isinstance(given, (bool, int, float, str)):
+        return repr(given)
     if isinstance(given, np.ndarray):
         return f"a numpy array of {given.dtype} and shape {given.shape}"
     if isinstance(given, Tensor):
         return f"a tensor of {given.dtype} and shape {tuple(given.shape)}"
-    kind = type(given).__name__
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
+    kind, shape = type(given).__name__, getattr(given, "shape", None)
     if isinstance(given, (tuple, list)):
-        return f"a {kind} of ({', '.join(map(described, given[:5]))})"
-    return kind
+        some = [*map(described, given[:4]), *(["..."] if len(given) > 4 else [])]
+        return f"a {kind} of ({', '.join(some)})"
+    return f"a {kind}" if shape is None else f"a {kind} of shape {tuple(shape)}"
 
 
 def check_count(n: Any, name: str) -> int:

@@ -60,7 +60,7 @@ CALLS = {
     "hx is three": (
         lambda t: {"hx": (noise(1, S, H),) * 3}, ANY, ["hx", "a tuple of (a tensor"]),
     "hx holds None": (
-        lambda t: {"hx": [noise(1, S, H), None]}, ANY, ["hx", "a list of (a tensor", "NoneType)"]),
+        lambda t: {"hx": [noise(1, S, H), None]}, ANY, ["hx", "a list of (a tensor", ", None)"]),
     "hx of rank 0": (
         lambda t: {"hx": (torch.tensor(0.0), torch.tensor(0.0))}, RuntimeError, ["3-D", "0-D"]),
     "integer c": (

@@ -267,7 +267,7 @@ def test_a_list_of_windows_will_do_and_an_iterator_will_not():
     assert trainer.updates == 2 * len(windows)
     with pytest.raises(TypeError, match="more than once"):
         trainer.fit(iter(windows))
-    with pytest.raises(TypeError, match=r"expected a stateful_lstm.data.Window, got Tensor"):
+    with pytest.raises(TypeError, match=r"expected a stateful_lstm.data.Window, got a tensor"):
         trainer.fit([torch.randn(5, 2, 3)], progress=False)
 
 

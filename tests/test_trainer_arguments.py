@@ -41,7 +41,7 @@ def test_parts_of_another_kind():
     model, loss = Net(), nn.MSELoss()
     optimizer = torch.optim.SGD(model.parameters())
     for arguments, text in (
-        ((Net, optimizer, loss), "model must be a torch.nn.Module, got Net"),
+        ((Net, optimizer, loss), "model must be a torch.nn.Module, got the class Net"),
         ((model, model.parameters(), loss), "optimizer must be a torch.optim.Optimizer, got gen"),
         ((model, torch.optim.SGD, loss), "optimizer must be a torch.optim.Optimizer, got SGD"),
         ((model, optimizer, "mse"), "loss_fn must be a function .* got 'mse'"),
@@ -114,15 +114,21 @@ class Frame:
 @pytest.mark.parametrize(
     ("windows", "text"),
     [
-        (torch.randn(5, 2, 3), r"got Tensor of shape \(5, 2, 3\)\. ContinuousBatches\(x, .*=y"),
-        (np.zeros((5, 2)), r"got ndarray of shape \(5, 2\)\. ContinuousBatches\(x, .*targets=y"),
-        (Frame(), r"got Frame of shape \(9, 2\)"),
+        (
+            torch.randn(5, 2, 3),
+            r"a tensor of torch.float32 and shape \(5, 2, 3\)\. ContinuousB.*=y",
+        ),
+        (
+            np.zeros((5, 2)),
+            r"a numpy array of float64 and shape \(5, 2\)\. ContinuousB.*targets=y",
+        ),
+        (Frame(), r"got a Frame of shape \(9, 2\)"),
         (Window.pad([torch.randn(4, 3)]), "got a single Window: put it in a list"),
         ("windows", "got 'windows'"),
-        ({"train": []}, "got dict"),
+        ({"train": []}, "got a dict"),
         (None, "got None"),
-        (make_data, "got function"),
-        ([torch.randn(5, 3)], r"windows\[0\]: expected a stateful_lstm.data.Window, got Tensor"),
+        (make_data, "got a function"),
+        ([torch.randn(5, 3)], r"windows\[0\]: expected a stateful_lstm.data.Window, got a tensor"),
         ((Window.pad([torch.randn(4, 3)]), 5), r"windows\[1\]: expected a .*Window, got 5"),
         (iter([]), "more than once"),
         (DataLoader(make_data()), r"say DataLoader\(windows, batch_size=None\)"),
@@ -136,9 +142,9 @@ def test_what_is_no_windows(windows, text):
 
 def test_inputs_and_targets_in_the_way_of_other_libraries():
     trainer, x, y = make_trainer(), torch.randn(2, 9, 3), torch.randn(2, 9, 3)
-    text = r"got Tensor of shape .*targets=y"
+    text = r"got a tensor of torch.float32 and shape .*targets=y"
     refused(trainer, TypeError, text, lambda: trainer.fit(x, y))
-    text = r"epochs must be a whole number, got ndarray of shape .*targets=y"
+    text = r"epochs must be a whole number, got a numpy array of float32 and shape .*targets=y"
     refused(trainer, TypeError, text, lambda: trainer.fit(make_data(), y.numpy()))
     trainer.fit(ContinuousBatches(x, 2, 5, targets=y), progress=False)
 
@@ -162,7 +168,7 @@ def test_counts_of_any_kind():
 
 def test_a_callback_in_the_wrong_place_or_of_another_kind():
     trainer = make_trainer()
-    text = "progress must be True or False, got function"
+    text = "progress must be True or False, got a function"
     refused(trainer, TypeError, text, lambda: trainer.fit(make_data(), 1, lambda t: "stop"))
     for callback, got in (("stop", "'stop'"), ([print], "list")):
         text = f"callback must be a function of the trainer, got {got}"

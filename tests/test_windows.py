@@ -35,8 +35,8 @@ MASK = torch.ones(5, 2, dtype=torch.bool)
         ({"reset_mask": MASK[..., None]}, ValueError, r"reset_mask .* got \(5, 2, 1\)"),
         ({"lengths": torch.tensor([5.0, 4.0])}, TypeError, "lengths .* int64 or int32, got"),
         ({"lengths": torch.ones(5).long()}, ValueError, r"lengths must be \(2,\), got \(5,\)"),
-        ({"lengths": [5, 4]}, TypeError, "lengths must be a tensor, got list"),
-        ({"target": None}, TypeError, "target must be a tensor, got NoneType"),
+        ({"lengths": [5, 4]}, TypeError, "lengths must be a tensor, got a list"),
+        ({"target": None}, TypeError, "target must be a tensor, got None"),
         ({"target": torch.ones(5)}, ValueError, r"target must be \(T, B, ...\)"),
         ({"input": torch.ones(5)}, ValueError, r"input must be \(T, B, ...\), got shape \(5,\)"),
     ],
@@ -47,7 +47,7 @@ def test_windows_made_by_hand_are_refused_by_name(changes, error, text):
 
 
 def test_only_windows_are_windows():
-    with pytest.raises(TypeError, match=r"expected a stateful_lstm\.data\.Window, got tuple"):
+    with pytest.raises(TypeError, match=r"expected a stateful_lstm\.data\.Window, got a tuple"):
         check_window((torch.ones(5, 2, 3), torch.ones(5, 2, 3)))
 
 

@@ -4,9 +4,8 @@ import torch
 from torch import nn
 
 from stateful_lstm import StatefulLSTM
-from stateful_lstm.training import states
 from stateful_lstm.data import ContinuousBatches
-from stateful_lstm.training import Trainer
+from stateful_lstm.training import Trainer, states
 
 
 class Net(nn.Module):

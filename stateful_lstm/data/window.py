@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import described
 from .sequences import Steps, as_tensor, check_length, check_like, check_sequences
 
 _TENSORS = ("input", "target", "reset_mask", "lengths", "target_mask")
@@ -123,11 +124,11 @@ def check_window(window: Any) -> None:
         ValueError: for an input without T and B, or other fields of another T and B.
     """
     if not isinstance(window, Window):
-        raise TypeError(f"expected a stateful_lstm.data.Window, got {type(window).__name__}")
+        raise TypeError(f"expected a stateful_lstm.data.Window, got {described(window)}")
     for name in _TENSORS:
         value = getattr(window, name)
         if not isinstance(value, Tensor):
-            raise TypeError(f"the window's {name} must be a tensor, got {type(value).__name__}")
+            raise TypeError(f"the window's {name} must be a tensor, got {described(value)}")
     layout = "(B, T, ...)" if window.batch_first else "(T, B, ...)"
     if window.input.dim() < 2:
         shape = tuple(window.input.shape)

@@ -13,17 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, default_collate
 
+from ..checks import described
 from ..data import ContinuousBatches, Window
 from . import states
-
-
-def describe(value: Any) -> str:
-    """A value in few words, for an error."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return repr(value)
-    shape = getattr(value, "shape", None)
-    name = value.__name__ if isinstance(value, type) else type(value).__name__
-    return name if shape is None else f"{name} of shape {tuple(shape)}"
 
 
 def kind(model: nn.Module) -> str:
@@ -46,22 +38,22 @@ def check_parts(model: Any, optimizer: Any, loss_fn: Any, scheduler: Any, forwar
         TypeError: for another kind.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {describe(model)}")
+        raise TypeError(f"model must be a torch.nn.Module, got {described(model)}")
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {describe(optimizer)}")
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {described(optimizer)}")
     if not callable(loss_fn):
         raise TypeError(
             f"loss_fn must be a function of (outputs, targets), as torch.nn.MSELoss() is, got "
-            f"{describe(loss_fn)}"
+            f"{described(loss_fn)}"
         )
     if isinstance(loss_fn, type):
         raise TypeError(f"loss_fn must be a function, got the class {loss_fn.__name__}: call it")
     if scheduler is not None and not callable(getattr(scheduler, "step", None)):
         raise TypeError(
-            f"scheduler must be one of torch.optim.lr_scheduler, got {describe(scheduler)}"
+            f"scheduler must be one of torch.optim.lr_scheduler, got {described(scheduler)}"
         )
     if forward is not None and not callable(forward):
-        raise TypeError(f"forward must be a function of (model, window), got {describe(forward)}")
+        raise TypeError(f"forward must be a function of (model, window), got {described(forward)}")
 
 
 def check_belonging(model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
@@ -116,14 +108,14 @@ def check_windows(windows: Any) -> None:
     if not iterable or array or isinstance(windows, (str, bytes, Mapping)):
         raise TypeError(
             "windows must be a ContinuousBatches, a DataLoader of one, or another iterable of "
-            f"stateful_lstm.data.Window, got {describe(windows)}. {sequences}"
+            f"stateful_lstm.data.Window, got {described(windows)}. {sequences}"
         )
     if isinstance(windows, (list, tuple)):
         for k, window in enumerate(windows):
             if not isinstance(window, Window):
                 raise TypeError(
                     f"windows[{k}]: expected a stateful_lstm.data.Window, got "
-                    f"{describe(window)}. {sequences}"
+                    f"{described(window)}. {sequences}"
                 )
     if (
         isinstance(windows, DataLoader)
@@ -149,7 +141,7 @@ def check_epochs(epochs: Any) -> int:
         hint = ""
         if isinstance(epochs, (Tensor, np.ndarray)):
             hint = ". Targets go to the windows: ContinuousBatches(x, ..., targets=y)"
-        raise TypeError(f"epochs must be a whole number, got {describe(epochs)}{hint}")
+        raise TypeError(f"epochs must be a whole number, got {described(epochs)}{hint}")
     if epochs < 0:
         raise ValueError(f"epochs must be 0 or more, got {epochs}")
     return index(epochs)
@@ -162,9 +154,9 @@ def check_fit(progress: Any, callback: Any) -> None:
         TypeError: for another kind.
     """
     if not isinstance(progress, (bool, int, np.bool_)):
-        raise TypeError(f"progress must be True or False, got {describe(progress)}")
+        raise TypeError(f"progress must be True or False, got {described(progress)}")
     if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be a function of the trainer, got {describe(callback)}")
+        raise TypeError(f"callback must be a function of the trainer, got {described(callback)}")
 
 
 def check_answer(answer: Any) -> bool:
@@ -180,6 +172,6 @@ def check_answer(answer: Any) -> bool:
         return True
     error = ValueError if isinstance(answer, str) else TypeError
     raise error(
-        f"the callback returned {describe(answer)}: expected None to go on, or 'stop' to end "
+        f"the callback returned {described(answer)}: expected None to go on, or 'stop' to end "
         "training"
     )
