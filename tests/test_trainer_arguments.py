@@ -42,7 +42,7 @@ def test_parts_of_another_kind():
     optimizer = torch.optim.SGD(model.parameters())
     for arguments, text in (
         ((Net, optimizer, loss), "model must be a torch.nn.Module, got the class Net"),
-        ((model, model.parameters(), loss), "optimizer must be a torch.optim.Optimizer, got gen"),
+        ((model, model.parameters(), loss), "optimizer must be a torch.optim.Optimizer, got a gen"),
         ((model, torch.optim.SGD, loss), "optimizer must be a torch.optim.Optimizer, got SGD"),
         ((model, optimizer, "mse"), "loss_fn must be a function .* got 'mse'"),
         ((model, optimizer, nn.MSELoss), "loss_fn must be a function, got the class MSELoss"),
@@ -170,7 +170,7 @@ def test_a_callback_in_the_wrong_place_or_of_another_kind():
     trainer = make_trainer()
     text = "progress must be True or False, got a function"
     refused(trainer, TypeError, text, lambda: trainer.fit(make_data(), 1, lambda t: "stop"))
-    for callback, got in (("stop", "'stop'"), ([print], "list")):
+    for callback, got in (("stop", "'stop'"), ([print], "a list")):
         text = f"callback must be a function of the trainer, got {got}"
         fit = lambda callback=callback: trainer.fit(make_data(), callback=callback)  # noqa: E731
         refused(trainer, TypeError, text, fit)
