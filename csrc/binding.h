@@ -161,10 +161,9 @@ inline void check_forward(const Tensor& x, const Tensor& weight_hh, const OptTen
   STD_TORCH_CHECK(save >= 0 && save <= 2, "save must be 0, 1 or 2, got ", save);
 }
 inline void check_backward(const Tensor& gates, const Tensor& weight_hh) {
-  STD_TORCH_CHECK(
-      gates.dim() == 3 && is_recurrent(weight_hh) && gates.size(2) == weight_hh.size(0),
-      "gates must be (T, B, 4H) and weight_hh (4H, P), H and P 1 or more, got ",
-      shape_text(gates.sizes()), " and ", shape_text(weight_hh.sizes()));
+  STD_TORCH_CHECK(gates.dim() == 3 && is_recurrent(weight_hh) && gates.size(2) == weight_hh.size(0),
+                  "gates must be (T, B, 4H) and weight_hh (4H, P), H and P 1 or more, got ",
+                  shape_text(gates.sizes()), " and ", shape_text(weight_hh.sizes()));
 }
 
 // All of a sequence but its lengths, which only the CPU can look at at once.

@@ -43,7 +43,10 @@ def test_parts_of_another_kind():
     for arguments, text in (
         ((Net, optimizer, loss), "model must be a torch.nn.Module, got the class Net"),
         ((model, model.parameters(), loss), "optimizer must be a torch.optim.Optimizer, got a gen"),
-        ((model, torch.optim.SGD, loss), "optimizer must be a torch.optim.Optimizer, got SGD"),
+        (
+            (model, torch.optim.SGD, loss),
+            "optimizer must be a torch.optim.Optimizer, got the class SGD",
+        ),
         ((model, optimizer, "mse"), "loss_fn must be a function .* got 'mse'"),
         ((model, optimizer, nn.MSELoss), "loss_fn must be a function, got the class MSELoss"),
     ):
