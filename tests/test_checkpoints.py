@@ -310,3 +310,29 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path):
     found, resumed = run("killed", kills=3)
     assert len(resumed) == 3 and resumed[0] >= 3
     assert same(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["data", "list"])
+def test_windows_that_are_refused_leave_a_loaded_trainer_as_it_was(path, kind):
+    def windows(**changes):
+        data = make_data(shuffle=False, **changes)
+        return data if kind == "data" else list(data)
+
+    def save(trainer):
+        if trainer.updates == 20:
+            trainer.save(path)
+
+    trainer = make_trainer()
+    history = trainer.fit(windows(), 2, progress=False, callback=save)
+    resumed = make_trainer(seed=5)
+    resumed.load(path)
+    loaded, position = everything(resumed), dict(resumed.position)
+    for _ in range(2):
+        with pytest.raises((ValueError, RuntimeError)):
+            resumed.fit(windows(window=7), 2, progress=False)
+        with pytest.raises(TypeError, match="targets=y"):
+            resumed.fit(torch.zeros(3, 2, 3), torch.zeros(3, 2, 3))
+        assert same(everything(resumed), loaded)
+        assert resumed.position == position
+    assert resumed.fit(windows(), 2, progress=False) == history
+    assert same(everything(resumed), everything(trainer))

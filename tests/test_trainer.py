@@ -365,3 +365,18 @@ def test_models_losses_and_windows_that_do_not_fit():
             window.input, other.target, window.reset_mask, window.lengths, other.target_mask
         )
         make_trainer().update(bad)
+
+
+@pytest.mark.parametrize("stateful", [True, False])
+def test_arguments_without_a_default_are_always_given(stateful):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = StatefulLSTM(3, 3, stateful=stateful)
+
+        def forward(self, x, reset_mask, lengths):
+            return self.lstm(x, reset_mask=reset_mask, lengths=lengths)[0]
+
+    trainer, usual = make_trainer(Model()), make_trainer(StatefulLSTM(3, 3, stateful=stateful))
+    usual.model.load_state_dict(trainer.model.lstm.state_dict())
+    assert trainer.fit(make_data(), 2, False) == usual.fit(make_data(), 2, False)

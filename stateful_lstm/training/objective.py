@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from inspect import Parameter
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -60,7 +61,12 @@ class Objective:
         compiled = getattr(self.bare, "_orig_mod", self.bare)  # torch.compile's takes anything
         accepted = inspect.signature(compiled.forward).parameters
         anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
-        self._takes = {n for n in ("reset_mask", "lengths") if anything or n in accepted}
+        controls = ("reset_mask", "lengths")
+        self._takes = {n for n in controls if anything or n in accepted}
+        # Arguments without a default are always given, others where they say something.
+        self._needs = {
+            n for n in controls if n in accepted and accepted[n].default is Parameter.empty
+        }
         self._layout = Layout(model, self.group is None, forward)
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
@@ -103,9 +109,9 @@ class Objective:
         if self.forward is not None:
             return self.forward(self.model, window)
         control = {}
-        if "reset_mask" in self._takes and staged.resets:
+        if "reset_mask" in self._takes and (staged.resets or "reset_mask" in self._needs):
             control["reset_mask"] = window.reset_mask
-        if "lengths" in self._takes and staged.ragged:
+        if "lengths" in self._takes and (staged.ragged or "lengths" in self._needs):
             control["lengths"] = window.lengths
         return self.model(window.input, **control)
 

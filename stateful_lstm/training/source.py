@@ -48,27 +48,26 @@ class Source:
         Raises:
             RuntimeError: that window comes out another one now.
         """
-        goes_on = self.has_position and bool(position)
+        goes_on, before = self.has_position and bool(position), self._capture()
         if goes_on:
             self.data.load_state_dict(position)
         elif seen and beginning is not None:
-            rng.restore(beginning)
-            for generator, state in zip(self._generators(), beginning["others"], strict=False):
-                generator.set_state(state)
+            self._restore(beginning)
         self.beginning = None if goes_on else self._capture()
         self._epoch = getattr(self.data, "epoch", None)
         windows = iter(self.windows)
-        self.begun = True
         if not goes_on and seen:
             dropped = None
             for _ in range(seen):
                 dropped = next(windows, None)
             if dropped is None or (last is not None and fingerprint(dropped) != last):
+                self._restore(before)
                 raise RuntimeError(
                     f"training cannot go on in the middle of this epoch: its window {seen} is not "
                     "the one that it was. The windows need the same order in every run, or a "
                     "state_dict and a load_state_dict, as ContinuousBatches has them"
                 )
+        self.begun = True
         return windows
 
     def finish(self) -> None:
@@ -115,6 +114,11 @@ class Source:
 
     def _capture(self) -> dict[str, Any]:
         return {**rng.capture(), "others": [g.get_state() for g in self._generators()]}
+
+    def _restore(self, states: Mapping[str, Any]) -> None:
+        rng.restore(states)
+        for generator, state in zip(self._generators(), states["others"], strict=False):
+            generator.set_state(state)
 
     def _generators(self) -> list[torch.Generator]:
         """Those of a loader and its samplers, beside the global ones."""

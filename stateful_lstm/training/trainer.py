@@ -221,7 +221,9 @@ class Trainer:
             FloatingPointError: as in :meth:`update`.
             TypeError: for arguments of another kind, and a callback that returns anything else.
             ValueError: an epoch has no windows, or no targets; ``epochs`` below 0.
-            RuntimeError: after :meth:`load` the windows come out in another order.
+            RuntimeError: after :meth:`load` the windows come out in another order. Windows that
+                are refused after a load, by this error or by ``load_state_dict`` of the data, leave
+                the trainer as it was loaded.
         """
         arguments.check_windows(windows)
         epochs = arguments.check_epochs(epochs)
@@ -250,10 +252,12 @@ class Trainer:
                 self._begin_epoch()
             else:
                 whole = True
-        finally:  # by whatever way it ended, this fit is over
-            history, self._history, self._epoch = self._history, [], 0
+        finally:  # this fit is over, however it ended
             self._source = None
-            if not whole:
+            refused = self._loaded is not None and not whole and not source.begun
+            if not refused:  # or else the checkpoint still waits for its own windows
+                history, self._history, self._epoch = self._history, [], 0
+            if not whole and not refused:
                 if source.begun:
                     self.position = source.rewind(self.position)
                 self._begin_epoch()
@@ -267,11 +271,12 @@ class Trainer:
         self, source: Source, epochs: int, progress: bool, callback: Callback | None
     ) -> bool:
         """One epoch, or what is left of it; whether the callback ended it."""
-        loaded, self._loaded = self._loaded, None
+        loaded = self._loaded
         if loaded is None:
             windows = source.begin({})
         else:
             windows = source.begin(loaded.position, self._seen, loaded.beginning, loaded.last)
+            self._loaded = None
             if loaded.random is not None:  # what has just begun may have drawn numbers
                 rng.restore(loaded.random)
         text = f"epoch {self._epoch + 1}/{epochs}"
