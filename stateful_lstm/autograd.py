@@ -158,7 +158,7 @@ def _ranges(x: Tensor, weights: LayerWeights, reverse: bool, keep: str) -> list[
     """Cuts the steps into about equal ranges, in the order of processing."""
     T, B = x.size(0), max(1, x.size(1))
     if keep == "state":
-        count = math.isqrt(T)
+        count = _square_root(T)
     elif cuda.on_gpu(x):
         count = 1
     else:
@@ -172,6 +172,16 @@ def _ranges(x: Tensor, weights: LayerWeights, reverse: bool, keep: str) -> list[
     # Counted, not stepped through: torch.compile then knows their number, and T may still vary.
     ranges = [(k * size, min((k + 1) * size, T)) for k in range(count)]
     return ranges[::-1] if reverse else ranges
+
+
+def _square_root(T: int) -> int:
+    """Rounded down; counted under torch.compile, which cannot look into math.isqrt."""
+    if not torch.compiler.is_compiling():
+        return math.isqrt(T)
+    root = 0
+    while (root + 1) * (root + 1) <= T:
+        root += 1
+    return root
 
 
 def _part(control: Control, begin: int, end: int) -> Control:

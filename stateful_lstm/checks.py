@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -192,6 +193,7 @@ def check_weights(weights: Sequence[Tensor], config: Config) -> None:
     for k, weight in enumerate(weights):
         if not isinstance(weight, Tensor):
             raise TypeError(f"weights[{k}] must be a Tensor, got {described(weight)}")
+    check_alike(weights, [f"weights[{k}]" for k in range(len(weights))])
     first = weights[0]
     if first.dim() != 2 or first.size(0) % 4 or first.size(0) == 0:
         raise RuntimeError(f"weight_ih must be (4H, input_size), got {tuple(first.shape)}")
@@ -214,23 +216,36 @@ def check_weights(weights: Sequence[Tensor], config: Config) -> None:
                 f"weights[{k}] ({name} of layer {layer}): expected shape {shape}, "
                 f"got {tuple(weight.shape)}"
             )
-        if weight.dtype != first.dtype or weight.device != first.device:
-            raise RuntimeError(
-                f"weights[{k}] is {weight.dtype} on {weight.device}, "
-                f"weights[0] is {first.dtype} on {first.device}"
-            )
 
 
 def check_input(input: Tensor, weight_ih: Tensor, batch_first: bool) -> tuple[Tensor, bool]:
     """Returns the input as (T, B, I) and whether it was batched."""
     if not isinstance(input, Tensor):
         raise TypeError(f"input must be a Tensor or a PackedSequence, got {described(input)}")
+    if input.is_nested:
+        raise TypeError("input must not be a nested tensor: give a PackedSequence, or lengths=")
     if input.dim() not in (2, 3):
         raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
     check_features(input, weight_ih)
     if input.dim() == 2:
         return input.unsqueeze(1), False
     return (input.transpose(0, 1) if batch_first else input), True
+
+
+def check_alike(weights: Sequence[Tensor], names: Sequence[str]) -> None:
+    """All weights have one dtype, which autocast would see to, and one device.
+
+    Of CPU tensors with one on meta among them torch would make results without any numbers.
+    """
+    first = weights[0]
+    for weight, name in zip(weights, names, strict=False):
+        if weight.device != first.device or (
+            weight.dtype != first.dtype and not autocast_enabled(first.device)
+        ):
+            raise RuntimeError(
+                f"{name} is {weight.dtype} on {weight.device}, "
+                f"{names[0]} is {first.dtype} on {first.device}"
+            )
 
 
 # Asked once: torch.compile of torch 2.11 cannot trace the question.
@@ -269,6 +284,22 @@ def check_features(input: Tensor, weight_ih: Tensor) -> None:
 
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)  # what float64 and float32 hold
+
+
+def check_batch_sizes(data: Tensor, batch_sizes: Tensor) -> None:
+    """Rows of each step of a packed sequence: 1 or more, never more than in the step before.
+
+    The values are not looked at where a program of the call is being made.
+    """
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return
+    sizes = batch_sizes.tolist()
+    falling = all(a >= b for a, b in pairwise(sizes))
+    if not sizes or sizes[-1] < 1 or not falling or sum(sizes) != data.size(0):
+        raise ValueError(
+            f"a PackedSequence of {data.size(0)} elements needs batch_sizes that add up to as "
+            f"many, never rise and are 1 or more, got {sizes[:8]}{'...' if sizes[8:] else ''}"
+        )
 
 
 def check_hx(

@@ -9,12 +9,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .checks import described
 from .module import StatefulLSTM
 from .state import LSTMState, as_pair
 
 
 def layers_of(model: nn.Module) -> dict[str, StatefulLSTM]:
     """Every StatefulLSTM of a model, by its name there."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {described(model)}")
     return {name: m for name, m in model.named_modules() if isinstance(m, StatefulLSTM)}
 
 
@@ -112,12 +115,15 @@ def set_state(model: nn.Module, states: Mapping[str, tuple[Tensor, Tensor]]) -> 
 
     Raises:
         KeyError: for a name that is no layer of the model.
-        TypeError: for anything but pairs of floating-point tensors or arrays.
+        TypeError: for a model that is no module, and anything but a dict of pairs of
+            floating-point tensors or arrays.
         ValueError: for tensors that have not three dimensions, or do not fit a layer.
 
     Warns:
         UserWarning: the model has no StatefulLSTM.
     """
+    if not isinstance(states, Mapping):
+        raise TypeError(f"states must be a dict of (h, c) by name, got {described(states)}")
     layers = layers_of(model) if states else _layers(model, "set_state")
     unknown = [name for name in states if name not in layers]
     if unknown:
@@ -201,8 +207,9 @@ def convert(model: nn.Module, stateful: bool = True) -> nn.Module:
         converted._set_extras(stateful, 0.0, False, "none")
     if left_alone:
         warnings.warn(f"convert left alone: {'; '.join(left_alone)}", stacklevel=2)
-    elif not found:
-        _layers(model, "convert")
+    elif not found and not layers_of(model):
+        text = f"convert does nothing: {type(model).__name__} has no nn.LSTM inside"
+        warnings.warn(text, UserWarning, stacklevel=2)
     return model
 
 

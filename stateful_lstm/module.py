@@ -184,14 +184,25 @@ class StatefulLSTM(nn.RNNBase):
         try:
             yield
         finally:
-            self._state = state
-            if state is not None and kept is not None:
-                if kept[0].is_meta and not state.h.is_meta:
-                    state.reset()  # it had no numbers, and a call has made them zeros since
-                else:
-                    state.write(kept)
-                if resizable:
-                    state.mark_resizable()
+            # A first Ctrl-C that comes in between does not leave a trace either.
+            try:
+                self._put_back(state, kept, resizable)
+            except BaseException:
+                self._put_back(state, kept, resizable)
+                raise
+
+    def _put_back(
+        self, state: LSTMState | None, kept: tuple[Tensor, Tensor] | None, resizable: bool
+    ) -> None:
+        self._state = state
+        if state is None or kept is None:
+            return
+        if kept[0].is_meta and not state.h.is_meta:
+            state.reset()  # it had no numbers, and a call has made them zeros since
+        else:
+            state.write(kept)
+        if resizable:
+            state.mark_resizable()
 
     # ------------------------------------------------------------ forward
 
@@ -258,7 +269,7 @@ class StatefulLSTM(nn.RNNBase):
             )
             if done is not None:
                 if state_indices is not None:
-                    own.replaceable = False
+                    own.mark_used(by_slots=True)
                 return done  # type: ignore[return-value]  # y is a tensor, as the input was
         if isinstance(input, fx.Proxy):
             return _fx_leaf(self, input, hx, reset_mask, lengths, state, state_indices)
@@ -296,6 +307,7 @@ class StatefulLSTM(nn.RNNBase):
         data, batch_sizes, order, back = input
         if data.dim() != 2:
             raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
+        checks.check_batch_sizes(data, batch_sizes)
         checks.check_features(data, weights[0])
         # The first step has all rows. int(batch_sizes[0]) would be a constant of a torch.jit.trace.
         all_rows = torch.arange(
@@ -376,8 +388,7 @@ class StatefulLSTM(nn.RNNBase):
 
     def _keep(self, own: LSTMState, state: LSTMState | None, state_indices: Tensor | None) -> None:
         """After a call that has written ``own``: it is the layer's, unless the caller gave it."""
-        if state_indices is not None and own.replaceable:
-            own.replaceable = False
+        own.mark_used(state_indices is not None)
         if state is None and self._state is not own:
             self._state = own
 
@@ -408,9 +419,13 @@ class StatefulLSTM(nn.RNNBase):
             if not isinstance(own, LSTMState):
                 raise TypeError(f"state must be an LSTMState, got {checks.described(own)}")
             misfit = own.fits(sizes, dtype, x.device)
-            # A wrapper may give the layer weights of another dtype for the length of a call, as
-            # FSDP2's mixed precision does. The layer's own state follows.
-            follows = bool(misfit) and state is None and not own.fits(sizes, own.h.dtype, x.device)
+            # A wrapper may give the layer weights of another dtype or place for the length of a
+            # call, as FSDP2's mixed precision does. The layer's own state follows.
+            follows = (
+                bool(misfit)
+                and state is None
+                and own.fits(sizes, own.h.dtype, own.h.device) is None
+            )
             if misfit and not follows:
                 raise ValueError(f"this LSTMState does not fit the layer: {misfit}")
         if state_indices is not None:
@@ -475,6 +490,7 @@ class StatefulLSTM(nn.RNNBase):
         for name in self._flat_weights_names:
             weight = own.get(name)
             weights.append(getattr(self, name) if weight is None else weight)
+        checks.check_alike(weights, self._flat_weights_names)
         checks.check_allocated(tuple(weights), self._flat_weights_names)
         return weights
 
@@ -603,6 +619,8 @@ def _fx_leaf(module: StatefulLSTM, *given: Any) -> Any:
     names = ("reset_mask", "lengths", "state", "state_indices")
     said = {k: v for k, v in zip(names, extras, strict=True) if v is not None}
     tracer = input.tracer
+    if tracer.root is module:
+        raise RuntimeError("torch.fx records calls of a StatefulLSTM: trace a module that holds it")
     return tracer.create_proxy("call_module", tracer.path_of_module(module), (input, hx), said)
 
 

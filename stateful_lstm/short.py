@@ -38,6 +38,7 @@ def fits(call: Call, config: Config, training: bool) -> bool:
         and not (training and config.dropout and config.num_layers > 1)
         and (reset is None or not reset.requires_grad)
         and ops.transform() is None
+        and torch._C._get_tracing_state() is None  # or a trace would hold what is done before
     )
 
 

@@ -67,6 +67,16 @@ class LSTMState:
         """Says that a layer has just reset all rows."""
         self._emptied = self._contents()
 
+    def mark_used(self, by_slots: bool) -> None:
+        """Says that a call has written the state, and whether ``state_indices`` named its slots.
+
+        Versions alone do not tell: compiled code may write without a new one. Nothing is read here,
+        on which torch.compile would have to count.
+        """
+        self._emptied = None
+        if by_slots:
+            self.replaceable = False
+
     def _contents(self) -> tuple[int, ...]:
         """Changes when the tensors are written to or replaced."""
         return id(self.h), self.h._version, id(self.c), self.c._version
@@ -75,7 +85,7 @@ class LSTMState:
         new = copy(self)
         memo[id(self)] = new
         with torch.inference_mode(False), torch.no_grad():  # as in __init__
-            new.h, new.c = self.h.clone(), self.c.clone()
+            new.h, new.c = (t.clone() for t in self._hc())
         new._emptied = new._contents() if self.resizable else None
         new._mark_static()
         return new
@@ -160,6 +170,8 @@ class LSTMState:
             if new.shape != expected:
                 raise ValueError(f"{name} must have shape {expected}, got {tuple(new.shape)}")
         check_allocated(pair, ("h", "c"))
+        if self.h.is_meta and not pair[0].is_meta:  # it gets its numbers, and a place for them
+            self.move(self.h.dtype, pair[0].device)
         # Copies: the pair may be parts of this state, which are written one after the other.
         self._put(slots, pair[0].clone(), pair[1].clone())
 
@@ -171,17 +183,28 @@ class LSTMState:
             once: whether an index may come once only.
 
         Returns:
-            The mask, or int64 indices, on the state's device.
+            The mask, or int64 indices, on the state's device unless that is meta.
         """
-        slots = which if isinstance(which, Tensor) else torch.as_tensor(which, device="cpu")
+        if isinstance(which, Tensor):
+            slots = which
+        else:
+            try:
+                slots = torch.as_tensor(which, device="cpu")
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise TypeError(
+                    "slots are selected by a bool mask or by int32 or int64 indices, "
+                    f"got {described(which)}"
+                ) from error
+        check_allocated((slots,), ("the selection",))
+        device = slots.device if self.h.is_meta else self.h.device  # or their numbers would be lost
         if slots.dtype == torch.bool:
             if slots.shape != (self.slots,):
                 raise ValueError(
                     f"a mask of slots must have shape {(self.slots,)}, got {tuple(slots.shape)}"
                 )
-            return slots.to(self.h.device)
+            return slots.to(device)
         if slots.dim() == 1 and slots.numel() == 0:  # an empty list has no dtype of its own
-            return slots.to(self.h.device, torch.int64)
+            return slots.to(device, torch.int64)
         if slots.dtype not in (torch.int32, torch.int64):
             raise TypeError(
                 "slots are selected by a bool mask or by int32 or int64 indices, "
@@ -200,7 +223,7 @@ class LSTMState:
                 f"each slot may be named once, got {numbers}. "
                 "A 0/1 mask must be of dtype bool: mask.bool()"
             )
-        return slots.to(self.h.device)
+        return slots.to(device)
 
     def _hc(self) -> list[Tensor]:
         check_allocated((self.h, self.c), ("the state's h", "the state's c"))
@@ -257,6 +280,7 @@ class LSTMState:
 
     def move(self, dtype: torch.dtype, device: torch.device) -> None:
         """Follows the layer to another dtype or device; stays where it is if there is none."""
+        self._hc()  # refuses freed storage
         with torch.inference_mode(False), torch.no_grad():
             # A meta tensor has no numbers to bring along.
             new = torch.zeros_like if self.h.is_meta and device.type != "meta" else torch.Tensor.to
@@ -320,9 +344,12 @@ def as_pair(hc: Any) -> tuple[Tensor, Tensor]:
     """A pair (h, c) of floating-point tensors; arrays become tensors."""
     if isinstance(hc, (tuple, list)) and len(hc) == 2:
         h, c = (torch.from_numpy(t) if isinstance(t, np.ndarray) else t for t in hc)
-        if all(isinstance(t, Tensor) and t.is_floating_point() for t in (h, c)):
+        dense = all(isinstance(t, Tensor) and t.layout == torch.strided for t in (h, c))
+        if dense and h.is_floating_point() and c.is_floating_point():
             return h, c
-    raise TypeError(f"expected a tuple of two floating-point tensors (h, c), got {described(hc)}")
+    raise TypeError(
+        f"expected a tuple of two dense floating-point tensors (h, c), got {described(hc)}"
+    )
 
 
 def _slots_of(selected: Tensor) -> Tensor:

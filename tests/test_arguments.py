@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from state_support import make, noise
+from torch.nn.utils.rnn import PackedSequence
 
 import stateful_lstm
 from stateful_lstm import StatefulLSTM
@@ -192,7 +193,7 @@ def test_lengths_of_another_dtype_are_refused(dtype):
 def test_states_that_are_no_pair_are_refused_by_what_came(hc, words):
     lstm = layer()
     before = lstm.state.read()
-    with pytest.raises(TypeError, match=r"expected a tuple of two floating-point .*" + words):
+    with pytest.raises(TypeError, match=r"expected a tuple of two dense floating-point .*" + words):
         lstm.state.write(hc)
     with pytest.raises(TypeError, match=words):
         stateful_lstm.set_state(lstm, {"": hc})
@@ -207,3 +208,32 @@ def test_states_may_be_arrays():
     for state in (lstm.state, twin.state):
         torch.testing.assert_close(state.h, torch.from_numpy(h).float())
         torch.testing.assert_close(state.c, torch.from_numpy(c).float())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows"), [([3, 0, 3], 6), ([3, 3, 4], 10), ([3, 2], 6), ([3, 2, -1], 4), ([], 0)]
+)
+def test_a_packed_sequence_that_none_can_be_is_refused(sizes, rows):
+    lstm = layer()
+    before = lstm.state.read()
+    packed = PackedSequence(noise(rows, 3, dtype=torch.float32), torch.tensor(sizes, dtype=int))
+    with pytest.raises(ValueError, match="needs batch_sizes that add up"):
+        lstm(packed)
+    assert all(map(torch.equal, lstm.state.read(), before))
+
+
+def test_other_kinds_of_selections_and_inputs_are_refused_by_name():
+    lstm = layer()
+    with pytest.raises(TypeError, match="int32 or int64 indices, got a slice"):
+        lstm.reset_state(slice(0, 2))
+    nested = torch.nested.nested_tensor([x[:, 0], x[:1, 0]], layout=torch.jagged)
+    with pytest.raises(TypeError, match="must not be a nested tensor"):
+        lstm(nested)
+    for states in (None, x, [(H, H)]):
+        with pytest.raises(TypeError, match=r"states must be a dict of \(h, c\) by name, got"):
+            stateful_lstm.set_state(lstm, states)
+    for function in (stateful_lstm.get_state, stateful_lstm.reset_state):
+        with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got a list of"):
+            function([lstm])
+    with pytest.raises(RuntimeError, match="trace a module that holds it"):
+        torch.fx.symbolic_trace(lstm)

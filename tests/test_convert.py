@@ -356,7 +356,7 @@ def test_modules_that_are_left_alone_are_named():
 
 def test_a_model_without_any_lstm_is_said_to_be_one():
     with pytest.warns(
-        UserWarning, match="convert does nothing: Linear has no StatefulLSTM"
+        UserWarning, match="convert does nothing: Linear has no nn.LSTM inside"
     ) as seen:
         stateful_lstm.convert(nn.Linear(2, 2))
     assert seen[0].filename == __file__

@@ -124,3 +124,16 @@ def test_the_first_freed_tensor_is_found_among_others(library):
     assert first_freed((*others, gone, gone)) == len(others)
     assert first_freed((whole[1:], torch.nn.Parameter(gone))) == 1
     assert first_freed((freed(torch.ones(0)),)) == -1
+
+
+def test_a_selection_and_a_state_that_moves_or_is_copied_are_refused():
+    lstm = make(dtype=torch.float32)
+    lstm.allocate_state(3)
+    mask = torch.zeros(3, dtype=torch.bool)
+    for act in (lstm.reset_state, lstm.state.read):
+        with pytest.raises(RuntimeError, match="the selection has no memory"):
+            act(freed(mask))
+    lstm.state.h = freed(lstm.state.h)
+    for act in (lstm.double, lambda: copy.deepcopy(lstm)):
+        with pytest.raises(RuntimeError, match="the state's h has no memory"):
+            act()

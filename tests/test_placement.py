@@ -4,6 +4,7 @@ import pytest
 import torch
 from state_support import every_mode, make, noise
 
+import stateful_lstm
 from stateful_lstm import StatefulLSTM
 
 
@@ -102,3 +103,37 @@ def test_slots_are_selected_on_the_cpu_under_another_default_device():
 
 def noise_here(B):
     return torch.randn(2, B, 3, dtype=torch.float64, device="cpu")
+
+
+@every_mode
+@pytest.mark.parametrize("name", ["weight_hh_l0", "bias_hh_l0", "weight_ih_l1", "weight_hr_l1"])
+@pytest.mark.parametrize("stateful", [True, False])
+def test_weights_of_which_some_are_on_meta_are_refused(steps, grad, name, stateful):
+    lstm = make(num_layers=2, proj_size=2, stateful=stateful)
+    x = noise(steps, 2, 3)
+    lstm(x)
+    before = None if lstm.state is None else lstm.state.read()
+    setattr(lstm, name, torch.nn.Parameter(torch.empty_like(getattr(lstm, name), device="meta")))
+    with torch.set_grad_enabled(grad), pytest.raises(RuntimeError, match=rf"{name} is .* on meta"):
+        lstm(x)
+    assert before is None or all(map(torch.equal, lstm.state.read(), before))
+
+
+def test_weights_of_several_dtypes_are_refused_by_name():
+    lstm = make()
+    lstm.bias_ih_l0 = torch.nn.Parameter(lstm.bias_ih_l0.detach().float())
+    with pytest.raises(RuntimeError, match=r"bias_ih_l0 is torch.float32 on cpu, weight_ih_l0 is"):
+        lstm(noise(2, 2, 3))
+
+
+def test_a_state_that_is_set_while_the_weights_are_on_meta_is_kept():
+    lstm, twin = make(), on_meta()
+    x = noise(4, 2, 3)
+    lstm(x)
+    stateful_lstm.set_state(twin, stateful_lstm.get_state(lstm))
+    twin.load_state_dict(lstm.state_dict(), assign=True)
+    assert torch.equal(twin(x)[0], lstm(x)[0])
+    state = on_meta().new_state(3)
+    state.write((noise(1, 2, 5), noise(1, 2, 5, seed=3)), [2, 0])
+    assert torch.equal(state.h[:, [2, 0]], noise(1, 2, 5))
+    assert not state.h[:, 1].any()

@@ -5,6 +5,7 @@ import torch
 from state_support import make, noise
 from torch.overrides import TorchFunctionMode
 
+import stateful_lstm
 from stateful_lstm import ops
 
 pytestmark = pytest.mark.filterwarnings("ignore:stateful_lstm runs on its slow reference")
@@ -134,3 +135,38 @@ def test_a_reset_inside_a_backward_pass_is_taken():
     y.sum().backward()
     assert not lstm.state.h[:, 1].any()
     assert lstm.state.h[:, 0].any()
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, torch.Tensor.to_mkldnn])
+@pytest.mark.parametrize("which", [None, [0, 1, 2]])
+def test_tensors_that_are_not_dense_are_refused_before_anything_is_written(change, which):
+    state = make(dtype=torch.float32).new_state(3)
+    good = torch.ones(1, 3, 5)
+    for pair in ((good, change(good)), (change(good), good)):
+        with pytest.raises(TypeError, match="two dense floating-point tensors"):
+            state.write(pair, which)
+    assert not state.h.any()
+    assert not state.c.any()
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_one_exception_while_preserve_state_puts_back_leaves_no_trace(layers):
+    """As Ctrl-C may come: after any call of torch on leaving."""
+    model, x = torch.nn.ModuleList(make(k) for k in range(layers)), noise(4, 2, 3)
+    for count in range(1, 30):
+        for lstm in model:
+            lstm(x)
+        before = [lstm.state.read() for lstm in model]
+        try:
+            with stateful_lstm.preserve_state(model):
+                for lstm in model:
+                    lstm(x)
+                mode = RaiseAfter(count)
+                mode.__enter__()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            mode.__exit__(None, None, None)
+            torch.set_grad_enabled(True)
+        for lstm, was in zip(model, before, strict=True):
+            assert all(map(torch.equal, lstm.state.read(), was)), count

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .sequences import as_tensor, whole_number
+from .sequences import as_tensor, whole_number, yes_or_no
 
 
 def bucket_by_length(
@@ -43,6 +43,7 @@ def bucket_by_length(
         TypeError: for lengths that are no whole numbers.
     """
     batch_size, seed = whole_number(batch_size, "batch_size"), whole_number(seed, "seed")
+    shuffle, drop_last = yes_or_no(shuffle, "shuffle"), yes_or_no(drop_last, "drop_last")
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     sizes = _whole_numbers(lengths)

@@ -33,6 +33,7 @@ from .sequences import (
     check_like,
     check_sequences,
     whole_number,
+    yes_or_no,
 )
 from .shared_out import refuse_sharing_out
 from .window import Blank, Window
@@ -112,6 +113,8 @@ class ContinuousBatches(IterableDataset[Window]):
         batch_size, window = whole_number(batch_size, "batch_size"), whole_number(window, "window")
         seed, rank = whole_number(seed, "seed"), whole_number(rank, "rank")
         world_size = whole_number(world_size, "world_size")
+        shuffle = yes_or_no(shuffle, "shuffle")
+        batch_first = yes_or_no(batch_first, "batch_first")
         for name, number in (
             ("batch_size", batch_size),
             ("window", window),
@@ -133,7 +136,7 @@ class ContinuousBatches(IterableDataset[Window]):
         if targets is not None and len(self._targets) != count:
             raise ValueError(f"got {count} sequences and {len(self._targets)} targets")
         self.batch_size, self.window, self.batch_first = batch_size, window, batch_first
-        self.shuffle, self.seed = bool(shuffle), seed
+        self.shuffle, self.seed = shuffle, seed
         self.rank, self.world_size = rank, world_size
         self._rows = batch_size * world_size  # of all ranks
         self._lengths: list[int | None] = [None] * count

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..checks import described
+
 Steps = Tensor | NDArray[Any]  # (T, ...): the steps of one sequence
 
 
@@ -32,6 +34,13 @@ def whole_number(value: Any, name: str) -> int:
         return index(value)
     except TypeError:
         raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+
+
+def yes_or_no(value: Any, name: str) -> bool:
+    """Python's bool, or NumPy's."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {described(value)}")
+    return bool(value)
 
 
 def check_sequences(sequences: Any, name: str) -> None:
@@ -63,6 +72,8 @@ def check_length(steps: Steps, name: str) -> int:
         raise TypeError(f"{name} must be a tensor or an array, got {kind}")
     if len(steps.shape) == 0 or len(steps) == 0:
         raise ValueError(f"{name} is empty: expected (T, ...), got shape {tuple(steps.shape)}")
+    if isinstance(steps, np.ma.MaskedArray):  # the mask would be lost
+        raise TypeError(f"{name} is a masked array: fill it, or cut the sequence where it has gaps")
     dtype = getattr(steps, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind not in "biufc":
         raise TypeError(f"{name} must have a dtype of numbers, got {dtype}")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .._version import __version__
+from ..checks import as_int
 from .weights import Direction, read_weights
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def export_onnx(
     layers = read_weights(lstm, "ONNX's LSTM")
     kind = _element_type(layers[0][0].w_ih.dtype, opset)
     newest = defs.onnx_opset_version()
+    opset = as_int(opset)
     if isinstance(opset, bool) or not isinstance(opset, int):
         raise TypeError(f"opset must be a number, got {opset!r}")
     if not OLDEST_OPSET <= opset <= newest:

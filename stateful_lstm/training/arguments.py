@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from operator import index
 from typing import Any
 
@@ -41,6 +43,12 @@ def check_parts(model: Any, optimizer: Any, loss_fn: Any, scheduler: Any, forwar
         raise TypeError(f"model must be a torch.nn.Module, got {described(model)}")
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {described(optimizer)}")
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise TypeError(
+            f"optimizer must make a step without a closure; {type(optimizer).__name__} runs the "
+            "model several times a step, and every time its state would move on"
+        )
     if not callable(loss_fn):
         raise TypeError(
             f"loss_fn must be a function of (outputs, targets), as torch.nn.MSELoss() is, got "
@@ -54,6 +62,19 @@ def check_parts(model: Any, optimizer: Any, loss_fn: Any, scheduler: Any, forwar
         )
     if forward is not None and not callable(forward):
         raise TypeError(f"forward must be a function of (model, window), got {described(forward)}")
+
+
+def check_norm(clip_grad_norm: Any) -> None:
+    """A positive number.
+
+    Raises:
+        TypeError: for another kind.
+        ValueError: for a number that is not above 0.
+    """
+    if isinstance(clip_grad_norm, bool) or not isinstance(clip_grad_norm, Real):
+        raise TypeError(f"clip_grad_norm must be a number, got {described(clip_grad_norm)}")
+    if not float(clip_grad_norm) > 0:
+        raise ValueError(f"clip_grad_norm must be positive, got {clip_grad_norm}")
 
 
 def check_belonging(model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:

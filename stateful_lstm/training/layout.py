@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -43,26 +44,36 @@ class Layout:
         self._model, self._rehearse, self._forward = model, rehearse, forward
         self._sound: set[bool | str] = set()  # what the layers have read rightly
 
-    def watch(self, window: Window, run: Callable[[], Result]) -> Result:
-        """Returns ``run()``, the model's forward over this window.
+    def watch(self, window: Window, run: Callable[[Window], Result]) -> Result:
+        """Returns ``run(window)``, the model's forward over this window.
+
+        A window of as many steps as rows cannot tell. The model then runs over a part of it
+        before, without a trace.
 
         Raises:
             ValueError: if a layer gets the window in a layout that it has not, or without a
                 feature axis. The resident states are as they were then.
         """
+        part = _without_last_step(window) if self._rehearse else None
+        if part is not None and window.batch_first not in self._sound:
+            layers = self._layers(part, {window.batch_first})
+            if layers:
+                with _unnoticed(self._model), _watched(layers, part), _whatever_else_fails():
+                    run(part)
+            self._sound.add(window.batch_first)
         questions = self._open_questions(window)
         layers = self._layers(window, questions) if questions else {}
         if not layers:
-            return run()
-        if self._rehearse and _is_compiled(self._model, self._forward):
+            return run(window)
+        if self._rehearse and is_compiled(self._model, self._forward):
             with _unnoticed(self._model), _watched(layers, window):
-                run()
-            result = run()
+                run(window)
+            result = run(window)
         else:
             before = states.read(self._model)
             try:
                 with _watched(layers, window):
-                    result = run()
+                    result = run(window)
             except _MisreadError:
                 states.write(self._model, before)
                 raise
@@ -87,6 +98,37 @@ class Layout:
             if isinstance(module, nn.RNNBase)
             and (FEATURES in questions or module.batch_first != window.batch_first)
         }
+
+
+def _without_last_step(window: Window) -> Window | None:
+    """A part of a window that has as many steps as rows; None for any other window."""
+    first, second = window.input.shape[:2]
+    if first != second or first < 2:
+        return None
+    steps = first - 1
+
+    def cut(t: Tensor) -> Tensor:
+        return t[:, :steps] if window.batch_first else t[:steps]
+
+    return replace(
+        window,
+        input=cut(window.input),
+        target=cut(window.target),
+        reset_mask=cut(window.reset_mask),
+        target_mask=cut(window.target_mask),
+        lengths=window.lengths.clamp(max=steps),
+    )
+
+
+@contextmanager
+def _whatever_else_fails() -> Iterator[None]:
+    """A model that does not run over a part of a window tells nothing."""
+    try:
+        yield
+    except _MisreadError:
+        raise
+    except Exception:
+        return
 
 
 def _lacks_features(window: Window) -> bool:
@@ -149,7 +191,7 @@ def _look(
         )
 
 
-def _is_compiled(model: nn.Module, forward: Callable[..., Any] | None) -> bool:
+def is_compiled(model: nn.Module, forward: Callable[..., Any] | None) -> bool:
     """Whether a part of the model, or the function that runs it, is compiled."""
     callables: list[Any] = [forward]
     for module in model.modules():

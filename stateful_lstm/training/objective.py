@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from inspect import Parameter
 from typing import Any, NamedTuple, cast
 
@@ -18,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data import Window
 from ..data.window import check_window
 from . import states
-from .layout import Layout
+from .layout import Layout, is_compiled
 
 
 class Staged(NamedTuple):
@@ -63,9 +62,13 @@ class Objective:
         anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
         controls = ("reset_mask", "lengths")
         self._takes = {n for n in controls if anything or n in accepted}
-        # Arguments without a default are always given, others where they say something.
+        # Arguments without a default are always given, others where they say something; all of them
+        # to a compiled model, which has one graph then.
+        always = is_compiled(model, forward)
         self._needs = {
-            n for n in controls if n in accepted and accepted[n].default is Parameter.empty
+            n
+            for n in self._takes
+            if always or (n in accepted and accepted[n].default is Parameter.empty)
         }
         self._layout = Layout(model, self.group is None, forward)
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -75,6 +78,10 @@ class Objective:
         check_window(window)
         sizes = window.input.shape[:2]
         steps = sizes[1] if window.batch_first else sizes[0]
+        if bool(((window.lengths < 0) | (window.lengths > steps)).any()):
+            raise ValueError(
+                f"the window's lengths must be 0 to T = {steps}, got {window.lengths.tolist()}"
+            )
         mask = window.target_mask.flatten()
         where = None if bool(mask.all()) else mask.nonzero().squeeze(1)
         count = mask.numel() if where is None else where.numel()
@@ -117,7 +124,9 @@ class Objective:
 
     def _outputs(self, staged: Staged) -> Tensor:
         window = staged.window
-        outputs = self._layout.watch(window, partial(self._run, staged))
+        outputs = self._layout.watch(
+            window, lambda shown: self._run(staged if shown is window else _cut(staged, shown))
+        )
         if isinstance(outputs, tuple):
             outputs = outputs[0]
         if outputs.shape[:2] != window.target.shape[:2]:
@@ -167,6 +176,11 @@ class Objective:
             yield
 
 
+def _cut(staged: Staged, window: Window) -> Staged:
+    """The same for a part of the window."""
+    return staged._replace(window=window, where=None)
+
+
 def _rows_that_begin(window: Window) -> Tensor:
     """For a model whose forward takes no reset_mask: a mask of rows that begin with the window."""
     first, later = window.reset_mask, window.reset_mask
@@ -177,7 +191,8 @@ def _rows_that_begin(window: Window) -> Tensor:
     if bool(later.any()):
         raise ValueError(
             "a sequence begins inside the window, but the model's forward takes no reset_mask: "
-            "give it one and hand it on to its StatefulLSTMs, or say forward="
+            "give it one and hand it on to its StatefulLSTMs (stateful_lstm.convert makes them of "
+            "nn.LSTMs, which take none), or say forward="
         )
     return first
 

@@ -46,9 +46,15 @@ class Source:
             last: :func:`fingerprint` of the last window that was seen.
 
         Raises:
-            RuntimeError: that window comes out another one now.
+            RuntimeError: that window comes out another one now, or only a position would do.
         """
         goes_on, before = self.has_position and bool(position), self._capture()
+        if seen and not goes_on and beginning is None:
+            raise RuntimeError(
+                "training cannot go on in the middle of this epoch: the checkpoint has a position "
+                "in its data, and these windows have none. Give it data with a load_state_dict, as "
+                "ContinuousBatches has it"
+            )
         if goes_on:
             self.data.load_state_dict(position)
         elif seen and beginning is not None:

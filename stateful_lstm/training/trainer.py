@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from functools import partial
@@ -90,8 +91,8 @@ class Trainer:
         forward: Callable[[nn.Module, Window], Tensor] | None = None,
     ) -> None:
         arguments.check_parts(model, optimizer, loss_fn, scheduler, forward)
-        if clip_grad_norm is not None and not clip_grad_norm > 0:
-            raise ValueError(f"clip_grad_norm must be positive, got {clip_grad_norm}")
+        if clip_grad_norm is not None:
+            arguments.check_norm(clip_grad_norm)
         if schedule not in ("update", "epoch"):
             raise ValueError(f"schedule must be 'update' or 'epoch', got {schedule!r}")
         plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
@@ -211,7 +212,7 @@ class Trainer:
                 tqdm there is none.
             callback: is called with this trainer after every update, and returns None, or "stop"
                 to end training. After that, or an exception, the next fit begins at the beginning
-                of an epoch.
+                of an epoch. With many ranks all of them must return the same.
 
         Returns:
             The mean loss of each epoch, over all its targets; of the last one, if it was stopped,
@@ -221,9 +222,13 @@ class Trainer:
             FloatingPointError: as in :meth:`update`.
             TypeError: for arguments of another kind, and a callback that returns anything else.
             ValueError: an epoch has no windows, or no targets; ``epochs`` below 0.
-            RuntimeError: after :meth:`load` the windows come out in another order. Windows that
-                are refused after a load, by this error or by ``load_state_dict`` of the data, leave
-                the trainer as it was loaded.
+            RuntimeError: after :meth:`load` the last window that was seen comes out another one,
+                or the windows have no position and the checkpoint has one. Windows that are
+                refused after a load, by this error or by the data, leave the trainer as it was
+                loaded.
+
+        Warns:
+            UserWarning: after :meth:`load`, ``epochs`` are not more than were finished before.
         """
         arguments.check_windows(windows)
         epochs = arguments.check_epochs(epochs)
@@ -232,6 +237,13 @@ class Trainer:
         self.epoch = self._epoch
         if self._loaded is None:
             self.position = {}  # whatever other data has been trained on
+        if self._loaded is not None and self._seen and self._epoch >= epochs:
+            warnings.warn(
+                f"nothing to train: the fit that was loaded had finished {self._epoch} epochs, and "
+                f"epochs={epochs}",
+                UserWarning,
+                stacklevel=2,
+            )
         whole = False
         try:
             while self._epoch < epochs:
@@ -254,13 +266,14 @@ class Trainer:
                 whole = True
         finally:  # this fit is over, however it ended
             self._source = None
-            refused = self._loaded is not None and not whole and not source.begun
-            if not refused:  # or else the checkpoint still waits for its own windows
-                history, self._history, self._epoch = self._history, [], 0
-            if not whole and not refused:
-                if source.begun:
-                    self.position = source.rewind(self.position)
-                self._begin_epoch()
+            history = list(self._history)
+            # A checkpoint whose windows were refused, or of which no epoch was wanted, still waits.
+            if self._loaded is None or source.begun or not self._seen:
+                self._history, self._epoch = [], 0
+                if not whole:
+                    if source.begun:
+                        self.position = source.rewind(self.position)
+                    self._begin_epoch()
         return history
 
     def _begin_epoch(self) -> None:
@@ -275,7 +288,12 @@ class Trainer:
         if loaded is None:
             windows = source.begin({})
         else:
-            windows = source.begin(loaded.position, self._seen, loaded.beginning, loaded.last)
+            try:
+                windows = source.begin(loaded.position, self._seen, loaded.beginning, loaded.last)
+            except ValueError:
+                if self._seen:
+                    raise
+                windows = source.begin({})  # the fit that was saved was over: other data will do
             self._loaded = None
             if loaded.random is not None:  # what has just begun may have drawn numbers
                 rng.restore(loaded.random)
@@ -423,15 +441,16 @@ class Trainer:
         mine: Mapping[str, Any] | None
         if path.is_dir():
             contents, rows, mine = sharded.load(path, self.model, self.optimizer, names)
+            self._check_progress(contents["progress"], path)
         else:
             contents = mine = checkpoint.read(path, [*names, "rng", "beginning"])
             rows = contents["states"]
+            self._check_progress(contents["progress"], path)
             checkpoint.check_model(self.objective.bare.state_dict(), contents["model"], path)
             checkpoint.check_optimizer(self.optimizer.state_dict(), contents["optimizer"], path)
             if self.objective.group is not None:
                 rows = sharded.share_out(rows, path)
                 mine = contents if sharded.world()[0] == 0 else None
-        self._check_progress(contents["progress"], path)
         random, beginning = (None, None) if mine is None else (mine["rng"], mine["beginning"])
         before, epoch = self._everything(), self.epoch
         apply = self._apply
