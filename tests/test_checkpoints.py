@@ -336,3 +336,54 @@ def test_windows_that_are_refused_leave_a_loaded_trainer_as_it_was(path, kind):
         assert resumed.position == position
     assert resumed.fit(windows(), 2, progress=False) == history
     assert same(everything(resumed), everything(trainer))
+
+
+def saved_in_the_second_epoch(path, data):
+    """A checkpoint of a fit of two epochs, in its second; and what the whole fit gave."""
+    trainer = make_trainer()
+    first = len(data)
+    history = trainer.fit(
+        data, 2, progress=False, callback=lambda t: t.save(path) if t.updates == first + 2 else None
+    )
+    return trainer, history
+
+
+def test_a_fit_with_no_epoch_left_says_so_and_keeps_the_place(path):
+    trainer, history = saved_in_the_second_epoch(path, make_data())
+    resumed = make_trainer(seed=5)
+    resumed.load(path)
+    with pytest.warns(UserWarning, match=r"had finished 1 epochs, and epochs=1") as seen:
+        assert resumed.fit(make_data(), progress=False) == history[:1]
+    assert seen[0].filename == __file__
+    assert resumed.fit(make_data(), 2, progress=False) == history
+    assert same(everything(resumed), everything(trainer))
+
+
+def test_windows_without_a_position_cannot_follow_a_checkpoint_that_has_one(path):
+    trainer, history = saved_in_the_second_epoch(path, make_data())
+    resumed = make_trainer(seed=5)
+    resumed.load(path)
+    with pytest.raises(RuntimeError, match="these windows have none"):
+        resumed.fit(list(make_data()), 2, progress=False)
+    assert resumed.fit(make_data(), 2, progress=False) == history
+    assert same(everything(resumed), everything(trainer))
+
+
+def test_a_finished_fit_is_trained_further_on_other_data_as_without_saving(path):
+    trainer = make_trainer()
+    trainer.fit(make_data(), 2, progress=False)
+    trainer.save(path)
+    other = {"window": 9, "shuffle": False}
+    history = trainer.fit(make_data(**other), progress=False)
+    resumed = make_trainer(seed=5)
+    resumed.load(path)
+    assert resumed.fit(make_data(**other), progress=False) == history
+    assert same(everything(resumed), everything(trainer))
+
+
+def test_a_scheduler_that_is_missing_is_named(path):
+    model = Net()
+    make_trainer(model).save(path)
+    without = Trainer(model, torch.optim.Adam(model.parameters()), nn.MSELoss())
+    with pytest.raises(CheckpointError, match="has a scheduler, this trainer has none"):
+        without.load(path)

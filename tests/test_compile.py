@@ -424,3 +424,32 @@ def test_what_is_asked_of_the_library_and_of_torch_does_not_break_the_graph(monk
             assert compiled(x).tolist() == [allowed] * 2
     finally:
         torch.backends.cuda.matmul.allow_tf32 = was
+
+
+@pytest.mark.parametrize("recompute", ["gates", "segments", "auto"])
+def test_a_layer_that_recomputes_compiles_whole_for_any_length(recompute):
+    lstm, twin = make(recompute=recompute), make()
+    lstm.allocate_state(B)
+    call = torch.compile(lstm, backend="aot_eager", fullgraph=True)
+    for T in (5, 30, 31, 64):
+        x = noise(T, B, INPUT, seed=T)
+        close(call(x)[0], twin(x)[0])
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("slots", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_compiled_call_after_a_reset_is_a_use_of_the_state(backend, slots, grad):
+    lstm = make()
+    lstm.allocate_state(16)
+    call = torch.compile(lstm, backend=backend)
+    rows = 3 if slots else 16
+    options = {"state_indices": torch.tensor([7, 9, 1])} if slots else {}
+    for _ in range(2):
+        lstm.reset_state()
+        with torch.set_grad_enabled(grad):
+            call(noise(5, rows, INPUT), **options)
+        before = lstm.state.read()
+        with pytest.raises(ValueError, match="2 rows, the state has 16 slots"):
+            lstm(noise(5, 2, INPUT))
+        assert all(map(torch.equal, lstm.state.read(), before))

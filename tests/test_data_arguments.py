@@ -162,3 +162,21 @@ def test_another_default_device_changes_nothing():
     expected = everything()
     with torch.device("meta"):
         assert everything() == expected
+
+
+@pytest.mark.parametrize("value", ["no", 0, None, torch.ones(2, 5, 1)])
+def test_switches_are_true_or_false(value):
+    x = torch.ones(2, 5, 1)
+    for name in ("shuffle", "batch_first"):
+        with pytest.raises(TypeError, match=f"{name} must be True or False, got"):
+            ContinuousBatches(x, 2, 3, **{name: value})
+    for name in ("shuffle", "drop_last"):
+        with pytest.raises(TypeError, match=f"{name} must be True or False, got"):
+            bucket_by_length([3, 4], 2, **{name: value})
+    assert ContinuousBatches(x, 2, 3, shuffle=np.bool_(True)).shuffle is True
+
+
+def test_masked_arrays_are_refused_since_their_mask_would_be_lost():
+    series = np.ma.masked_array(np.ones((9, 1)), mask=np.eye(9, 1))
+    with pytest.raises(TypeError, match=r"sequences\[0\] is a masked array: fill it"):
+        ContinuousBatches([series], 1, 3)

@@ -226,3 +226,13 @@ def test_an_nn_lstm_that_has_been_scripted_can_be_converted():
         close(each(torch.ones(4, 2, INPUT)), expected)
         with refused:
             scripted(each)
+
+
+@pytest.mark.parametrize("recompute", ["gates", "segments"])
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_layer_that_recomputes_is_traced_with_gradients_on(recompute):
+    lstm = StatefulLSTM(3, 4, stateful=False, recompute=recompute)
+    program = torch.jit.trace(lstm, (torch.randn(5, 2, 3),))
+    x = torch.randn(9, 3, 3)
+    torch.testing.assert_close(program(x)[0], lstm(x)[0])

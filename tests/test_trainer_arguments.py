@@ -349,3 +349,22 @@ def test_no_warning_where_all_is_well():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_trainer().fit(make_data(), progress=False)
+
+
+@pytest.mark.parametrize("lengths", [[9, 5], [9, 3], [-1, 5]])
+def test_lengths_beyond_the_window_are_refused(lengths):
+    x, none = torch.randn(5, 2, 3), torch.zeros(5, 2, dtype=torch.bool)
+    window = Window(x, x, none, torch.tensor(lengths), ~none)
+    trainer = make_trainer()
+    refused(trainer, ValueError, r"lengths must be 0 to T = 5, got", lambda: trainer.update(window))
+
+
+def test_norms_and_optimizers_that_cannot_be_are_refused():
+    model = Net()
+    for norm in ("1", True, None.__class__, [1.0]):
+        with pytest.raises(TypeError, match="clip_grad_norm must be a number, got"):
+            Trainer(
+                model, torch.optim.SGD(model.parameters(), 0.1), nn.MSELoss(), clip_grad_norm=norm
+            )
+    with pytest.raises(TypeError, match="without a closure; LBFGS runs the model several times"):
+        Trainer(model, torch.optim.LBFGS(model.parameters()), nn.MSELoss())

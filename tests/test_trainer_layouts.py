@@ -102,10 +102,12 @@ def test_a_layer_that_is_the_model_and_a_forward_of_ones_own():
         by_name.update(windows()[0])
 
 
-def test_a_square_window_tells_nothing_and_the_next_one_does():
+def test_a_square_window_tells_as_well_as_the_next_one():
     trainer = make(Net(True))
+    refused(trainer, lambda: trainer.update(windows(rows=4, steps=4)[0]))
+    trainer = make(Net(False))
     trainer.update(windows(rows=4, steps=4)[0])
-    refused(trainer, lambda: trainer.update(windows()[0]))
+    trainer.update(windows()[0])
 
 
 def test_each_layout_of_windows_is_looked_at():
@@ -260,3 +262,58 @@ def test_rows_as_features_are_left_alone():
     """Four series as the features of one, in a model without resets."""
     model = Series(False, nn.LSTM, features=4)
     make(model, forward=lambda m, w: m(w.input)).update(flat()[0])
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("size", [2, 7])
+def test_windows_of_as_many_steps_as_rows_are_told_apart(batch_first, size):
+    series = [torch.randn(40, 1) for _ in range(size)]
+    windows = ContinuousBatches(series, size, size, batch_first=not batch_first)
+    model = StatefulLSTM(1, 1, batch_first=batch_first)
+    trainer = Trainer(model, torch.optim.SGD(model.parameters(), 0.1), nn.MSELoss())
+    random = torch.get_rng_state()
+    with pytest.raises(ValueError, match=f"would read {size - 1} rows of {size} steps"):
+        trainer.fit(windows, progress=False)
+    assert model.state is None
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_model_that_transposes_trains_the_same_on_windows_of_as_many_steps_as_rows():
+    class Transposing(nn.Module):
+        def __init__(self, batch_first):
+            super().__init__()
+            self.lstm = StatefulLSTM(1, 1, batch_first=batch_first)
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x):
+            if self.lstm.batch_first:
+                return self.drop(self.lstm(x.transpose(0, 1))[0].transpose(0, 1))
+            return self.drop(self.lstm(x)[0])
+
+    losses = []
+    for batch_first in (False, True):
+        torch.manual_seed(3)
+        model = Transposing(batch_first)
+        windows = ContinuousBatches([torch.ones(40, 1) for _ in range(5)], 5, 5)
+        trainer = Trainer(model, torch.optim.SGD(model.parameters(), 0.1), nn.MSELoss())
+        losses.append(trainer.fit(windows, 2, progress=False))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_a_compiled_model_has_one_graph_for_all_windows(fresh_compiler):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = StatefulLSTM(1, 1)
+
+        def forward(self, x, reset_mask=None, lengths=None):
+            return self.lstm(x, reset_mask=reset_mask, lengths=lengths)[0]
+
+    model, counter = Model(), torch._dynamo.testing.CompileCounter()
+    model.lstm.allocate_state(2)
+    windows = ContinuousBatches([torch.randn(n, 1) for n in (50, 33, 20, 41)], 2, 11)
+    compiled = torch.compile(model, backend=counter)
+    trainer = Trainer(compiled, torch.optim.SGD(model.parameters(), 0.1), nn.MSELoss())
+    trainer.fit(windows, progress=False)
+    assert counter.frame_count == 1

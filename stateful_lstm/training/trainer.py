@@ -445,8 +445,8 @@ class Trainer:
         else:
             contents = mine = checkpoint.read(path, [*names, "rng", "beginning"])
             rows = contents["states"]
-            self._check_progress(contents["progress"], path)
             checkpoint.check_model(self.objective.bare.state_dict(), contents["model"], path)
+            self._check_progress(contents["progress"], path)
             checkpoint.check_optimizer(self.optimizer.state_dict(), contents["optimizer"], path)
             if self.objective.group is not None:
                 rows = sharded.share_out(rows, path)
