@@ -144,7 +144,8 @@ def check_optimizer(own: Mapping[str, Any], saved: Any, path: Path) -> None:
     if not sound or found is None or len(found) != len(groups):
         raise CheckpointError(f"{path} is of another optimizer: expected {len(groups)} groups")
     for k, (group, other) in enumerate(zip(groups, found, strict=True)):
-        if set(group) != set(other):
+        # A scheduler, which is looked at later, adds its own setting to the groups.
+        if set(group) - {"initial_lr"} != set(other) - {"initial_lr"}:
             raise CheckpointError(
                 f"{path} is of another optimizer: its group {k} has {sorted(other)}, expected "
                 f"{sorted(group)}"

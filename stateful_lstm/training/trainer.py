@@ -445,7 +445,6 @@ class Trainer:
             contents = mine = checkpoint.read(path, [*names, "rng", "beginning"])
             rows = contents["states"]
             checkpoint.check_model(self.objective.bare.state_dict(), contents["model"], path)
-            self._check_companions(contents["progress"], path)  # they add to the optimizer's groups
             checkpoint.check_optimizer(self.optimizer.state_dict(), contents["optimizer"], path)
             if self.objective.group is not None:
                 rows = sharded.share_out(rows, path)
@@ -526,15 +525,8 @@ class Trainer:
                 f"{path} is of another optimizer: its parameters are {saved}, those of this one "
                 f"are {has}"
             )
-        self._check_companions(progress, path)
-
-    def _check_companions(self, progress: Any, path: Path) -> None:
-        """Scheduler and gradient scaler: there are both here and in the checkpoint, or in neither."""
-        if not isinstance(progress, Mapping):
-            return
-        own = self._progress()
         for what, text in (("scheduler", "a scheduler"), ("scaler", "scaled gradients")):
-            if bool(own[what]) != bool(progress.get(what)):
+            if bool(own[what]) != bool(progress[what]):
                 has, lacks = ("this trainer", path) if own[what] else (path, "this trainer")
                 raise CheckpointError(f"{has} has {text}, {lacks} has none")
 
