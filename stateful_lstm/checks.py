@@ -77,8 +77,8 @@ def prepare(
     """Checks everything that a pure call takes; ``hx=None`` becomes zeros."""
     check_config(config)
     check_weights(weights, config)
-    check_arguments(input, hx, reset_mask, lengths)
-    check_allocated(tuple(weights), [f"weights[{k}]" for k in range(len(weights))])
+    names = [f"weights[{k}]" for k in range(len(weights))]
+    check_memory(weights, names, input, hx, reset_mask, lengths, None)
     x, batched = check_input(input, weights[0], config.batch_first)
     T, B = x.shape[:2]
     sizes = state_sizes(weights, config)
@@ -160,12 +160,20 @@ def check_allocated(tensors: tuple[object, ...], names: Sequence[str]) -> None:
         raise RuntimeError(f"{names[k]} has no memory: its storage was freed")
 
 
-def check_arguments(input: object, hx: object, *controls: object) -> None:
+def check_memory(
+    weights: Sequence[Tensor],
+    names: Sequence[str],
+    input: object,
+    hx: object,
+    reset_mask: object,
+    lengths: object,
+    state_indices: object,
+) -> None:
     """Memory of all that a call is given, of whatever kind; the other checks come after."""
     h, c = hx if isinstance(hx, (tuple, list)) and len(hx) == 2 else (None, None)
     check_allocated(
-        (input, h, c, *controls),
-        ("input", "hx[0]", "hx[1]", "reset_mask", "lengths", "state_indices"),
+        (input, h, c, reset_mask, lengths, state_indices, *weights),
+        ("input", "hx[0]", "hx[1]", "reset_mask", "lengths", "state_indices", *names),
     )
 
 
@@ -232,10 +240,19 @@ def check_input(input: Tensor, weight_ih: Tensor, batch_first: bool) -> tuple[Te
     return (input.transpose(0, 1) if batch_first else input), True
 
 
+def weight_names(config: Config) -> list[str]:
+    """``nn.LSTM``'s names of the flat list."""
+    kinds = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * config.bias
+    kinds += ["weight_hr"] * (config.proj_size > 0)
+    ends = ("", "_reverse")[: config.directions]
+    return [f"{k}_l{n}{end}" for n in range(config.num_layers) for end in ends for k in kinds]
+
+
 def check_alike(weights: Sequence[Tensor], names: Sequence[str]) -> None:
     """All weights have one dtype, which autocast would see to, and one device.
 
-    Of CPU tensors with one on meta among them torch would make results without any numbers.
+    Of CPU tensors with one on meta among them torch would make results without any numbers. The
+    short way of sequences looks by itself.
     """
     first = weights[0]
     for weight, name in zip(weights, names, strict=False):

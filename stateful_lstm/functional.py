@@ -127,6 +127,7 @@ def run(
             done = short.run(call, weights, config, graph)
             if done is not None:
                 return done
+    checks.check_alike(weights, checks.weight_names(config))
     return run_stack(
         _layer(backend, recompute, call, weights, config),
         call.x,

@@ -274,17 +274,17 @@ class StatefulLSTM(nn.RNNBase):
         if isinstance(input, fx.Proxy):
             return _fx_leaf(self, input, hx, reset_mask, lengths, state, state_indices)
         if isinstance(input, PackedSequence):
-            checks.check_arguments(input.data, hx, reset_mask, lengths, state_indices)
             return self._forward_packed(input, hx, reset_mask, lengths, state, state_indices)
-        checks.check_arguments(input, hx, reset_mask, lengths, state_indices)
         weights, config = self._weights(), self._config()
+        given = (input, hx, reset_mask, lengths, state_indices)
+        checks.check_memory(weights, self._flat_weights_names, *given)
         x, batched = checks.check_input(input, weights[0], self.batch_first)
         T, B = x.shape[:2]
         hidden = checks.check_hx(hx, checks.state_sizes(weights, config), B, x, batched)
         reset = checks.check_reset_mask(reset_mask, T, B, x.device, batched, self.batch_first)
         lengths = checks.check_lengths(lengths, T, B, x.device)
-        given = checks.c_dtype(hidden, x)
-        call = checks.Call(x, x, x, reset, lengths, batched, self.batch_first, given)
+        c_dtype = checks.c_dtype(hidden, x)
+        call = checks.Call(x, x, x, reset, lengths, batched, self.batch_first, c_dtype)
         y, h_n, c_n = self._run(call, hidden, weights, config, state, state_indices, None)
         return call.results(y, h_n, c_n)
 
@@ -305,6 +305,8 @@ class StatefulLSTM(nn.RNNBase):
             raise ValueError("a PackedSequence takes neither reset_mask nor lengths")
         weights, config = self._weights(), self._config()
         data, batch_sizes, order, back = input
+        names = self._flat_weights_names
+        checks.check_memory(weights, names, data, hx, batch_sizes, None, state_indices)
         if data.dim() != 2:
             raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
         checks.check_batch_sizes(data, batch_sizes)
@@ -349,6 +351,7 @@ class StatefulLSTM(nn.RNNBase):
             call.x, sizes, weights[0].dtype, state, state_indices, hidden is not None
         )
         if own is not None and hidden is None and self._can_step(call, weights):
+            checks.check_alike(weights, self._flat_weights_names)
             stepped = ops.lstm_step_(
                 call.x,
                 weights,
@@ -490,8 +493,6 @@ class StatefulLSTM(nn.RNNBase):
         for name in self._flat_weights_names:
             weight = own.get(name)
             weights.append(getattr(self, name) if weight is None else weight)
-        checks.check_alike(weights, self._flat_weights_names)
-        checks.check_allocated(tuple(weights), self._flat_weights_names)
         return weights
 
     def _any_weight(self) -> Tensor:

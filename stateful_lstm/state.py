@@ -173,7 +173,7 @@ class LSTMState:
         if self.h.is_meta and not pair[0].is_meta:  # it gets its numbers, and a place for them
             self.move(self.h.dtype, pair[0].device)
         # Copies: the pair may be parts of this state, which are written one after the other.
-        self._put(slots, pair[0].clone(), pair[1].clone())
+        self._put(slots, pair[0].to(self.h, copy=True), pair[1].to(self.c, copy=True))
 
     def select(self, which: Any, once: bool = False) -> Tensor:
         """Checks a selection of slots: a bool mask (S,), or int32 or int64 indices (n,).
@@ -237,20 +237,18 @@ class LSTMState:
 
         Args:
             slots: (n,), -1 writes nothing; None: all.
-            h: (L*D, n, P), of any dtype and device.
+            h: (L*D, n, P), of any dtype, on the state's device.
             c: (L*D, n, H), likewise.
             ends_call: whether a call leaves its final state: not inside a backward pass.
         """
         with torch.no_grad():
-            if h.dtype != self.h.dtype or h.device != self.h.device:
-                h = h.to(self.h)
-            if c.dtype != self.c.dtype or c.device != self.c.device:
-                c = c.to(self.c)
+            h = h if h.dtype == self.h.dtype else h.to(self.h.dtype)
+            c = c if c.dtype == self.c.dtype else c.to(self.c.dtype)
             if self._by_operator(slots):
                 write = ops.state_scatter_ if ends_call else ops.state_write_
                 write(_bits(self.h), _bits(self.c), slots, _bits(h), _bits(c))
             elif slots is None:
-                torch._foreach_copy_(self._hc(), [h, c])
+                torch._foreach_copy_([self.h, self.c], [h, c])
             elif self.h.is_meta:
                 pass  # no numbers, and none in the slots either
             else:  # only rows of these slots: other threads may be writing other slots
