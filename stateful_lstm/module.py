@@ -451,9 +451,10 @@ class StatefulLSTM(nn.RNNBase):
         elif own.h.is_meta and not x.is_meta:
             own.move(dtype, x.device)
         elif follows:
-            values = own.read()
-            own = LSTMState(sizes, own.slots, dtype, x.device)
-            own.write(values)
+            before = own
+            own = LSTMState(sizes, before.slots, dtype, x.device)
+            own.write(before.read())
+            own.replaceable = before.replaceable
         return own, padding
 
     def _drops(self) -> bool:
