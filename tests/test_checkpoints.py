@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from training_support import Net, everything, make_data, make_trainer, same
 
+from stateful_lstm import StatefulLSTM
 from stateful_lstm.training import CheckpointError, Trainer, checkpoint
 
 HERE = Path(__file__).parent
@@ -387,3 +388,21 @@ def test_a_scheduler_that_is_missing_is_named(path):
     without = Trainer(model, torch.optim.Adam(model.parameters()), nn.MSELoss())
     with pytest.raises(CheckpointError, match="has a scheduler, this trainer has none"):
         without.load(path)
+
+
+def test_no_flipped_bit_is_loaded(path):
+    trainer = make_trainer(StatefulLSTM(3, 3))
+    trainer.fit(make_data(), progress=False)
+    trainer.save(path)
+    whole, expected = path.read_bytes(), everything(trainer)
+    refused_ones = 0
+    for place in range(0, len(whole), 61):
+        flipped = bytearray(whole)
+        flipped[place] ^= 0x40
+        path.write_bytes(flipped)
+        try:
+            trainer.load(path)
+        except CheckpointError:
+            refused_ones += 1
+        assert same(everything(trainer), expected), place
+    assert refused_ones > len(whole) // 61 / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -64,6 +65,7 @@ def load_plain(source: Path | IO[bytes], failure: str) -> Any:
         FileNotFoundError: if there is no such file.
     """
     try:
+        _check_sums(source)
         return torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
@@ -74,6 +76,18 @@ def load_plain(source: Path | IO[bytes], failure: str) -> Any:
     except Exception as error:  # torch raises what it happens to stumble over
         first_line = str(error).strip().split("\n", 1)[0]
         raise CheckpointError(f"{failure}: {first_line}") from error
+
+
+def _check_sums(source: Path | IO[bytes]) -> None:
+    """Looks at the checksums that torch writes with all tensors, and does not look at itself."""
+    if not zipfile.is_zipfile(source):
+        return  # torch says what is wrong with it
+    with zipfile.ZipFile(source) as archive:
+        broken = archive.testzip()
+    if not isinstance(source, Path):
+        source.seek(0)
+    if broken is not None:
+        raise ValueError(f"the checksum of {broken} is wrong")
 
 
 def check_format(contents: Any, names: Iterable[str], path: Path) -> dict[str, Any]:
