@@ -145,14 +145,14 @@ SANITIZED_RUN = LD_PRELOAD="$(SANITIZER) $(shell $(CXX) -print-file-name=libstdc
 # Left out: what asks after bits or accuracy alone (the kernels are compiled otherwise here), what takes
 # long, and what never comes to a kernel.
 SANITIZED_TESTS := $(addprefix ../../,$(wildcard $(addprefix tests/test_,$(addsuffix .py,\
-    sanitized operators parity chunks slots gradients gates_anew state_calls \
+    sanitized operators empty parity chunks slots gradients gates_anew state_calls \
     quick_step quick_refused quick_outputs quick_sequence))))
 test-sanitized: $(SANITIZED)/stateful_lstm/_C.abi3.so  ## tests of the kernels with g++'s sanitizers
 	@cp stateful_lstm/*.py $(SANITIZED)/stateful_lstm
 	cd $(SANITIZED) && $(SANITIZED_RUN) $(SANITIZED_TESTS) $(ARGS) \
 	    -k "not bit_for_bit and not opcheck and not every_instruction_set and \
 	    not 65535 and not threads_change and not dropout and not raise and not reference] and \
-	    not as_near_to_the_truth"
+	    not as_near_to_the_truth and not compiled_calls and not traced_and_exported"
 	cd $(SANITIZED) && for name in portable pairs tiles; do STATEFUL_LSTM_CPU=$$name $(SANITIZED_RUN) \
 	    $(SANITIZED_TESTS) $(ARGS) -k "sizes or projections or read_and_write" || exit 1; done
 

@@ -22,7 +22,16 @@ PACKAGES = [stateful_lstm] + [
 # Methods with plain names that are for other modules here, not for users.
 INSIDE = {
     f"stateful_lstm.LSTMState.{name}"
-    for name in ("fits", "finish", "mark_resizable", "move", "resizable", "select", "start")
+    for name in (
+        "fits",
+        "finish",
+        "mark_resizable",
+        "mark_used",
+        "move",
+        "resizable",
+        "select",
+        "start",
+    )
 } | {
     f"stateful_lstm.StatefulLSTM.{name}"  # or of torch's own, whose pages tell of them
     for name in ("extra_repr", "check_forward_args", "get_expected_cell_size", "permute_hidden")
