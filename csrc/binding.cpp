@@ -175,7 +175,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_gradient
     OptTensor reset_mask, OptTensor lengths, OptTensor recurrent_mask, bool reverse,
     OptTensor sum_ih, OptTensor sum_hh, OptTensor sum_bias, int64_t wanted) {
   check_backward(gates, weight_hh);
-  STD_TORCH_CHECK(x.dim() == 3, "x must be (T, B, I), got ", shape_text(x.sizes()));
+  STD_TORCH_CHECK(is_sequence(x), "x must be (T, B, I), I 1 or more, got ", shape_text(x.sizes()));
   STD_TORCH_CHECK(wanted >= 0 && wanted < 64, "wanted must be 0 to 63, got ", wanted);
   const auto wants = [&](int bit) { return (wanted >> bit & 1) != 0; };
   const bool want_x = wants(0), want_ih = wants(1), want_hh = wants(2), want_bias = wants(3),
@@ -339,7 +339,8 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
   return by_dtype(h, "h", [&](auto number) {
     using S = decltype(number);
     const StateSizes s = check_state<S>(h, c, cpu_device());
-    STD_TORCH_CHECK(x.dim() == 3, "x must be (T, B, I), got ", shape_text(x.sizes()));
+    STD_TORCH_CHECK(is_sequence(x), "x must be (T, B, I), I 1 or more, got ",
+                    shape_text(x.sizes()));
     const int64_t T = x.size(0), B = x.size(1), I = x.size(2), D = bidirectional ? 2 : 1;
     STD_TORCH_CHECK(T >= 1, "x must have one step at least, got ", T);
     const bool projection = s.P != s.H;

@@ -144,7 +144,8 @@ Tensor make(const Sizes& shape, const Device& where = cpu_device()) {
   return Tensor(handle);
 }
 
-// weight_hh (4H, P): there are units, and h is a number at least. T, B and I may be 0.
+// x (T, B, I) and weight_hh (4H, P): there are inputs and units. T and B may be 0.
+inline bool is_sequence(const Tensor& x) { return x.dim() == 3 && x.size(2) >= 1; }
 inline bool is_recurrent(const Tensor& weight_hh) {
   return weight_hh.dim() == 2 && weight_hh.size(0) >= 4 && weight_hh.size(0) % 4 == 0 &&
          weight_hh.size(1) >= 1;
@@ -154,8 +155,8 @@ inline bool is_recurrent(const Tensor& weight_hh) {
 // keeps for backward: 0 nothing, 1 the cells, 2 the cells and the activated gates.
 inline void check_forward(const Tensor& x, const Tensor& weight_hh, const OptTensor& bias_ih,
                           const OptTensor& bias_hh, int64_t save) {
-  STD_TORCH_CHECK(x.dim() == 3 && is_recurrent(weight_hh),
-                  "x must be (T, B, I) and weight_hh (4H, P), H and P 1 or more, got ",
+  STD_TORCH_CHECK(is_sequence(x) && is_recurrent(weight_hh),
+                  "x must be (T, B, I) and weight_hh (4H, P), I, H and P 1 or more, got ",
                   shape_text(x.sizes()), " and ", shape_text(weight_hh.sizes()));
   STD_TORCH_CHECK(bias_ih.has_value() == bias_hh.has_value(), "there are both biases or none");
   STD_TORCH_CHECK(save >= 0 && save <= 2, "save must be 0, 1 or 2, got ", save);

@@ -254,7 +254,8 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
     const Device where = device_of(h);
     const On on(where);
     const StateSizes s = check_state<S>(h, c, where);
-    STD_TORCH_CHECK(x.dim() == 3, "x must be (T, B, I), got ", shape_text(x.sizes()));
+    STD_TORCH_CHECK(is_sequence(x), "x must be (T, B, I), I 1 or more, got ",
+                    shape_text(x.sizes()));
     STD_TORCH_CHECK(x.size(0) == 1, "on CUDA this takes one step, got ", x.size(0));
     STD_TORCH_CHECK(!lengths.has_value(), "on CUDA a single step takes no lengths");
     const int64_t B = x.size(1), I = x.size(2), D = bidirectional ? 2 : 1, width = D * s.P;

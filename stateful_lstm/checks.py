@@ -203,7 +203,7 @@ def check_weights(weights: Sequence[Tensor], config: Config) -> None:
             raise TypeError(f"weights[{k}] must be a Tensor, got {described(weight)}")
     check_alike(weights, [f"weights[{k}]" for k in range(len(weights))])
     first = weights[0]
-    if first.dim() != 2 or first.size(0) % 4 or first.size(0) == 0:
+    if first.dim() != 2 or first.size(0) % 4 or 0 in first.shape:
         raise RuntimeError(f"weight_ih must be (4H, input_size), got {tuple(first.shape)}")
     if not first.is_floating_point():
         raise TypeError(f"weights must be floating-point tensors, got {first.dtype}")

@@ -107,8 +107,8 @@ def zeros(*shape, dtype=torch.float32):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("projection", [False, True])
 def test_the_operators_take_any_size_that_is_zero(dtype, reverse, projection):
-    H, P = 4, 2 if projection else 4
-    for T, B, I in itertools.product((0, 1, 3), (0, 2), (0, 3)):  # noqa: E741
+    H, P, I = 4, 2 if projection else 4, 3  # noqa: E741
+    for T, B in itertools.product((0, 1, 3), (0, 2)):
         x, w_ih, w_hh = (zeros(*s, dtype=dtype) for s in ((T, B, I), (4 * H, I), (4 * H, P)))
         bias, w_hr = zeros(4 * H, dtype=dtype), zeros(P, H, dtype=dtype) if projection else None
         h0, c0, control = zeros(B, P, dtype=dtype), zeros(B, H), (None, None, None, reverse)
@@ -136,8 +136,20 @@ def test_the_state_operators_take_no_rows_and_no_slots():
         ops.state_scatter_(h, c, rows, *ops.state_gather(h, c, rows))
 
 
-def test_no_hidden_units_are_refused_by_the_operators():
+def test_no_inputs_and_no_hidden_units_are_refused():
     empty, h = zeros(0, 4), zeros(2, 0)
+    w_hh, h0 = zeros(16, 4), zeros(2, 4)
+    with pytest.raises(RuntimeError, match="I, H and P 1 or more"):
+        ops.lstm_forward(
+            zeros(3, 2, 0), zeros(16, 0), w_hh, None, None, None, h0, h0, None, None, None, False, 0
+        )
+    with pytest.raises(RuntimeError, match="I 1 or more"):
+        h1 = h0[None]
+        ops.lstm_step_(
+            zeros(3, 2, 0), [zeros(16, 0), w_hh], h1, h1 + 0, None, None, None, False, False
+        )
+    with pytest.raises(RuntimeError, match=r"weight_ih must be \(4H, input_size\)"):
+        stateful_lstm.lstm(zeros(3, 2, 0), None, [zeros(16, 0), w_hh], bias=False)
     with pytest.raises(RuntimeError, match="H and P 1 or more"):
         ops.lstm_forward(
             zeros(3, 2, 4), empty, zeros(0, 0), None, None, None, h, h, None, None, None, False, 0
