@@ -642,7 +642,7 @@ def _without_idle_rows(state_indices: Tensor | None, call: checks.Call) -> Tenso
 
 
 def _wrong_batch(B: int, slots: int, resident: bool) -> str:
-    """What to do about a batch that is not as large as the state: nothing is lost first."""
+    """Advice for a batch that is not as large as the state: first the kind that loses nothing."""
     advice = (
         f"the batch has {B} rows, the state has {slots} slots. Name the slots of the rows by "
         f"state_indices; or pass a state of its own for this batch, state=layer.new_state({B}); "

@@ -40,7 +40,7 @@ from .window import Blank, Window
 
 Sequences = Sequence[Steps] | Steps | Dataset[Steps]
 
-# What a worker's state has beside a position: where workers began to take turns, and its number.
+# A worker's state has these beside a position: where workers began to take turns, and its number.
 _TURNS = ("turns from window", "workers", "worker")
 
 

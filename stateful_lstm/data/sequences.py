@@ -1,4 +1,4 @@
-"""What sequences may be, and how their steps are read."""
+"""The kinds of sequences that are taken, and how their steps are read."""
 
 from __future__ import annotations
 

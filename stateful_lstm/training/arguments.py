@@ -1,4 +1,4 @@
-"""What a Trainer is given: looked at before anything happens."""
+"""Checks of a Trainer's arguments, before anything happens."""
 
 from __future__ import annotations
 

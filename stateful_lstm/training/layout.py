@@ -81,7 +81,7 @@ class Layout:
         return result
 
     def _open_questions(self, window: Window) -> set[bool | str]:
-        """What this window can tell and no earlier one has told."""
+        """The questions that this window answers and no earlier window has answered."""
         questions: set[bool | str] = set()
         first, second = window.input.shape[:2]
         if first != second:

@@ -109,7 +109,7 @@ class Objective:
         return Staged(window, count, where, resets, ragged, begins)
 
     def _run(self, staged: Staged) -> Any:
-        """What the model, or ``forward``, makes of the window."""
+        """Runs the model, or ``forward``, over the window."""
         window = staged.window
         if staged.begins is not None:
             states.reset(self.model, None if bool(staged.begins.all()) else staged.begins)

@@ -561,7 +561,7 @@ class Trainer:
         self._losses.begin(total, count)
         if random is not None:
             rng.restore(random)
-        states.write(self.objective.bare, rows)  # at last: it may have to make a state anew
+        states.write(self.objective.bare, rows)  # last: it may have to allocate a state
 
     def _apply(self, contents: Mapping[str, Any]) -> None:
         self.objective.bare.load_state_dict(contents["model"])
