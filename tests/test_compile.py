@@ -141,7 +141,13 @@ def test_a_compiled_layer_that_is_run_again_in_backward_is_refused(how):
     with torch._functorch.config.patch(
         activation_memory_budget=budget, aggressive_recomputation=aggressive
     ):
-        y, (h, c) = call(x)
+        try:
+            y, (h, c) = call(x)
+        except torch._dynamo.exc.Unsupported:  # torch 2.11 refuses this before any effect
+            assert how == "checkpoint inside"
+            assert torch.__version__.startswith("2.11.")
+            assert not lstm.state.h.any()
+            return
         with pytest.raises(RuntimeError, match=r"run again inside a backward pass.*recompute="):
             y.square().sum().backward()
     close(lstm.state.read(), (h.detach(), c.detach()))
