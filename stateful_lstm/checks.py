@@ -190,8 +190,8 @@ def check_config(config: Config) -> None:
 
 def check_weights(weights: Sequence[Tensor], config: Config) -> None:
     """The flat list in ``nn.LSTM``'s parameter order, of one dtype and device."""
-    projection = config.proj_size > 0
-    each = 2 + 2 * config.bias + projection
+    names = _weight_kinds(config)
+    each = len(names)
     expected = config.num_layers * config.directions * each
     if len(weights) != expected:
         raise ValueError(
@@ -209,8 +209,6 @@ def check_weights(weights: Sequence[Tensor], config: Config) -> None:
         raise TypeError(f"weights must be floating-point tensors, got {first.dtype}")
     H = first.size(0) // 4
     P = config.proj_size or H
-    names = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * config.bias
-    names += ["weight_hr"] * projection
     for k, weight in enumerate(weights):
         layer, name = k // each // config.directions, names[k % each]
         columns = {
@@ -240,25 +238,30 @@ def check_input(input: Tensor, weight_ih: Tensor, batch_first: bool) -> tuple[Te
     return (input.transpose(0, 1) if batch_first else input), True
 
 
+def _weight_kinds(config: Config) -> list[str]:
+    """The weights of one layer in one direction, in ``nn.LSTM``'s order."""
+    kinds = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * config.bias
+    return kinds + ["weight_hr"] * (config.proj_size > 0)
+
+
 def weight_names(config: Config) -> list[str]:
     """``nn.LSTM``'s names of the flat list."""
-    kinds = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * config.bias
-    kinds += ["weight_hr"] * (config.proj_size > 0)
+    kinds = _weight_kinds(config)
     ends = ("", "_reverse")[: config.directions]
     return [f"{k}_l{n}{end}" for n in range(config.num_layers) for end in ends for k in kinds]
 
 
 def check_alike(weights: Sequence[Tensor], names: Sequence[str]) -> None:
-    """All weights have one dtype, which autocast would see to, and one device.
+    """All weights have one device, and one dtype, but that autocast mixes all except float64.
 
     Of CPU tensors with one on meta among them torch would make results without any numbers. The
     short way of sequences looks by itself.
     """
     first = weights[0]
     for weight, name in zip(weights, names, strict=False):
-        if weight.device != first.device or (
-            weight.dtype != first.dtype and not autocast_enabled(first.device)
-        ):
+        castable = torch.float64 not in (weight.dtype, first.dtype)
+        mixes = weight.dtype != first.dtype and not (castable and autocast_enabled(first.device))
+        if weight.device != first.device or mixes:
             raise RuntimeError(
                 f"{name} is {weight.dtype} on {weight.device}, "
                 f"{names[0]} is {first.dtype} on {first.device}"

@@ -171,12 +171,17 @@ def _under_autocast(
 
 
 def _in_dtype(
-    dtype: torch.dtype, call: checks.Call, weights: Sequence[Tensor], *others: Any
+    dtype: torch.dtype,
+    call: checks.Call,
+    weights: Sequence[Tensor],
+    config: checks.Config,
+    *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`run` in another dtype."""
+    checks.check_alike(weights, checks.weight_names(config))  # as they are given
     call.x, call.h0, *weights = (t.to(dtype) for t in (call.x, call.h0, *weights))
     with torch.autocast(call.x.device.type, enabled=False):
-        return run(call, weights, *others)
+        return run(call, weights, config, *others)
 
 
 def _has_wider_kernels(x: Tensor, backend: str) -> bool:

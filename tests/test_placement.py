@@ -137,3 +137,14 @@ def test_a_state_that_is_set_while_the_weights_are_on_meta_is_kept():
     state.write((noise(1, 2, 5), noise(1, 2, 5, seed=3)), [2, 0])
     assert torch.equal(state.h[:, [2, 0]], noise(1, 2, 5))
     assert not state.h[:, 1].any()
+
+
+def test_autocast_mixes_dtypes_of_weights_but_not_with_float64():
+    lstm = make(dtype=torch.float32)
+    x = noise(2, 2, 3, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        lstm.bias_ih_l0 = torch.nn.Parameter(lstm.bias_ih_l0.detach().bfloat16())
+        lstm(x)
+        lstm.bias_ih_l0 = torch.nn.Parameter(lstm.bias_ih_l0.detach().double())
+        with pytest.raises(RuntimeError, match=r"bias_ih_l0 is torch.float64 on cpu"):
+            lstm(x)
