@@ -13,8 +13,8 @@ ARGS ?=
 GPU_PYTHON := $(shell command -v $(PYTHON))
 
 LIBRARY := stateful_lstm/_C.abi3.so
-CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl)
-FORMATTED := $(CPP) $(wildcard $(addprefix benchmarks/*.,cpp h cu) csrc/cuda/*.cu tests/emulator/*.cpp tests/emulator/*.h)
+CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
+FORMATTED := $(shell find csrc benchmarks tests -name '*.cu' -o -name '*.cpp' -o -name '*.h')
 REQUIREMENTS := $(addprefix requirements/,demo.txt interop.txt test.txt dev.txt docs.txt)
 
 .DEFAULT_GOAL := help
@@ -99,19 +99,19 @@ build: $(LIBRARY)  ## the compiled library, in place
 
 # The folders are here so that a file added or removed counts as a change. --force, since setuptools
 # would see neither; ninja still compiles only what changed.
-$(LIBRARY): setup.py $(CPP) $(wildcard csrc csrc/*/) | $(ENVIRONMENT)
+$(LIBRARY): setup.py $(CPP) $(shell find csrc -type d) | $(ENVIRONMENT)
 	"$(PY)" setup.py -q build_ext --inplace --force
 	@touch $@
 
 # The GPU's code of all kernels, for all chips; without nvcc it says so and is content.
 cuda: | $(ENVIRONMENT)  ## compile the CUDA kernels, and look for spilled registers
-	"$(PY)" csrc/cuda/compile.py --check
+	"$(PY)" tools/compile_cuda.py --check
 
 # The library with sanitizers, in a copy of the package: the one in stateful_lstm/ is left alone.
 SANITIZED := build/sanitized
 SANITIZER := $(shell $(CXX) -print-file-name=libasan.so)
 
-$(SANITIZED)/stateful_lstm/_C.abi3.so: setup.py $(CPP) $(wildcard csrc csrc/*/) | $(ENVIRONMENT)
+$(SANITIZED)/stateful_lstm/_C.abi3.so: setup.py $(CPP) $(shell find csrc -type d) | $(ENVIRONMENT)
 	@case "$(SANITIZER)" in /*) test -e "$(SANITIZER)" ;; *) false ;; esac || { echo "make: $(CXX)" \
 	    "has no AddressSanitizer (libasan): it comes with Debian's g++; elsewhere" \
 	    "see libasan and libubsan" >&2; exit 1; }
@@ -130,25 +130,22 @@ test: build  ## all tests
 	"$(PY)" -m pytest -q $(ARGS)
 
 # The instruction set that a machine chooses by itself comes first, and is what `make test` tests.
-KERNEL_TESTS := $(addprefix tests/test_,parity.py chunks.py slots.py gradients.py gates_anew.py)
 test-sets: build  ## tests of the kernels with each other instruction set that the machine has
-	@names=$$($(RUN) -c 'from stateful_lstm import ops; print(*ops.cpu_capabilities()[1:])') && \
+	@names=$$($(RUN) -c 'from stateful_lstm.backend import operators; print(*operators.cpu_capabilities()[1:])') && \
 	    [ -n "$$names" ] && for name in $$names; do echo "== $$name"; \
-	    only=; case $$name in tiles) only="-k bfloat16 tests/test_invariance_*.py";; esac; \
-	    STATEFUL_LSTM_CPU=$$name "$(PY)" -m pytest -q $$only $(KERNEL_TESTS) $(ARGS) || exit 1; done
+	    only=; case $$name in tiles) only="-k bfloat16 tests/invariance";; esac; \
+	    STATEFUL_LSTM_CPU=$$name "$(PY)" -m pytest -q $$only tests/kernels $(ARGS) || exit 1; done
 
 # Python and torch leak by themselves. Without libstdc++ up there, the first exception that C++ throws
 # ends it all: Python does not link it, and libasan looks for it when it is loaded.
 SANITIZED_RUN = LD_PRELOAD="$(SANITIZER) $(shell $(CXX) -print-file-name=libstdc++.so)" \
     ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-    STATEFUL_LSTM_SANITIZE=1 "$(PY)" -m pytest -q -c ../../pyproject.toml -o pythonpath=
+    STATEFUL_LSTM_SANITIZE=1 "$(PY)" -m pytest -q -c ../../pyproject.toml -o pythonpath="../../tests ../../tests/helpers"
 # Left out: what asks after bits or accuracy alone (the kernels are compiled otherwise here), what takes
 # long, and what never comes to a kernel.
-SANITIZED_TESTS := $(addprefix ../../,$(wildcard $(addprefix tests/test_,$(addsuffix .py,\
-    sanitized operators empty parity chunks slots gradients gates_anew state_calls \
-    quick_step quick_refused quick_outputs quick_sequence))))
+SANITIZED_TESTS := $(addprefix ../../tests/,operators kernels fastpath)
 test-sanitized: $(SANITIZED)/stateful_lstm/_C.abi3.so  ## tests of the kernels with g++'s sanitizers
-	@cp stateful_lstm/*.py $(SANITIZED)/stateful_lstm
+	@cp -r stateful_lstm/*.py stateful_lstm/backend $(SANITIZED)/stateful_lstm
 	cd $(SANITIZED) && $(SANITIZED_RUN) $(SANITIZED_TESTS) $(ARGS) \
 	    -k "not bit_for_bit and not opcheck and not every_instruction_set and \
 	    not 65535 and not threads_change and not dropout and not raise and not reference] and \
@@ -158,11 +155,11 @@ test-sanitized: $(SANITIZED)/stateful_lstm/_C.abi3.so  ## tests of the kernels w
 
 test-emulator: build  ## the CUDA kernels' source on the CPU, without a GPU
 	EMULATOR_ALL=1 "$(PY)" -m pytest -q \
-	    tests/test_emulator.py $(filter-out %_compile.py,$(wildcard tests/test_cuda_*.py)) $(ARGS)
+	    tests/cuda/test_emulator.py $(filter-out %_compile.py,$(wildcard tests/test_cuda_*.py)) $(ARGS)
 
 # Without a package its tests are skipped; pytest says which.
 test-ecosystem: build $(ECOSYSTEM)  ## tests with Keras, Lightning, transformers, SB3-contrib, TensorBoard
-	KERAS_BACKEND=torch "$(PY)" -m pytest -q -rs tests/ecosystem tests/test_interop_keras_live.py $(ARGS)
+	KERAS_BACKEND=torch "$(PY)" -m pytest -q -rs tests/ecosystem tests/interop/test_interop_keras_live.py $(ARGS)
 
 # OTHER_TORCH  another than the one that builds the wheel. It is downloaded for each Python that is
 #              here, with CUDA's libraries (5 GB unpacked) unless pip finds one without them
@@ -178,7 +175,7 @@ examples: build  ## every example, in its quick form; pictures go to build/examp
 	done
 
 bench: build $(PEERS)  ## the benchmarks, beside nn.LSTM, ONNX Runtime and OpenVINO
-	$(RUN) benchmarks/bench.py $(ARGS)
+	$(RUN) -m benchmarks.cpu.bench $(ARGS)
 
 docs: $(ENVIRONMENT)  ## the pages, in build/docs; a warning is an error
 	"$(PY)" -m sphinx -W --keep-going -q docs build/docs
@@ -191,7 +188,7 @@ docs: $(ENVIRONMENT)  ## the pages, in build/docs; a warning is an error
 #
 # GPU_PARTS  what gpu-check runs       GPU_LIMIT  seconds after which a part is stopped
 # GPU_TOOLS  of compute-sanitizer      STATEFUL_LSTM_CUDA_OBJECTS  kernels that are already compiled
-# GPU_CHIP   what benchmarks/chip.py --compile-only has made, where there is no nvcc
+# GPU_CHIP   what benchmarks/gpu/microbench.py --compile-only has made, where there is no nvcc
 GPU_PARTS ?= gpu-build gpu-chip gpu-test gpu-sanitize gpu-bench
 GPU_TOOLS ?= memcheck racecheck synccheck
 GPU_LIMIT ?= 1800
@@ -221,7 +218,7 @@ gpu-build:
 # What the kernels are bound by, for the floors of gpu-bench: before it.
 gpu-chip:
 	@$(GPU_PRESENT) $(if $(GPU_CHIP),,nvcc) || $(GPU_LACKS)
-	$(GPU_LIMITED) "$(GPU_PYTHON)" benchmarks/chip.py $(if $(GPU_CHIP),--program "$(GPU_CHIP)") $(ARGS)
+	$(GPU_LIMITED) "$(GPU_PYTHON)" -m benchmarks.gpu.microbench $(if $(GPU_CHIP),--program "$(GPU_CHIP)") $(ARGS)
 
 # Without the plugins that a machine's pytest may have: they bring warnings of their own. A test that
 # hangs shows where after five minutes.
@@ -244,7 +241,7 @@ gpu-sanitize:
 
 gpu-bench:
 	@$(GPU_PRESENT) || $(GPU_LACKS)
-	$(GPU_LIMITED) "$(GPU_PYTHON)" benchmarks/gpu.py --limit $$(($(GPU_LIMIT) * 9 / 10)) $(ARGS)
+	$(GPU_LIMITED) "$(GPU_PYTHON)" -m benchmarks.gpu.bench --limit $$(($(GPU_LIMIT) * 9 / 10)) $(ARGS)
 
 # ---------------------------------------------------------------- code
 

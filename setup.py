@@ -13,7 +13,7 @@ CUDA kernels are built where nvcc is found and torch has CUDA; that takes no GPU
     FORCE_CPU=1               without them.
     FORCE_CUDA=1              with them, whatever torch says; an error without nvcc.
     STATEFUL_LSTM_CUDA_ARCH=80,90a
-                              for these architectures only; csrc/cuda/compile.py has the list.
+                              for these architectures only; tools/compile_cuda.py has the list.
     STATEFUL_LSTM_CUDA_OBJECTS=folder
                               links the kernels' objects from there: compile.py made them, here
                               or elsewhere, since they know nothing of torch.
@@ -55,8 +55,8 @@ if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
 # Sources must be relative for setuptools; include paths absolute, since ninja runs elsewhere.
 root = Path(__file__).resolve().parent
 os.chdir(root)
-sys.path.insert(0, str(root / "csrc" / "cuda"))
-import compile as kernels  # noqa: E402
+sys.path.insert(0, str(root / "tools"))
+import compile_cuda as kernels  # noqa: E402
 
 
 def wants_cuda() -> bool:
@@ -74,7 +74,9 @@ def cuda_objects() -> list[str]:
     if given:
         objects = sorted(Path(given).glob("*.o"))
         if {path.stem for path in objects} != {path.stem for path in kernels.sources()}:
-            sys.exit(f"stateful_lstm: {given} does not hold an object of each csrc/cuda/*.cu")
+            sys.exit(
+                f"stateful_lstm: {given} does not hold an object of each .cu file of csrc/cuda"
+            )
     else:
         archs = os.environ.get("STATEFUL_LSTM_CUDA_ARCH")
         try:
@@ -99,10 +101,10 @@ class Build(BuildExtension):
 cuda = wants_cuda()
 sources = sorted(
     source
-    for source in glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp")
-    if cuda or source != "csrc/binding_cuda.cpp"
+    for source in glob("csrc/**/*.cpp", recursive=True)
+    if cuda or source != "csrc/bindings/operators_cuda.cpp"
 )
-headers = sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.inl", recursive=True))
+headers = sorted(glob("csrc/**/*.h", recursive=True))
 
 flags = [
     "-O3",
@@ -136,7 +138,7 @@ if os.environ.get("STATEFUL_LSTM_SANITIZE") == "1":
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and "avx512f" not in cpuinfo.read_text():
         flags.append("-DSTATEFUL_LSTM_WITHOUT_AVX512")
-        sources = [source for source in sources if not re.search("isa_(avx512|amx)", source)]
+        sources = [source for source in sources if not re.search("isa/(avx512|amx)", source)]
 
 setuptools.setup(
     ext_modules=[

@@ -1,4 +1,5 @@
-# The compiled library's Python side: csrc/python.cpp, and beside it a file for each short way.
+# The compiled library's Python side: csrc/bindings/fastpath_module.cpp, and beside it a file for
+# each short way.
 from collections.abc import Callable
 from typing import Any
 

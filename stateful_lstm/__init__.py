@@ -13,9 +13,9 @@ from . import reference
 from ._version import __version__
 from .functional import lstm, set_memory_budget
 from .info import info
-from .model import convert, get_state, preserve_state, reset_state, set_state
 from .module import StatefulLSTM
 from .state import LSTMState
+from .whole_model import convert, get_state, preserve_state, reset_state, set_state
 
 __all__ = [
     "LSTMState",

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import torch
 
-from . import cuda
 from ._version import __version__
+from .backend import cuda
 from .info import info
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checks, cuda, ops, reference, short
-from .autograd import compiled_layer
-from .stack import Layer, accumulation_dtype, run_stack, split_weights
+from . import reference
+from .backend import arguments, cuda, operators, short
+from .backend.autograd import compiled_layer
+from .backend.layer_stack import Layer, accumulation_dtype, run_stack, split_weights
 
 BACKENDS = ("auto", "reference", "cpu", "cuda")
 RECOMPUTE = ("none", "gates", "segments", "auto")
@@ -96,25 +97,25 @@ def lstm(
         TypeError: likewise.
     """
     check_recompute(recompute)
-    config = checks.Config(
+    config = arguments.Config(
         num_layers, bias, batch_first, dropout, bidirectional, proj_size, recurrent_dropout
     )
-    call = checks.prepare(input, hx, weights, config, reset_mask, lengths)
+    call = arguments.prepare(input, hx, weights, config, reset_mask, lengths)
     y, h_n, c_n = run(call, weights, config, training, recompute, backend)
     return call.results(y, h_n, c_n)
 
 
 def run(
-    call: checks.Call,
+    call: arguments.Call,
     weights: Sequence[Tensor],
-    config: checks.Config,
+    config: arguments.Config,
     training: bool,
     recompute: str,
     backend: str = "auto",
     packed_rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Runs a checked call: y (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H) in the dtype of sums."""
-    if checks.autocast_enabled(call.x.device):
+    if arguments.autocast_enabled(call.x.device):
         return _under_autocast(call, weights, config, training, recompute, backend, packed_rows)
     if _has_wider_kernels(call.x, backend):
         y, h_n, c_n = _in_dtype(
@@ -127,7 +128,7 @@ def run(
             done = short.run(call, weights, config, graph)
             if done is not None:
                 return done
-    checks.check_alike(weights, checks.weight_names(config))
+    arguments.check_alike(weights, arguments.weight_names(config))
     return run_stack(
         _layer(backend, recompute, call, weights, config),
         call.x,
@@ -145,9 +146,9 @@ def run(
 
 
 def _under_autocast(
-    call: checks.Call,
+    call: arguments.Call,
     weights: Sequence[Tensor],
-    config: checks.Config,
+    config: arguments.Config,
     training: bool,
     recompute: str,
     backend: str,
@@ -172,13 +173,13 @@ def _under_autocast(
 
 def _in_dtype(
     dtype: torch.dtype,
-    call: checks.Call,
+    call: arguments.Call,
     weights: Sequence[Tensor],
-    config: checks.Config,
+    config: arguments.Config,
     *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`run` in another dtype."""
-    checks.check_alike(weights, checks.weight_names(config))  # as they are given
+    arguments.check_alike(weights, arguments.weight_names(config))  # as they are given
     call.x, call.h0, *weights = (t.to(dtype) for t in (call.x, call.h0, *weights))
     with torch.autocast(call.x.device.type, enabled=False):
         return run(call, weights, config, *others)
@@ -190,17 +191,17 @@ def _has_wider_kernels(x: Tensor, backend: str) -> bool:
         x.dtype == torch.float16
         and x.is_cpu
         and backend == "auto"
-        and ops.missing is None
-        and ops.transform() is None
+        and operators.missing is None
+        and operators.transform() is None
     )
 
 
 def _layer(
     backend: str,
     recompute: str,
-    call: checks.Call,
+    call: arguments.Call,
     weights: Sequence[Tensor],
-    config: checks.Config,
+    config: arguments.Config,
 ) -> Layer:
     """The backend's function for one layer."""
     if backend not in BACKENDS:
@@ -211,7 +212,7 @@ def _layer(
     if asked in ("cpu", "cuda") and backend != "auto" and why_not:
         raise RuntimeError(f"backend {backend!r} cannot be had: {why_not}")
     if asked == "reference" or why_not:
-        lacking = ops.missing if own == "cpu" else cuda.missing()
+        lacking = operators.missing if own == "cpu" else cuda.missing()
         if backend == "auto" and lacking and call.x.device.type in ("cpu", "cuda"):
             _warn_once(f"stateful_lstm runs on its slow reference: {lacking}")
         return reference.layer
@@ -221,13 +222,13 @@ def _layer(
 
 def why_not_cpu(x: Tensor) -> str | None:
     """None if the CPU kernels can run on this input, else why not."""
-    if ops.missing:
-        return ops.missing
+    if operators.missing:
+        return operators.missing
     if x.device.type != "cpu":
         return f"the input is on {x.device}"
-    if x.dtype not in ops.DTYPES:
+    if x.dtype not in operators.DTYPES:
         return f"it has no kernels for {x.dtype}"
-    around = ops.transform()
+    around = operators.transform()
     return f"it does not run under {around}" if around else None
 
 
@@ -243,12 +244,12 @@ def check_recompute(recompute: str) -> None:
 
 
 def _what_to_keep(
-    recompute: str, x: Tensor, weights: Sequence[Tensor], config: checks.Config
+    recompute: str, x: Tensor, weights: Sequence[Tensor], config: arguments.Config
 ) -> str:
     """What the autograd Function keeps for backward: "all", "cells" or "state"."""
     T, B = x.shape[:2]
     if recompute == "auto":
-        sizes = checks.state_sizes(weights, config)
+        sizes = arguments.state_sizes(weights, config)
         steps = sizes.LD * T * B
         least = steps * sizes.P * x.dtype.itemsize  # the outputs
         cells = steps * sizes.H * accumulation_dtype(x.dtype).itemsize

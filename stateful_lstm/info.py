@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from . import cuda, ops
 from ._version import __version__
+from .backend import cuda, operators
 
 
 def info() -> dict[str, Any]:
@@ -41,12 +41,12 @@ def info() -> dict[str, Any]:
         "python": platform.python_version(),
         "backends": {
             "reference": True,
-            "cpu": ops.missing or True,
+            "cpu": operators.missing or True,
             "cuda": cuda.unavailable() or True,
         },
-        "quick_step": ops.quick_step is not None or _no_quick_step(),
-        "cpu_capability": ops.cpu_capability(),
-        "cpu_capabilities": ops.cpu_capabilities(),
+        "quick_step": operators.quick_step is not None or _no_quick_step(),
+        "cpu_capability": operators.cpu_capability(),
+        "cpu_capabilities": operators.cpu_capabilities(),
         "cpu_threads": torch.get_num_threads(),
         "cuda_built": [
             arch if arch.startswith("ptx") else f"sm_{arch}" for arch in cuda.built_for()
@@ -71,4 +71,4 @@ def info() -> dict[str, Any]:
 
 
 def _no_quick_step() -> str:
-    return ops.missing or f"torch {torch.__version__} does not offer DLPack's exchange table"
+    return operators.missing or f"torch {torch.__version__} does not offer DLPack's exchange table"

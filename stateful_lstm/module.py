@@ -13,7 +13,8 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
 
-from . import checks, cuda, functional, ops
+from . import functional
+from .backend import arguments, cuda, operators
 from .state import LSTMState, copy_of_state
 
 Input = TypeVar("Input", Tensor, PackedSequence)
@@ -72,20 +73,20 @@ class StatefulLSTM(nn.RNNBase):
         unit_forget_bias: bool = False,
         recompute: str = "none",
     ) -> None:
-        checks.check_probability(recurrent_dropout, "recurrent_dropout")
+        arguments.check_probability(recurrent_dropout, "recurrent_dropout")
         functional.check_recompute(recompute)
         if unit_forget_bias and not bias:
             raise ValueError("unit_forget_bias=True needs bias=True: there is no bias to add 1 to")
         super().__init__(
             "LSTM",
-            checks.as_int(input_size),
-            checks.as_int(hidden_size),
-            checks.as_int(num_layers),
+            arguments.as_int(input_size),
+            arguments.as_int(hidden_size),
+            arguments.as_int(num_layers),
             bias,
             batch_first,
             dropout,
             bidirectional,
-            checks.as_int(proj_size),
+            arguments.as_int(proj_size),
             device,
             dtype,
         )
@@ -125,7 +126,7 @@ class StatefulLSTM(nn.RNNBase):
             ValueError: if ``slots`` is no such number.
         """
         weight = self._any_weight()
-        sizes = checks.StateSizes(
+        sizes = arguments.StateSizes(
             self.num_layers * (2 if self.bidirectional else 1),
             self.proj_size or self.hidden_size,
             self.hidden_size,
@@ -251,10 +252,10 @@ class StatefulLSTM(nn.RNNBase):
             and (self.stateful or state is not None)
             and not is_compiling()
             and not (self.training and self._drops())
-            and ops.quick_step is not None
+            and operators.quick_step is not None
             and forward_ad._current_level < 0
         ):
-            done = ops.quick_step(
+            done = operators.quick_step(
                 input,  # a packed sequence is answered with None
                 self._parameters,
                 self._flat_weights_names,
@@ -277,14 +278,14 @@ class StatefulLSTM(nn.RNNBase):
             return self._forward_packed(input, hx, reset_mask, lengths, state, state_indices)
         weights, config = self._weights(), self._config()
         given = (input, hx, reset_mask, lengths, state_indices)
-        checks.check_memory(weights, self._flat_weights_names, *given)
-        x, batched = checks.check_input(input, weights[0], self.batch_first)
+        arguments.check_memory(weights, self._flat_weights_names, *given)
+        x, batched = arguments.check_input(input, weights[0], self.batch_first)
         T, B = x.shape[:2]
-        hidden = checks.check_hx(hx, checks.state_sizes(weights, config), B, x, batched)
-        reset = checks.check_reset_mask(reset_mask, T, B, x.device, batched, self.batch_first)
-        lengths = checks.check_lengths(lengths, T, B, x.device)
-        c_dtype = checks.c_dtype(hidden, x)
-        call = checks.Call(x, x, x, reset, lengths, batched, self.batch_first, c_dtype)
+        hidden = arguments.check_hx(hx, arguments.state_sizes(weights, config), B, x, batched)
+        reset = arguments.check_reset_mask(reset_mask, T, B, x.device, batched, self.batch_first)
+        lengths = arguments.check_lengths(lengths, T, B, x.device)
+        c_dtype = arguments.c_dtype(hidden, x)
+        call = arguments.Call(x, x, x, reset, lengths, batched, self.batch_first, c_dtype)
         y, h_n, c_n = self._run(call, hidden, weights, config, state, state_indices, None)
         return call.results(y, h_n, c_n)
 
@@ -306,11 +307,11 @@ class StatefulLSTM(nn.RNNBase):
         weights, config = self._weights(), self._config()
         data, batch_sizes, order, back = input
         names = self._flat_weights_names
-        checks.check_memory(weights, names, data, hx, batch_sizes, None, state_indices)
+        arguments.check_memory(weights, names, data, hx, batch_sizes, None, state_indices)
         if data.dim() != 2:
             raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
-        checks.check_batch_sizes(data, batch_sizes)
-        checks.check_features(data, weights[0])
+        arguments.check_batch_sizes(data, batch_sizes)
+        arguments.check_features(data, weights[0])
         # The first step has all rows. int(batch_sizes[0]) would be a constant of a torch.jit.trace.
         all_rows = torch.arange(
             batch_sizes[0],  # type: ignore[call-overload]  # which torch takes, and traces
@@ -328,31 +329,31 @@ class StatefulLSTM(nn.RNNBase):
         row_lengths = present.sum(0)
         if back is not None:
             row_lengths = row_lengths[back.cpu()]
-        hidden = checks.check_hx(hx, checks.state_sizes(weights, config), B, x, True)
-        given = checks.c_dtype(hidden, x)
-        call = checks.Call(x, x, x, None, row_lengths.to(x.device), True, False, given)
+        hidden = arguments.check_hx(hx, arguments.state_sizes(weights, config), B, x, True)
+        given = arguments.c_dtype(hidden, x)
+        call = arguments.Call(x, x, x, None, row_lengths.to(x.device), True, False, given)
         y, h_n, c_n = self._run(call, hidden, weights, config, state, state_indices, places)
         packed = PackedSequence(y.flatten(0, 1).index_select(0, places), batch_sizes, order, back)
         return packed, call.results(y, h_n, c_n)[1]
 
     def _run(
         self,
-        call: checks.Call,
+        call: arguments.Call,
         hidden: tuple[Tensor, Tensor] | None,
         weights: list[Tensor],
-        config: checks.Config,
+        config: arguments.Config,
         state: LSTMState | None,
         state_indices: Tensor | None,
         packed_rows: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Finds the state, runs the call, leaves the new state; call.h0 and call.c0 come here."""
-        sizes = checks.state_sizes(weights, config)
+        sizes = arguments.state_sizes(weights, config)
         own, padding = self._find_state(
             call.x, sizes, weights[0].dtype, state, state_indices, hidden is not None
         )
         if own is not None and hidden is None and self._can_step(call, weights):
-            checks.check_alike(weights, self._flat_weights_names)
-            stepped = ops.lstm_step_(
+            arguments.check_alike(weights, self._flat_weights_names)
+            stepped = operators.lstm_step_(
                 call.x,
                 weights,
                 own.h,
@@ -377,7 +378,7 @@ class StatefulLSTM(nn.RNNBase):
         elif own is not None:
             call.h0, call.c0 = own.start(state_indices, self.bidirectional)
         else:
-            call.h0, call.c0 = checks.zero_state(sizes, call.x.size(1), call.x)
+            call.h0, call.c0 = arguments.zero_state(sizes, call.x.size(1), call.x)
         y, h_n, c_n = functional.run(
             call, weights, config, self.training, self.recompute, "auto", packed_rows
         )
@@ -398,7 +399,7 @@ class StatefulLSTM(nn.RNNBase):
     def _find_state(
         self,
         x: Tensor,
-        sizes: checks.StateSizes,
+        sizes: arguments.StateSizes,
         dtype: torch.dtype,
         state: LSTMState | None,
         state_indices: Tensor | None,
@@ -420,7 +421,7 @@ class StatefulLSTM(nn.RNNBase):
         follows = False
         if own is not None:
             if not isinstance(own, LSTMState):
-                raise TypeError(f"state must be an LSTMState, got {checks.described(own)}")
+                raise TypeError(f"state must be an LSTMState, got {arguments.described(own)}")
             misfit = own.fits(sizes, dtype, x.device)
             # A wrapper may give the layer weights of another dtype or place for the length of a
             # call, as FSDP2's mixed precision does. The layer's own state follows.
@@ -436,7 +437,7 @@ class StatefulLSTM(nn.RNNBase):
                 raise ValueError(
                     "state_indices needs slots to point at: call allocate_state(slots) first"
                 )
-            padding = checks.check_state_indices(state_indices, B, own.slots, x.device)
+            padding = arguments.check_state_indices(state_indices, B, own.slots, x.device)
         elif own is not None and own.slots != B:
             # Compiled code cannot ask what has been written since a reset.
             replaced = not is_compiling() and (
@@ -461,7 +462,7 @@ class StatefulLSTM(nn.RNNBase):
         """Whether a layer in training has some dropout."""
         return bool(self.recurrent_dropout or (self.dropout and self.num_layers > 1))
 
-    def _can_step(self, call: checks.Call, weights: list[Tensor]) -> bool:
+    def _can_step(self, call: arguments.Call, weights: list[Tensor]) -> bool:
         """Whether the operator on the state can do this: no gradients, no dropout.
 
         On CUDA it takes one step, without lengths.
@@ -478,7 +479,7 @@ class StatefulLSTM(nn.RNNBase):
             return False
         if torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in weights)):
             return False
-        return not checks.autocast_enabled(x.device)
+        return not arguments.autocast_enabled(x.device)
 
     # ------------------------------------------------------------ being a module
 
@@ -501,8 +502,8 @@ class StatefulLSTM(nn.RNNBase):
         found = next(self.parameters(), None)
         return self._weights()[0] if found is None else found
 
-    def _config(self) -> checks.Config:
-        return checks.Config(
+    def _config(self) -> arguments.Config:
+        return arguments.Config(
             self.num_layers,
             self.bias,
             self.batch_first,
@@ -626,7 +627,7 @@ def _fx_leaf(module: StatefulLSTM, *given: Any) -> Any:
     return tracer.create_proxy("call_module", tracer.path_of_module(module), (input, hx), said)
 
 
-def _without_idle_rows(state_indices: Tensor | None, call: checks.Call) -> Tensor | None:
+def _without_idle_rows(state_indices: Tensor | None, call: arguments.Call) -> Tensor | None:
     """The slots to write, -1 for rows that ran no step: theirs stay as they were.
 
     Only two directions need it: the zeros that the reverse one starts from are no state to keep.
@@ -657,7 +658,7 @@ def _wrong_batch(B: int, slots: int, resident: bool) -> str:
 
 
 def _refuse_where_state_cannot_go() -> None:
-    around = ops.transform() or ops.recording()
+    around = operators.transform() or operators.recording()
     if around:
         raise RuntimeError(
             f"{around} cannot carry a resident state: use stateful=False, with hx for the state, "

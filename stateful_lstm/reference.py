@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import checks
-from .stack import LayerWeights, accumulation_dtype, run_stack, split_weights
+from .backend import arguments
+from .backend.layer_stack import LayerWeights, accumulation_dtype, run_stack, split_weights
 
 
 def layer(
@@ -29,10 +29,10 @@ def layer(
     recurrent_mask: Tensor | None,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One layer in one direction. Arguments and results: :class:`stateful_lstm.stack.Layer`.
+    """One layer in one direction. Arguments and results: :class:`.backend.layer_stack.Layer`.
 
-    Sums and the cell are kept in :func:`~stateful_lstm.stack.accumulation_dtype`; h is rounded to
-    the weights' dtype at every step.
+    Sums and the cell are kept in :func:`~stateful_lstm.backend.layer_stack.accumulation_dtype`; h
+    is rounded to the weights' dtype at every step.
     """
     dtype = weights.w_hh.dtype
     acc = accumulation_dtype(dtype)
@@ -90,10 +90,10 @@ def lstm(
     The same arguments, results and errors as :func:`stateful_lstm.lstm`, without ``recompute`` and
     ``backend``.
     """
-    config = checks.Config(
+    config = arguments.Config(
         num_layers, bias, batch_first, dropout, bidirectional, proj_size, recurrent_dropout
     )
-    call = checks.prepare(input, hx, weights, config, reset_mask, lengths)
+    call = arguments.prepare(input, hx, weights, config, reset_mask, lengths)
     y, h_n, c_n = run_stack(
         layer,
         call.x,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import cuda, ops
-from .checks import StateSizes, check_allocated, check_count, described
-from .stack import accumulation_dtype
+from .backend import cuda, operators
+from .backend.arguments import StateSizes, check_allocated, check_count, described
+from .backend.layer_stack import accumulation_dtype
 
 
 class LSTMState:
@@ -245,7 +245,7 @@ class LSTMState:
             h = h if h.dtype == self.h.dtype else h.to(self.h.dtype)
             c = c if c.dtype == self.c.dtype else c.to(self.c.dtype)
             if self._by_operator(slots):
-                write = ops.state_scatter_ if ends_call else ops.state_write_
+                write = operators.state_scatter_ if ends_call else operators.state_write_
                 write(_bits(self.h), _bits(self.c), slots, _bits(h), _bits(c))
             elif slots is None:
                 torch._foreach_copy_([self.h, self.c], [h, c])
@@ -306,7 +306,7 @@ class LSTMState:
         compiled = is_compiling() and torch.is_grad_enabled()
         with torch.no_grad():
             if self._by_operator(state_indices):
-                h0, c0 = ops.state_gather(_bits(self.h), _bits(self.c), state_indices)
+                h0, c0 = operators.state_gather(_bits(self.h), _bits(self.c), state_indices)
                 h0 = h0.view(self.h.dtype)
             elif state_indices is None:
                 h0, c0 = self.read()
@@ -316,7 +316,7 @@ class LSTMState:
                 h0 = self.h[:, slots].masked_fill(padding, 0)
                 c0 = self.c[:, slots].masked_fill(padding, 0)
             if compiled and not self._by_operator(state_indices):
-                h0, c0 = ops.state_copy(h0), ops.state_copy(c0)
+                h0, c0 = operators.state_copy(h0), operators.state_copy(c0)
             if bidirectional:
                 h0[1::2] = 0
                 c0[1::2] = 0
@@ -335,7 +335,9 @@ class LSTMState:
             return False
         if cuda.on_gpu(self.h):
             return cuda.why_not(self.h) is None
-        return ops.missing is None and self.h.is_cpu and _bits(self.h).dtype in ops.DTYPES
+        return (
+            operators.missing is None and self.h.is_cpu and _bits(self.h).dtype in operators.DTYPES
+        )
 
 
 def as_pair(hc: Any) -> tuple[Tensor, Tensor]:
@@ -373,5 +375,5 @@ def copy_of_state(t: Tensor) -> Tensor:
     state.
     """
     if is_compiling() and torch.is_grad_enabled() and not t.requires_grad:
-        return ops.state_copy(t)
+        return operators.state_copy(t)
     return t.clone()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from emulator import counts
-from quick_support import Spy
+from fastpath_support import Spy
 
 
 @pytest.fixture(autouse=True)

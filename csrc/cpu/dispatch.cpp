@@ -7,7 +7,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "kernels.h"
+#include "cpu/kernels.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>

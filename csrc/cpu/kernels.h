@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <string>
 
-#include "../params.h"
-#include "team.h"
+#include "params.h"
+#include "cpu/thread_team.h"
 
 namespace stateful_lstm::cpu {
 

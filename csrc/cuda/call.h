@@ -6,7 +6,7 @@
 #pragma once
 #include <string>
 
-#include "../params.h"
+#include "params.h"
 
 #if defined(STATEFUL_LSTM_EMULATOR)
 #include "../../tests/emulator/launch.h"

@@ -1,7 +1,7 @@
 // The list of candidates of a type, made from what is built. Included where the list is to live.
 #pragma once
-#include "built.h"
-#include "plan.h"
+#include "cuda/instances/list.h"
+#include "cuda/select_kernel.h"
 
 namespace stateful_lstm::cuda {
 

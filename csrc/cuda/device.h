@@ -8,7 +8,7 @@
 
 #if defined(STATEFUL_LSTM_EMULATOR)
 
-#include "emulator.h"
+#include "../../tests/emulator/emulator.h"
 
 #else
 

@@ -1,7 +1,7 @@
 // What kernels of a sequence ask of their parameters (call.h).
 #pragma once
-#include "call.h"
-#include "types.h"
+#include "cuda/call.h"
+#include "cuda/numeric_types.h"
 
 namespace stateful_lstm::cuda {
 

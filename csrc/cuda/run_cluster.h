@@ -1,7 +1,7 @@
 // Starts the kernels of cluster.h on a stream. No memory is taken, nothing waits.
 #pragma once
-#include "cluster.h"
-#include "run_steps.h"
+#include "cuda/persistent/cluster_simt.h"
+#include "cuda/run_steps.h"
 
 namespace stateful_lstm::cuda {
 

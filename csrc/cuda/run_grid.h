@@ -1,7 +1,7 @@
 // Starts the kernels of grid.h on a stream. No memory is taken, nothing waits.
 #pragma once
-#include "grid.h"
-#include "run_steps.h"
+#include "cuda/persistent/grid_simt.h"
+#include "cuda/run_steps.h"
 
 namespace stateful_lstm::cuda {
 

@@ -1,9 +1,9 @@
 // Starts the kernels of resident_step.h on a stream. No memory is taken, nothing waits.
 #pragma once
-#include "resident_step.h"
-#include "run_slots.h"
-#include "run_steps.h"
-#include "step_vectors.h"
+#include "cuda/inference_step.h"
+#include "cuda/run_slots.h"
+#include "cuda/run_steps.h"
+#include "cuda/inference_step_gemv.h"
 
 namespace stateful_lstm::cuda {
 

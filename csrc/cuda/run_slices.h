@@ -1,7 +1,7 @@
 // Starts the kernels of resident_slices.h on a stream. No memory is taken, nothing waits.
 #pragma once
-#include "resident_slices.h"
-#include "start.h"
+#include "cuda/persistent/tensor_core.h"
+#include "cuda/launch.h"
 
 namespace stateful_lstm::cuda {
 

@@ -1,7 +1,7 @@
 // Starts the kernels of slots.h on a stream. No memory is taken, nothing waits.
 #pragma once
-#include "slots.h"
-#include "start.h"
+#include "cuda/state_slots.h"
+#include "cuda/launch.h"
 
 namespace stateful_lstm::cuda {
 

@@ -1,7 +1,7 @@
 // Starts the kernels of small.h on a stream. No memory is taken, nothing waits.
 #pragma once
-#include "run_steps.h"
-#include "small.h"
+#include "cuda/run_steps.h"
+#include "cuda/persistent/block_simt.h"
 
 namespace stateful_lstm::cuda {
 

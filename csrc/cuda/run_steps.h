@@ -1,7 +1,7 @@
 // Starts the kernels of steps.h for a whole sequence, on a stream. No memory is taken, nothing waits.
 #pragma once
-#include "start.h"
-#include "steps.h"
+#include "cuda/launch.h"
+#include "cuda/per_step.h"
 
 namespace stateful_lstm::cuda {
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import described
+from ..backend.arguments import described
 
 Steps = Tensor | NDArray[Any]  # (T, ...): the steps of one sequence
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import described
+from ..backend.arguments import described
 from .sequences import Steps, as_tensor, check_length, check_like, check_sequences
 
 _TENSORS = ("input", "target", "reset_mask", "lengths", "target_mask")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .._version import __version__
-from ..checks import as_int
+from ..backend.arguments import as_int
 from .weights import Direction, read_weights
 
 if TYPE_CHECKING:

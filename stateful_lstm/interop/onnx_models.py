@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .. import ops
+from ..backend import operators
 
 INT32 = 6  # in ONNX's list of types
 
@@ -41,8 +41,10 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError("onnx_translations needs onnxscript: pip install onnxscript") from error
-    if ops.missing:
-        raise RuntimeError(f"onnx_translations is about the compiled operators: {ops.missing}")
+    if operators.missing:
+        raise RuntimeError(
+            f"onnx_translations is about the compiled operators: {operators.missing}"
+        )
     return {torch.ops.stateful_lstm.lstm_forward.default: _lstm}
 
 
@@ -63,7 +65,7 @@ def _lstm(
     in_place: bool = False,
     tf32: bool = False,
 ) -> tuple[Any, ...]:
-    """One direction of one layer: see ``ops.lstm_forward``."""
+    """One direction of one layer: see ``operators.lstm_forward``."""
     from onnxscript import opset18 as op
 
     for what, given in (

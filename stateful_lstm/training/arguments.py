@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, default_collate
 
-from ..checks import described
+from ..backend.arguments import described
 from ..data import ContinuousBatches, Window
 from . import states
 

@@ -1,7 +1,7 @@
 """The resident states of a model in training.
 
-As the functions of :mod:`stateful_lstm.model`, but silent for a model without a StatefulLSTM: the
-Trainer has warned of that once.
+As the functions of :mod:`stateful_lstm.whole_model`, but silent for a model without a StatefulLSTM:
+the Trainer has warned of that once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..model import get_state, layers_of, preserve_state, reset_state, set_state
+from ..whole_model import get_state, layers_of, preserve_state, reset_state, set_state
 
 Rows = dict[str, tuple[Tensor, Tensor]]  # (h, c) by the layers' names
 

@@ -21,7 +21,7 @@ from .checkpoint import CheckpointError
 from .losses import Losses
 from .objective import Objective
 from .progress import progress_bar
-from .source import Source, fingerprint
+from .window_source import Source, fingerprint
 
 Callback: TypeAlias = "Callable[[Trainer], str | None]"
 

@@ -1,7 +1,7 @@
 """The operators on CUDA with the emulator under them, on CPU tensors.
 
-csrc/binding_cuda.cpp registers them as torch.ops.stateful_lstm_emulated. `stand_in` makes the
-package take CPU tensors for CUDA tensors: layer, autograd and state then run as on a GPU.
+csrc/bindings/operators_cuda.cpp registers them as torch.ops.stateful_lstm_emulated. `stand_in`
+makes the package take CPU tensors for CUDA tensors: layer, autograd and state then run as on a GPU.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import torch
 from torch.utils import cpp_extension
 
 from emulator import build
-from stateful_lstm import cuda, ops
+from stateful_lstm.backend import cuda, operators
 
 CSRC = build.ROOT / "csrc"
 H100 = cuda.Device(90, 8, 232448, 8)  # but with few SMs: each block's threads are fibers here
 
 
-# "few_entry.cpp" has two ways to multiply float32, and is compiled in a moment.
-source = CSRC / "cuda" / "entry.cu"
+# "smoke_launcher.cpp" has two ways to multiply float32, and is compiled in a moment.
+source = CSRC / "cuda/launcher.cu"
 
 
 @functools.cache
-def operators(kind: str = "plain") -> Any:
+def emulated_operators(kind: str = "plain") -> Any:
     flags = [f"-isystem{path}" for path in cpp_extension.include_paths()]
     places = [f"-L{path}" for path in cpp_extension.library_paths()]
     library = build.build(
         "binding",
         [source],
-        [CSRC / "binding_cuda.cpp"],
+        [CSRC / "bindings/operators_cuda.cpp"],
         kind,
         flags=[*flags, "-DTORCH_TARGET_VERSION=0x020b000000000000"],
         libraries=[*places, "-ltorch", "-ltorch_cpu", "-lc10"],
@@ -64,11 +64,11 @@ def stand_in(
     monkeypatch: pytest.MonkeyPatch, device: cuda.Device = H100, kind: str = "plain"
 ) -> Emulated:
     """Until the test ends, CPU tensors go the way of CUDA tensors, to the emulated operators."""
-    emulated, own = Emulated(), operators(kind)
+    emulated, own = Emulated(), emulated_operators(kind)
     own.emulate(*device)
 
     def instead(name: str) -> None:
-        usual = getattr(ops, name)
+        usual = getattr(operators, name)
 
         def call(*args: Any, **options: Any) -> Any:
             if emulated.paused:
@@ -77,17 +77,17 @@ def stand_in(
             options.pop("in_place", None)
             out = getattr(own, name)(*args, **options)
             if name.endswith("_"):
-                ops.mark_changed(args[2:4] if name == "lstm_step_" else args[:2])
+                operators.mark_changed(args[2:4] if name == "lstm_step_" else args[:2])
             return out
 
-        monkeypatch.setattr(ops, name, call)
+        monkeypatch.setattr(operators, name, call)
 
     for name in ("lstm_forward", "lstm_backward", "lstm_step_"):
         instead(name)
     for name in ("state_gather", "state_scatter_", "state_write_"):
         instead(name)
-    monkeypatch.setattr(ops, "quick_step", None)
-    monkeypatch.setattr(ops, "quick_forward", None)
+    monkeypatch.setattr(operators, "quick_step", None)
+    monkeypatch.setattr(operators, "quick_forward", None)
     monkeypatch.setattr(cuda, "on_gpu", lambda x: not emulated.paused)
     monkeypatch.setattr(
         cuda, "why_not", lambda x: None if x.dtype in cuda.DTYPES else f"no kernels for {x.dtype}"

@@ -1,4 +1,4 @@
-// The project's CUDA kernels as a Python module over numpy arrays: tests/test_cuda_kernels.py.
+// The project's CUDA kernels as a Python module over numpy arrays: tests/cuda/test_cuda_kernels.py.
 //
 // Python owns all arrays, outputs and scratch too, and fills those with NaN. 16-bit numbers come as uint16.
 #include <pybind11/numpy.h>
@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/cuda/plan.h"
+#include "cuda/select_kernel.h"
 
 #if !defined(LSTM_MODULE)
 #define LSTM_MODULE kernels

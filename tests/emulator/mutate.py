@@ -1,6 +1,6 @@
 """Whether the tests of a kernel would notice if one of its synchronisations were missing.
 
-    python tests/emulator/mutate.py csrc/cuda/kernel.h -- python tests/emulator/few.py
+    python tests/emulator/mutate.py csrc/cuda/kernel.h -- python tests/emulator/smoke_kernels.py
 
 In a copy of the project, each barrier, wait and flag in the given files gets a switch that takes it
 away or makes it weaker. All is compiled once, then the command is run with one switch after the

@@ -10,7 +10,7 @@ from torch import Tensor
 from emulator import counts
 from emulator.sequence import as_array, kernels, unset
 from stateful_lstm import reference
-from stateful_lstm.stack import LayerWeights, accumulation_dtype
+from stateful_lstm.backend.layer_stack import LayerWeights, accumulation_dtype
 
 
 @dataclass

@@ -1,4 +1,4 @@
-// CUDA's runtime as far as benchmarks/chip.cu calls it, for a device that is the emulator: memory is the process's own,
+// CUDA's runtime as far as benchmarks/gpu/microbench.cu calls it, for a device that is the emulator: memory is the process's own,
 // a launch has run when it returns, and an event is a time of the host. What only a GPU could do has no effect here.
 //
 // A program is compiled with it put before its source: nothing of it need know.

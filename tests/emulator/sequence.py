@@ -18,7 +18,7 @@ from torch import Tensor
 
 from emulator import build, counts
 from stateful_lstm import reference
-from stateful_lstm.stack import LayerWeights, accumulation_dtype
+from stateful_lstm.backend.layer_stack import LayerWeights, accumulation_dtype
 
 HERE = Path(__file__).resolve().parent
 DTYPES = {
@@ -27,7 +27,7 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-# "kernels" has all that is built, "few" two ways to multiply.
+# "kernels" has all that is built, "smoke_kernels" two ways to multiply.
 source = "kernels"
 
 

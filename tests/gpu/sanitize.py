@@ -2,9 +2,9 @@
 
     compute-sanitizer --tool memcheck|racecheck|synccheck python tests/gpu/sanitize.py [--quick]
 
-Which kernel a call gets depends on H, rows, type and projection (csrc/cuda/plan.h): up to H = 128
-one block for some rows; above it clusters, then a grid of blocks that wait for each other; one
-launch a step for projections and where nothing else fits; and single steps on resident state.
+Which kernel a call gets depends on H, rows, type and projection (csrc/cuda/select_kernel.h): up to
+H = 128 one block for some rows; above it clusters, then a grid of blocks that wait for each other;
+one launch a step for projections and where nothing else fits; and single steps on resident state.
 Every call is compared with the reference, so that a fault that no tool sees is seen as well.
 """
 
@@ -16,7 +16,13 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]  # as pytest does
+ROOT = HERE.parents[1]
+sys.path[:0] = [
+    str(HERE),
+    str(ROOT / "tests/helpers"),
+    str(ROOT / "tests"),
+    str(ROOT),
+]  # as pytest does
 
 import torch  # noqa: E402
 from gpu_support import (  # noqa: E402

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 import stateful_lstm
-from stateful_lstm import StatefulLSTM, ops
+from stateful_lstm import StatefulLSTM
+from stateful_lstm.backend import operators
 
 
 def modules() -> int:
@@ -57,10 +58,10 @@ def state_goes_on() -> None:
 
 def quick_step_answers() -> bool:
     """Whether the step past the dispatcher is there, and takes a plain call."""
-    if ops.quick_step is None:
+    if operators.quick_step is None:
         return False
     answered = []
-    inner = ops.quick_step
+    inner = operators.quick_step
 
     def watched(*args):
         answer = inner(*args)
@@ -69,12 +70,12 @@ def quick_step_answers() -> bool:
 
     lstm = StatefulLSTM(5, 7).eval()
     lstm.allocate_state(3)
-    ops.quick_step = watched
+    operators.quick_step = watched
     try:
         with torch.no_grad():
             lstm(torch.randn(1, 3, 5))
     finally:
-        ops.quick_step = inner
+        operators.quick_step = inner
     return answered == [True]
 
 

@@ -1,0 +1,42 @@
+// The kernels for x86-64 processors with AVX2 and FMA: vectors of 32 bytes.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <utility>
+
+#include "cpu/kernels.h"
+
+// From here on only: what stands in the headers above must run on any processor.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#include "lstm_equations.h"
+
+namespace stateful_lstm::cpu::avx2 {
+constexpr int kVectorBytes = 32;
+constexpr int kTileRows = 6, kCellRows = 3;
+constexpr bool kPairs = false, kTiled = false, kMasked = false, kNarrows = false;
+#include "cpu/simd.h"
+LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  return bit_cast<Vec<float>>(
+      _mm256_fmadd_ps(bit_cast<__m256>(a), bit_cast<__m256>(b), bit_cast<__m256>(c)));
+}
+LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+  return bit_cast<Vec<double>>(
+      _mm256_fmadd_pd(bit_cast<__m256d>(a), bit_cast<__m256d>(b), bit_cast<__m256d>(c)));
+}
+#include "cpu/all_kernels.h"
+template Kernels<float> table<float>();
+template Kernels<double> table<double>();
+template Kernels<bfloat16> table<bfloat16>();
+}  // namespace stateful_lstm::cpu::avx2
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

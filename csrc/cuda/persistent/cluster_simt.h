@@ -1,0 +1,115 @@
+// A whole sequence in one launch by clusters of blocks, which write into each other's shared memory (sm_90
+// and later): for H that one cluster's shared memory holds. There is no projection.
+//
+// Grid: a cluster for each tile of rows; its blocks are tiles of units, at most 16. Every block has all of h
+// (backward all gradients of gates) of its rows in shared memory, two buffers in turn. What a block makes it
+// writes into every block's buffer for the next step, and one barrier of the cluster ends the step: who
+// has passed it has read the buffer that is written next.
+//
+// What bounds it: the cluster's barrier, under half a microsecond, and reading weights from shared memory.
+#pragma once
+#include "cuda/persistent/common.h"
+
+namespace stateful_lstm::cuda {
+
+LSTM_DEVICE void cluster_barrier() {
+  cluster_arrive();
+  cluster_wait();
+}
+
+// The element at `place` of this block's shared memory, in all blocks of the cluster.
+template <class Element>
+LSTM_DEVICE void write_to_all(Element* place, Element x) {
+  for (int rank = 0; rank < cluster_blocks(); ++rank) *cluster_shared(place, rank) = x;
+}
+
+template <class S, class Product>
+LSTM_KERNEL forward_cluster(Forward<S> p) {
+  using A = Acc<S>;
+  const int64_t B = p.B, H = p.H, row0 = int64_t(block()) / cluster_blocks() * Product::kRows;
+  const int64_t unit0 = int64_t(cluster_rank()) * Product::kUnits;
+  ResidentShared<Product, 4, 2> at(H, H);
+  at.fill(int(H - unit0 < Product::kUnits ? H - unit0 : Product::kUnits),
+          [&](int gate, int unit, int64_t k) {
+            return Product::element(p.weight_hh[(gate * H + unit0 + unit) * H + k]);
+          });
+  const int rows = int(B - row0 < Product::kRows ? B - row0 : Product::kRows);
+  for (int i = thread(); i < rows * H; i += Product::kThreads) {
+    const int row = i / int(H), unit = i % int(H);
+    at.buffer(0)[row * at.row_stride + unit] =
+        recurrent_input<Product>(p, 0, row0 + row, unit, p.h0[row0 * H + i]);
+  }
+  A c[Product::kCells];
+  S h[Product::kCells];
+#pragma unroll
+  for (int cell = 0; cell < Product::kCells; ++cell) {
+    const int64_t b = row0 + Product::row(cell), u = unit0 + Product::unit(cell);
+    c[cell] = b < B && u < H ? p.c0[b * H + u] : A(0);
+    h[cell] = b < B && u < H ? p.h0[b * H + u] : zero<S>();
+  }
+  cluster_barrier();  // all buffers have been cleared and may be written by others
+  for (int64_t step = 0; step < p.T; ++step) {
+    const int64_t t = time_of(p, step);
+    A sums[Product::kCells][4] = {};
+    at.multiply(sums, int(step % 2));
+#pragma unroll
+    for (int cell = 0; cell < Product::kCells; ++cell) {
+      const int64_t b = row0 + Product::row(cell), u = unit0 + Product::unit(cell);
+      if (b >= B || u >= H) continue;
+      S* y = p.y + (t * B + b) * H + u;
+      if (is_live(p, t, b)) {
+        const A before = is_reset(p, t, b) ? A(0) : c[cell];
+        narrow(&h[cell], cell_forward(p, t, b, u, sums[cell], before, &c[cell]));
+        *y = h[cell];
+      } else {
+        cell_skipped(p, t, b, u);
+        *y = zero<S>();
+      }
+      if (step + 1 < p.T) {
+        write_to_all(at.buffer(int((step + 1) % 2)) + Product::row(cell) * at.row_stride + u,
+                     recurrent_input<Product>(p, step + 1, b, u, h[cell]));
+      } else {
+        p.h_n[b * H + u] = h[cell];
+        p.c_n[b * H + u] = c[cell];
+      }
+    }
+    cluster_barrier();
+  }
+}
+
+template <class S, class Product>
+LSTM_KERNEL backward_cluster(Backward<S> p) {
+  using A = Acc<S>;
+  const int64_t B = p.B, H = p.H, row0 = int64_t(block()) / cluster_blocks() * Product::kRows;
+  const int64_t unit0 = int64_t(cluster_rank()) * Product::kUnits;
+  ResidentShared<Product, 1, 2> at(4 * H, 4 * H);
+  at.fill(int(H - unit0 < Product::kUnits ? H - unit0 : Product::kUnits),
+          [&](int, int unit, int64_t k) {
+            return Product::element(p.weight_hh[k * H + unit0 + unit]);
+          });
+  A dh[Product::kCells], dc[Product::kCells];
+#pragma unroll
+  for (int cell = 0; cell < Product::kCells; ++cell) {
+    const int64_t b = row0 + Product::row(cell), u = unit0 + Product::unit(cell);
+    first_gradients(p, b, u, &dh[cell], &dc[cell]);
+  }
+  cluster_barrier();  // all buffers have been cleared and may be written by others
+  for (int64_t step = p.T - 1; step >= -1; --step) {
+    A sums[Product::kCells][1] = {};
+    if (step < p.T - 1) at.multiply(sums, int((step + 1) % 2));
+#pragma unroll
+    for (int cell = 0; cell < Product::kCells; ++cell) {
+      const int64_t b = row0 + Product::row(cell), u = unit0 + Product::unit(cell);
+      if (b >= B || u >= H) continue;
+      resident_gradient(p, step, b, u, sums[cell][0], &dh[cell], &dc[cell]);
+      if (step < 0) continue;
+      const A* made = p.grad_gates + (time_of(p, step) * B + b) * 4 * H + u;
+      for (int j = 0; j < 4; ++j)
+        write_to_all(at.buffer(int(step % 2)) + Product::row(cell) * at.row_stride + j * H + u,
+                     Product::element_of(made[j * H]));
+    }
+    cluster_barrier();
+  }
+}
+
+}  // namespace stateful_lstm::cuda

@@ -1,0 +1,1 @@
+"""What the package runs on, and users never import: operators, checks, autograd."""

@@ -1,0 +1,473 @@
+"""The compiled operators: loads the library, tells torch their shapes, and gives them types.
+
+The library registers its operators in C++ (``csrc/bindings/operators_cpu.cpp``) and is a Python
+module as well, for the calls that must be quicker than an operator: :func:`quick_step`,
+:func:`quick_forward` and :func:`quick_gradients` (``csrc/bindings/fastpath_module.cpp``). Importing
+this file never compiles anything. Where the library is not built, :data:`missing` says why and the
+rest of the package works on the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch._C import _increment_version as mark_changed
+from torch.autograd import forward_ad
+
+from .layer_stack import accumulation_dtype
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)  # of the CPU kernels
+
+
+def _first_freed(tensors: tuple[object, ...]) -> int:
+    """The place of the first tensor whose storage was freed, or -1, passing over other objects.
+
+    FSDP frees weights between calls, for one. Such a tensor has a shape but no numbers, and its
+    address is its offset in the storage. The library has a quicker version of this function.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return -1  # their tensors have no address
+    for k, t in enumerate(tensors):
+        if not isinstance(t, Tensor) or type(t) not in (Tensor, torch.nn.Parameter):
+            continue
+        if t.layout != torch.strided:
+            continue
+        at_offset = t.data_ptr() == t.storage_offset() * t.itemsize
+        if at_offset and t.numel() > 0 and not t.is_meta and not t._is_zerotensor():
+            return k
+    return -1
+
+
+def _load() -> str | None:
+    """Loads the library. Returns None, or why there is none."""
+    global quick_step, quick_forward, quick_gradients, first_freed
+    path = Path(__file__).parents[1] / "_C.abi3.so"
+    if not path.exists():
+        return (
+            f"the compiled library {path.name} is not beside the package: build it with "
+            "`make build`, or install with `pip install --no-build-isolation .`"
+        )
+    try:
+        from .. import _C
+    except ImportError as error:
+        return f"the compiled library does not load with torch {torch.__version__}: {error}"
+    backward_pass = torch._C._current_graph_task_id  # of the one that runs here, or -1
+    # The modes in which torch wants to see the operator, and the answer that says it does not. The
+    # first and the last are for steps alone.
+    watchers = (
+        (torch.is_grad_enabled, None, False),
+        (torch.is_autocast_enabled, "cpu", False),
+        (torch._C._autograd._profiler_enabled, None, False),
+        (torch._C._len_torch_dispatch_stack, None, 0),
+        (torch._C._are_functorch_transforms_active, None, False),
+        (torch._C._get_tracing_state, None, None),
+        (backward_pass, None, -1),
+    )
+    if _C.setup(Tensor, torch.nn.Parameter, watchers, mark_changed, backward_pass):
+        quick_step, quick_forward, quick_gradients = _C.step, _C.forward, _C.gradients
+        first_freed = _C.first_freed
+    return None
+
+
+first_freed: Callable[[tuple[object, ...]], int] = _first_freed
+# `lstm_step_`, `lstm_forward` and `lstm_gradients` past the dispatcher, which costs more than a
+# step: see _C.pyi. None: not to be had.
+quick_step: Callable[..., tuple[Tensor, tuple[Tensor, Tensor]] | None] | None = None
+quick_forward: Callable[..., tuple[Tensor, ...] | None] | None = None
+quick_gradients: Callable[..., tuple[Tensor | None, ...] | None] | None = None
+missing: str | None = _load()
+
+
+def transform() -> str | None:
+    """What is being done around the call that the kernels know nothing of, or None."""
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func transforms"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation"
+    return None
+
+
+def recording() -> str | None:
+    """What is making a program of the call, to be run without this package's Python, or None."""
+    if torch.compiler._is_exporting_flag:  # torch 2.11's compiler takes is_exporting() for True
+        return "torch.export"
+    if not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace"
+    return None
+
+
+def cpu_capability() -> str | None:
+    """The instruction set that the CPU kernels use here ("avx2", for one), or None."""
+    return None if missing else str(torch.ops.stateful_lstm.cpu_capability())
+
+
+def cpu_capabilities() -> list[str]:
+    """All instruction sets to be had here, the best first: what STATEFUL_LSTM_CPU may name."""
+    return [] if missing else str(torch.ops.stateful_lstm.cpu_capabilities()).split(", ")
+
+
+def lstm_forward(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    weight_hr: Tensor | None,
+    h0: Tensor,
+    c0: Tensor,
+    reset_mask: Tensor | None,
+    lengths: Tensor | None,
+    recurrent_mask: Tensor | None,
+    reverse: bool,
+    save: int,
+    in_place: bool = False,
+    tf32: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One layer in one direction.
+
+    Args:
+        x: (T, B, I), in the layer's dtype, as are the weights.
+        weight_ih: (4H, I).
+        weight_hh: (4H, P).
+        bias_ih: (4H,), or None without biases.
+        bias_hh: (4H,), or None.
+        weight_hr: (P, H), or None without a projection.
+        h0: (B, P).
+        c0: (B, H), in the dtype of sums.
+        reset_mask: (T, B) bool in the order of processing: state zero before that step.
+        lengths: (B,) int64. What stands in x after a row's end reaches nothing.
+        recurrent_mask: (B, P) multiplies h before the recurrent product.
+        reverse: run t from T-1 down to 0.
+        save: for backward: 0 nothing, 1 the cells, 2 the cells and the activated gates.
+        in_place: whether a short call may read the weights where they lie. That is quicker, but
+            adds up in another order, so the last bits of a row's result then depend on T and B.
+            On the CPU only.
+        tf32: whether float32 may be multiplied as TF32. On CUDA only.
+
+    Returns:
+        y (T, B, P), h_n (B, P), c_n (B, H), gates (T, B, 4H), cells (T, B, H); what is not saved
+        has T = 0.
+    """
+    # The operator's own gradients (autograd.py) are for programs that hold it alone. Their Python,
+    # which has nothing to do here, would cost 20 us.
+    to_be_seen = torch.compiler.is_compiling() or recording()
+    with nullcontext() if to_be_seen else torch._C._AutoDispatchBelowAutograd():
+        out: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = torch.ops.stateful_lstm.lstm_forward(
+            x,
+            weight_ih,
+            weight_hh,
+            bias_ih,
+            bias_hh,
+            weight_hr,
+            h0,
+            c0,
+            reset_mask,
+            lengths,
+            recurrent_mask,
+            reverse,
+            save,
+            in_place,
+            tf32,
+        )
+    return out
+
+
+def lstm_backward(
+    grad_y: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    gates: Tensor,
+    cells: Tensor,
+    weight_hh: Tensor,
+    weight_hr: Tensor | None,
+    c0: Tensor,
+    reset_mask: Tensor | None,
+    lengths: Tensor | None,
+    recurrent_mask: Tensor | None,
+    reverse: bool,
+    tf32: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The recurrence backward: arguments as in :func:`lstm_forward`, gates and cells from it.
+
+    Returns:
+        In the dtype of sums: grad_gates (T, B, 4H) of the pre-activations, grad_h0 (B, P),
+        grad_c0 (B, H), and with a projection grad_hidden (T, B, P), the whole gradient of each h
+        (T = 0 without one).
+    """
+    out: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.stateful_lstm.lstm_backward(
+        grad_y,
+        grad_h_n,
+        grad_c_n,
+        gates,
+        cells,
+        weight_hh,
+        weight_hr,
+        c0,
+        reset_mask,
+        lengths,
+        recurrent_mask,
+        reverse,
+        tf32,
+    )
+    return out
+
+
+def lstm_gradients(
+    grad_y: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    gates: Tensor,
+    cells: Tensor,
+    x: Tensor,
+    y: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    weight_hr: Tensor | None,
+    reset_mask: Tensor | None,
+    lengths: Tensor | None,
+    recurrent_mask: Tensor | None,
+    reverse: bool,
+    sum_ih: Tensor | None,
+    sum_hh: Tensor | None,
+    sum_bias: Tensor | None,
+    wanted: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """All of backward but the gradient of ``weight_hr``, on the CPU.
+
+    Arguments as in :func:`lstm_forward` and :func:`lstm_backward`, and:
+    ``sum_ih``, ``sum_hh``, ``sum_bias``, gradients of other steps to which those of these steps are
+    added, in the dtype of sums: for all that are wanted, or all None.
+    ``wanted``, a sum of 1 for the gradient of x, 2 weight_ih, 4 weight_hh, 8 the biases, 16 h0; and
+    32 for those of the weights in the layer's dtype, there being no more to add.
+
+    Returns:
+        grad_x (T, B, I) in the layer's dtype; in that or the dtype of sums grad_ih (4H, I),
+        grad_hh (4H, P), grad_bias (4H,); in the latter grad_h0 (B, P), grad_c0 (B, H), and
+        grad_hidden as in :func:`lstm_backward`. What is not wanted is empty.
+    """
+    out: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+    out = torch.ops.stateful_lstm.lstm_gradients(
+        grad_y,
+        grad_h_n,
+        grad_c_n,
+        gates,
+        cells,
+        x,
+        y,
+        h0,
+        c0,
+        weight_ih,
+        weight_hh,
+        weight_hr,
+        reset_mask,
+        lengths,
+        recurrent_mask,
+        reverse,
+        sum_ih,
+        sum_hh,
+        sum_bias,
+        wanted,
+    )
+    return out
+
+
+def lstm_gates(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    weight_hr: Tensor | None,
+    h0: Tensor,
+    c0: Tensor,
+    reset_mask: Tensor | None,
+    lengths: Tensor | None,
+    recurrent_mask: Tensor | None,
+    reverse: bool,
+    y: Tensor,
+    cells: Tensor,
+) -> Tensor:
+    """The activated gates (T, B, 4H) of a call of :func:`lstm_forward` anew, on the CPU.
+
+    Arguments as there; y and cells are what it gave. They are the same gates but for rounding:
+    without a projection two of the four follow from the other two, h and the cells.
+    """
+    out: Tensor = torch.ops.stateful_lstm.lstm_gates(
+        x,
+        weight_ih,
+        weight_hh,
+        bias_ih,
+        bias_hh,
+        weight_hr,
+        h0,
+        c0,
+        reset_mask,
+        lengths,
+        recurrent_mask,
+        reverse,
+        y,
+        cells,
+    )
+    return out
+
+
+def lstm_step_(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    h: Tensor,
+    c: Tensor,
+    state_indices: Tensor | None,
+    reset_mask: Tensor | None,
+    lengths: Tensor | None,
+    bias: bool,
+    bidirectional: bool,
+    tf32: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step or more of the whole stack, in place on the state: inference only, no gradients.
+
+    Args:
+        x: (T, B, I), T >= 1; T = 1 on CUDA.
+        weights: the flat list in ``nn.LSTM``'s parameter order.
+        h: (L*D, slots, P), updated.
+        c: (L*D, slots, H) in the dtype of sums, updated.
+        state_indices: (B,) int32 or int64, -1 for padding; None: row b is slot b.
+        reset_mask: (T, B) bool.
+        lengths: (B,) int64, 0 to T: y is 0 from there on, the state rests. None on CUDA.
+        bias: whether the list has biases.
+        bidirectional: the reverse direction starts from zero.
+        tf32: whether float32 may be multiplied as TF32. On CUDA only.
+
+    Returns:
+        y (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H), all in the layer's dtype.
+    """
+    out: tuple[Tensor, Tensor, Tensor] = torch.ops.stateful_lstm.lstm_step_(
+        x, weights, h, c, state_indices, reset_mask, lengths, bias, bidirectional, tf32
+    )
+    _mark_changed(h, c)
+    return out
+
+
+def state_gather(h: Tensor, c: Tensor, state_indices: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Copies of slots of a state: h0 (L*D, B, P), c0 (L*D, B, H); zeros for index -1."""
+    out: tuple[Tensor, Tensor] = torch.ops.stateful_lstm.state_gather(h, c, state_indices)
+    return out
+
+
+def state_copy(x: Tensor) -> Tensor:
+    """A copy of what a call starts from, any dtype and device: under torch.compile.
+
+    Its backward may make what it needs anew from what forward was given; but not what comes out of
+    an operator of ours, and the state that forward was given has moved on by then.
+    """
+    if missing:
+        raise RuntimeError(f"torch.compile of a stateful layer in training: {missing}")
+    out: Tensor = torch.ops.stateful_lstm.state_copy(x)
+    return out
+
+
+def state_scatter_(
+    h: Tensor, c: Tensor, state_indices: Tensor | None, h_n: Tensor, c_n: Tensor
+) -> None:
+    """Writes a call's final rows into slots of a state; rows of index -1 write nothing."""
+    torch.ops.stateful_lstm.state_scatter_(h, c, state_indices, h_n, c_n)
+    _mark_changed(h, c)
+
+
+def state_write_(
+    h: Tensor, c: Tensor, state_indices: Tensor | None, h_n: Tensor, c_n: Tensor
+) -> None:
+    """The same for rows that a caller puts there, which is allowed inside a backward pass."""
+    torch.ops.stateful_lstm.state_write_(h, c, state_indices, h_n, c_n)
+    _mark_changed(h, c)
+
+
+def _mark_changed(h: Tensor, c: Tensor) -> None:
+    # Operators of one's own do not bump the version counter: without this a graph that saved the
+    # state would give wrong gradients without a word.
+    if not torch.compiler.is_compiling():
+        mark_changed((h, c))
+
+
+def _register_fakes() -> None:
+    @torch.library.register_fake("stateful_lstm::lstm_forward")
+    def _(  # type: ignore[no-untyped-def]
+        x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, reset, lengths, mask, reverse, save, *how
+    ):
+        T, B, H = x.size(0), x.size(1), w_hh.size(0) // 4
+        P, acc = w_hh.size(1), accumulation_dtype(w_hh.dtype)
+        return (
+            w_hh.new_empty(T, B, P),
+            w_hh.new_empty(B, P),
+            w_hh.new_empty(B, H, dtype=acc),
+            w_hh.new_empty(T if save == 2 else 0, B, 4 * H),
+            w_hh.new_empty(T if save >= 1 else 0, B, H, dtype=acc),
+        )
+
+    @torch.library.register_fake("stateful_lstm::lstm_backward")
+    def _(  # type: ignore[no-untyped-def]
+        gy, gh, gc, gates, cells, weight_hh, weight_hr, c0, reset, lengths, mask, reverse, *how
+    ):
+        T, B, H = cells.shape
+        P, acc = weight_hh.size(1), accumulation_dtype(weight_hh.dtype)
+        return (
+            weight_hh.new_empty(T, B, 4 * H, dtype=acc),
+            weight_hh.new_empty(B, P, dtype=acc),
+            weight_hh.new_empty(B, H, dtype=acc),
+            weight_hh.new_empty(0 if weight_hr is None else T, B, P, dtype=acc),
+        )
+
+    @torch.library.register_fake("stateful_lstm::lstm_gradients")
+    def _(  # type: ignore[no-untyped-def]
+        gy, gh, gc, gates, cells, x, y, h0, c0, weight_ih, weight_hh, weight_hr, *others
+    ):
+        T, B, H = cells.shape
+        I, P, wanted = x.size(2), weight_hh.size(1), others[-1]  # noqa: E741
+        acc = accumulation_dtype(weight_hh.dtype)
+        final = weight_hh.dtype if wanted & 32 else acc
+        return (
+            x.new_empty(T if wanted & 1 else 0, B, I),
+            x.new_empty(4 * H if wanted & 2 else 0, I, dtype=final),
+            x.new_empty(4 * H if wanted & 4 else 0, P, dtype=final),
+            x.new_empty(4 * H if wanted & 8 else 0, dtype=final),
+            x.new_empty(B if wanted & 16 else 0, P, dtype=acc),
+            x.new_empty(B, H, dtype=acc),
+            x.new_empty(0 if weight_hr is None else T, B, P, dtype=acc),
+        )
+
+    @torch.library.register_fake("stateful_lstm::lstm_gates")
+    def _(x, *others):  # type: ignore[no-untyped-def]
+        return x.new_empty(x.size(0), x.size(1), others[1].size(0))
+
+    @torch.library.register_fake("stateful_lstm::lstm_step_")
+    def _(x, weights, h, c, state_indices, reset, lengths, bias, bidirectional, *how):  # type: ignore[no-untyped-def]
+        T, B, P = x.size(0), x.size(1), h.size(2)
+        return (
+            x.new_empty(T, B, (2 if bidirectional else 1) * P),
+            x.new_empty(h.size(0), B, P),
+            x.new_empty(h.size(0), B, c.size(2)),
+        )
+
+    @torch.library.register_fake("stateful_lstm::state_gather")
+    def _(h, c, state_indices):  # type: ignore[no-untyped-def]
+        B = h.size(1) if state_indices is None else state_indices.size(0)
+        return h.new_empty(h.size(0), B, h.size(2)), c.new_empty(c.size(0), B, c.size(2))
+
+    @torch.library.register_fake("stateful_lstm::state_copy")
+    def _(x):  # type: ignore[no-untyped-def]
+        return torch.empty_like(x)
+
+    for name in ("state_scatter_", "state_write_"):
+
+        @torch.library.register_fake(f"stateful_lstm::{name}")
+        def _(h, c, state_indices, h_n, c_n):  # type: ignore[no-untyped-def]
+            return None
+
+
+if missing is None:
+    _register_fakes()

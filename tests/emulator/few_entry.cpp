@@ -1,9 +1,0 @@
-// What the binding calls, with two ways to multiply: compiled in a moment, for few_layers.py.
-#include "../../csrc/cuda/tile.h"
-
-#define LSTM_SIMT(each) each(float, Simt<float, 1>)
-#define LSTM_TENSOR(each) each(float, Tensor<float, 1>)
-#define LSTM_BLOCKS(each) each(float, TensorBlock<float, 64>)
-#define LSTM_CLUSTERS(each) each(float, TensorCluster<float>)
-#define LSTM_GRIDS(each) each(float, TensorGrid<float, 1, 8>) each(float, TensorGrid<float, 4, 16>)
-#include "../../csrc/cuda/entry.cu"

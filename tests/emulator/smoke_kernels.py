@@ -1,0 +1,82 @@
+"""All kernels, in few calls that yet have every thread wait for every other: quick, for mutate.py.
+
+python tests/emulator/smoke_kernels.py        # several orders of threads, then ThreadSanitizer
+python tests/emulator/smoke_kernels.py tsan   # in this process, of this kind
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import torch
+from torch import Tensor
+
+from emulator import build, resident, sequence
+from emulator.resident import Step
+from emulator.sequence import Case
+
+sequence.source = "smoke_kernels"
+SIMT, TENSOR = "Simt<float, 1>", "Tensor<float, 1>"
+BOUNDS = {SIMT: 1e-5}  # how far a way to multiply may be off; on tensor cores:
+TF32 = 1e-2
+# Steps enough for a buffer to be used again; units enough for several blocks, and for more than one
+# piece of what is multiplied.
+CALLS = [
+    *(("steps", way, 40, P) for way in (SIMT, TENSOR) for P in (40, 21)),
+    *(("small", way, 40, 40) for way in (SIMT, "TensorBlock<float, 64>")),
+    *(("cluster", way, 40, 40) for way in (SIMT, "TensorCluster<float>")),
+    *(("grid", way, 70, 70) for way in (SIMT, "TensorGrid<float, 1, 8>")),
+    ("grid", "TensorGrid<float, 4, 16>", 20, 20),  # sums of one row tile after the other
+]
+STEPS = [  # of few rows, and of more
+    Step(4, 7, 40, 21, torch.float32, rows=[2, 0, 5, 3], slots=6, resets=True),
+    Step(17, 7, 40, 21, torch.float32, resets=True),
+]
+SEEDS = {"plain": (1, 2, 3), "tsan": (1,)}
+
+
+def check(kind: str) -> None:
+    for kernel, way, H, P in CALLS:
+        case = Case(4, 4, H, P, torch.float32, resets=True, lengths=True)
+        forward, backward = sequence.truth(case)
+        for seed in SEEDS[kind]:
+            found = sequence.forward(case, kernel, way, seed, kind)
+            found |= sequence.backward(case, found, kernel, way, seed, kind)
+            compare(found, forward | backward, BOUNDS.get(way, TF32))
+    for way, step in itertools.product((SIMT, TENSOR), STEPS):
+        for seed in SEEDS[kind]:
+            found = resident.run(step, way, seed, kind)
+            compare(found, resident.truth(step), BOUNDS.get(way, TF32))
+    backwards = list(range(64))[::-1]  # each is looked after by another warp than its number
+    for seed in SEEDS[kind]:
+        rows, error = sequence.kernels(kind).read_slots(backwards, 64, seed)
+        assert (rows.tolist(), error) == (backwards, 0)
+        if kind == "plain":  # of rows with one slot any may win: a race that is meant
+            rows, error = sequence.kernels(kind).read_slots([*range(63), 0], 63, seed)
+            assert (sorted(rows), error) == ([-1, *range(63)], 2)
+
+
+def compare(found: dict[str, Tensor], expected: dict[str, Tensor], bound: float) -> None:
+    for name, t in expected.items():
+        torch.testing.assert_close(found[name].double(), t, rtol=bound, atol=bound)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if len(sys.argv) > 1:
+        check(sys.argv[1])
+        sys.exit()
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(
+            build.build, "smoke_kernels", [build.HERE / "smoke_kernels.cpp"], [], "tsan"
+        )
+        check("plain")
+        other.result()
+    command = [sys.executable, __file__, "tsan"]
+    sys.exit(subprocess.run(command, env=build.environment("tsan"), check=False).returncode)

@@ -1,0 +1,9 @@
+// What the binding calls, with two ways to multiply: compiled in a moment, for smoke_layers.py.
+#include "cuda/tile_gemm.h"
+
+#define LSTM_SIMT(each) each(float, Simt<float, 1>)
+#define LSTM_TENSOR(each) each(float, Tensor<float, 1>)
+#define LSTM_BLOCKS(each) each(float, TensorBlock<float, 64>)
+#define LSTM_CLUSTERS(each) each(float, TensorCluster<float>)
+#define LSTM_GRIDS(each) each(float, TensorGrid<float, 1, 8>) each(float, TensorGrid<float, 4, 16>)
+#include "cuda/launcher.cu"

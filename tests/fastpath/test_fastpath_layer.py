@@ -1,0 +1,605 @@
+"""The short way of sequences, past torch's dispatcher: `short.py` and the two functions under it.
+
+Every test asks whether it was taken, and whether the numbers, gradients among them, are those of
+the long way, bit for bit.
+"""
+
+import copy
+import gc
+import threading
+import weakref
+
+import pytest
+import torch
+from fastpath_support import Seen
+from state_support import close, make, noise, plain, refused, same_bits
+from torch.autograd import forward_ad
+
+from stateful_lstm.backend import autograd, operators
+
+pytestmark = pytest.mark.skipif(
+    operators.quick_forward is None, reason="no library, or a torch without DLPack's exchange table"
+)
+DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+
+
+class Spy:
+    """Stands in for the C functions, and counts how often they did the work."""
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch, self.counts = monkeypatch, {}
+        for name in ("quick_forward", "quick_gradients"):
+            self.watch(name, getattr(operators, name))
+
+    def watch(self, name, inner):
+        self.counts[name] = 0
+
+        def watched(*args):
+            out = inner(*args)
+            self.counts[name] += out is not None
+            return out
+
+        self.monkeypatch.setattr(operators, name, watched)
+
+    def taken(self):
+        """How many layers went the short way since last asked: forward and backward."""
+        counts = tuple(self.counts.values())
+        self.counts = dict.fromkeys(self.counts, 0)
+        return counts
+
+    def long_way(self, work):
+        with self.monkeypatch.context() as patch:
+            patch.setattr(operators, "quick_forward", None)
+            return work()
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    return Spy(monkeypatch)
+
+
+def trained(lstm, x, weights_of_loss=None, **options):
+    """Results and gradients of a call, by name; x and hx are leaves of their own."""
+    lstm.zero_grad()
+    x = x.detach().clone().requires_grad_()
+    if "hx" in options:
+        options["hx"] = tuple(t.detach().clone().requires_grad_() for t in options["hx"])
+    y, (h_n, c_n) = lstm(x, **options)
+    results = {"y": y, "h_n": h_n, "c_n": c_n}
+    loss = 0
+    for seed, (name, out) in enumerate(results.items()):
+        if weights_of_loss is None or name in weights_of_loss:
+            loss = loss + (out * noise(*out.shape, seed=seed, dtype=out.dtype)).sum()
+    loss.backward()
+    found = {name: out.detach() for name, out in results.items()} | {"x": x.grad}
+    found |= {name: p.grad for name, p in lstm.named_parameters()}
+    for name, t in zip(("h0", "c0"), options.get("hx", ()), strict=False):
+        found[name] = t.grad
+    if lstm.state is not None:
+        found |= {"state h": lstm.state.h.clone(), "state c": lstm.state.c.clone()}
+    return found
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        if value is None or expected[name] is None:
+            assert value is expected[name], name
+        else:
+            assert same_bits(value, expected[name]), name
+
+
+CONFIGS = {
+    "one": {},
+    "two_layers": {"num_layers": 2},
+    "three_layers": {"num_layers": 3},
+    "no_bias": {"bias": False, "num_layers": 2},
+    "stateful": {"stateful": True, "num_layers": 2},
+    "wide": {"input_size": 37, "hidden_size": 70},
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("steps", "rows"), [(1, 1), (1, 5), (7, 1), (6, 4), (3, 20)])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_training_has_the_bits_of_the_long_way(spy, name, steps, rows, dtype):
+    lstm = make(dtype=dtype, **{"stateful": False, **CONFIGS[name]})
+    x = noise(steps, rows, lstm.input_size, dtype=dtype)
+    twin = copy.deepcopy(lstm)
+    for _ in range(2):
+        found = trained(lstm, x)
+        assert spy.taken() == (lstm.num_layers, lstm.num_layers)
+        assert_same(found, spy.long_way(lambda: trained(twin, x)))
+        assert spy.taken() == (0, 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("part", ["y", "h_n", "c_n"])
+def test_a_loss_of_any_result_alone(spy, part, dtype):
+    lstm, x = make(dtype=dtype, stateful=False), noise(4, 3, 3, dtype=dtype)
+    hx = noise(1, 3, 5, seed=4, dtype=dtype), noise(1, 3, 5, seed=5, dtype=dtype)
+    options = {} if dtype == torch.bfloat16 else {"hx": hx}  # whose c0 is in the dtype of sums
+    found = trained(lstm, x, [part], **options)
+    assert spy.taken() == (1, 1)
+    assert_same(found, spy.long_way(lambda: trained(lstm, x, [part], **options)))
+
+
+def test_a_bfloat16_cell_state_goes_the_long_way(spy):
+    lstm, x = make(dtype=torch.bfloat16, stateful=False), noise(2, 3, 3, dtype=torch.bfloat16)
+    hx = tuple(noise(1, 3, 5, seed=seed, dtype=torch.bfloat16) for seed in (4, 5))
+    found = trained(lstm, x, hx=hx)
+    assert spy.taken() == (0, 0)
+    assert found["c0"].dtype == torch.bfloat16
+
+
+def test_a_state_of_sums_dtype_goes_the_short_way(spy):
+    lstm, x = make(dtype=torch.bfloat16, stateful=False), noise(2, 3, 3, dtype=torch.bfloat16)
+    hx = noise(1, 3, 5, seed=4, dtype=torch.bfloat16), noise(1, 3, 5, seed=5, dtype=torch.float32)
+    found = trained(lstm, x, hx=hx)
+    assert spy.taken() == (1, 1)
+    assert found["h0"].dtype == torch.bfloat16 and found["c0"].dtype == torch.float32
+    assert_same(found, spy.long_way(lambda: trained(lstm, x, hx=hx)))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_resets_and_initial_states(spy, layers):
+    lstm, x = make(num_layers=layers, stateful=False), noise(5, 4, 3)
+    options = {
+        "hx": (noise(layers, 4, 5, seed=4), noise(layers, 4, 5, seed=5)),
+        "reset_mask": torch.rand(5, 4, generator=torch.Generator().manual_seed(1)) < 0.4,
+    }
+    found = trained(lstm, x, **options)
+    assert spy.taken() == (layers, layers)
+    assert_same(found, spy.long_way(lambda: trained(lstm, x, **options)))
+    assert not options["reset_mask"].all() and options["reset_mask"].any()
+
+
+def test_windows_of_a_stream(spy):
+    lstm, twin = (make(stateful=True, num_layers=2) for _ in range(2))
+    for window in range(3):
+        x = noise(4, 3, 3, seed=window)
+        expected = spy.long_way(lambda x=x: trained(twin, x))
+        spy.taken()
+        assert_same(trained(lstm, x), expected)
+        assert spy.taken() == (2, 2)
+
+
+def test_it_is_nn_lstm(spy):
+    lstm, x = make(stateful=False, num_layers=2, hidden_size=9), noise(6, 4, 3)
+    parallel = plain(lstm)
+    y, (h_n, c_n) = lstm(x)
+    expected, (h, c) = parallel(x)
+    assert spy.taken() == (2, 0)
+    close((y, h_n, c_n), (expected, h, c))
+    (y.square().mean() + h_n.mean()).backward()
+    (expected.square().mean() + h.mean()).backward()
+    assert spy.taken() == (0, 2)
+    for name, p in parallel.named_parameters():
+        close(getattr(lstm, name).grad, p.grad)
+
+
+FROZEN = ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("which", range(16))
+def test_only_gradients_that_are_wanted(spy, which, dtype):
+    lstm, x = make(dtype=dtype, stateful=False), noise(4, 3, 3, dtype=dtype)
+    for k, name in enumerate(FROZEN):
+        getattr(lstm, name).requires_grad_(which >> k & 1 == 1)
+    found = trained(lstm, x)
+    assert spy.taken() == (1, 1)
+    assert [found[name] is not None for name in FROZEN] == [which >> k & 1 == 1 for k in range(4)]
+    assert_same(found, spy.long_way(lambda: trained(lstm, x)))
+
+
+def test_each_bias_has_a_gradient_of_its_own(spy):
+    lstm = make(stateful=False)
+    lstm(noise(2, 3, 3))[0].square().mean().backward()
+    assert same_bits(lstm.bias_ih_l0.grad, lstm.bias_hh_l0.grad)
+    lstm.bias_ih_l0.grad.zero_()
+    assert lstm.bias_hh_l0.grad.any()
+
+
+# ---- without gradients ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("steps", "rows"), [(1, 1), (7, 1), (6, 4)])
+@pytest.mark.parametrize("name", ["one", "two_layers", "no_bias", "wide"])
+def test_inference_has_the_bits_of_the_long_way(spy, name, steps, rows, dtype):
+    lstm = make(dtype=dtype, **{"stateful": False, **CONFIGS[name]})
+    x = noise(steps, rows, lstm.input_size, dtype=dtype)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            y, (h_n, c_n) = lstm(x)
+            expected, (h, c) = spy.long_way(lambda: lstm(x))
+        assert spy.taken() == (lstm.num_layers, 0)
+        assert same_bits(y, expected) and same_bits(h_n, h) and same_bits(c_n, c)
+        assert not y.requires_grad and y.is_inference() == (mode is torch.inference_mode)
+
+
+def test_frozen_layers_make_no_graph(spy):
+    lstm = make(stateful=False).requires_grad_(False)
+    y, _ = lstm(noise(2, 3, 3))
+    assert spy.taken() == (1, 0) and y.grad_fn is None
+    y, _ = lstm(noise(2, 3, 3).requires_grad_())
+    assert spy.taken() == (1, 0) and y.grad_fn is not None
+
+
+# ---- where it is not taken -----------------------------------------------------------------------
+
+OTHERS = {
+    "both directions": ({"bidirectional": True}, {}),
+    "a projection": ({"proj_size": 2}, {}),
+    "dropout": ({"num_layers": 2, "dropout": 0.5}, {}),
+    "recurrent dropout": ({"recurrent_dropout": 0.5}, {}),
+    "gates made anew": ({"recompute": "gates"}, {}),
+    "segments": ({"recompute": "segments"}, {}),
+    "lengths": ({}, {"lengths": torch.tensor([1, 4, 0])}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_unusual_goes_the_long_way(spy, name):
+    options, call = OTHERS[name]
+    lstm, x = make(stateful=False, **options), noise(4, 3, 3)
+    torch.manual_seed(3)
+    found = trained(lstm, x, **call)
+    assert spy.taken() == (0, 0)
+    torch.manual_seed(3)
+    assert_same(found, spy.long_way(lambda: trained(lstm, x, **call)))
+
+
+def test_dropout_that_rests_is_none(spy):
+    lstm = make(stateful=False, num_layers=2, dropout=0.5, recurrent_dropout=0.5).eval()
+    trained(lstm, noise(4, 3, 3))
+    assert spy.taken() == (2, 2)
+
+
+def test_many_rows_go_the_long_way(spy):
+    lstm = make(stateful=False)
+    for rows, short in ((autograd.RANGE_ROWS // 4, 1), (autograd.RANGE_ROWS // 4 + 1, 0)):
+        trained(lstm, noise(4, rows, 3))
+        assert spy.taken() == (short, short)
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+def test_other_kinds_of_tensors_go_the_long_way(spy):
+    lstm, x = make(stateful=False), noise(2, 3, 3)
+    y = lstm(x.as_subclass(Subclass))[0]
+    assert spy.taken() == (0, 0)
+    close(y.as_subclass(torch.Tensor), lstm(x)[0])
+
+
+def test_numbers_meant_negative_go_the_long_way(spy):
+    lstm, x = make(stateful=False), noise(2, 3, 3)
+    negative = torch._neg_view(x)
+    assert negative.is_neg() and negative.is_contiguous()
+    y = lstm(negative)[0]
+    assert spy.taken() == (0, 0)
+    close(y, lstm(-x)[0])
+    spy.taken()
+    grad = torch._neg_view(torch.ones_like(y))
+    (found,) = torch.autograd.grad(y, lstm.weight_ih_l0, grad, retain_graph=True)
+    (expected,) = torch.autograd.grad(lstm(-x)[0], lstm.weight_ih_l0, -torch.ones_like(y))
+    close(found, expected)
+    y = lstm(-x)[0]
+    spy.taken()
+    (found,) = torch.autograd.grad(y, lstm.weight_ih_l0, grad)
+    assert spy.taken() == (0, 0)
+    close(found, expected)
+
+
+def test_dispatch_modes_see_the_operators(spy):
+    lstm, x = make(stateful=False), noise(2, 3, 3)
+    with Seen() as seen:
+        y = lstm(x)[0]
+    assert spy.taken() == (0, 0) and "stateful_lstm.lstm_forward.default" in seen.names
+    y.square().mean().backward()
+    y = lstm(x)[0]
+    spy.taken()
+    with Seen() as seen:
+        y.square().mean().backward()
+    assert spy.taken() == (0, 0) and "stateful_lstm.lstm_gradients.default" in seen.names
+
+
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # torch 2.11, of itself
+def test_the_profiler_sees_the_operators(spy):
+    lstm, x = make(stateful=False), noise(2, 3, 3)
+    with torch.profiler.profile() as profile:
+        lstm(x)[0].square().mean().backward()
+    names = {event.name for event in profile.events()}
+    assert {"stateful_lstm::lstm_forward", "stateful_lstm::lstm_gradients"} <= names
+    assert spy.taken() == (0, 0)
+
+
+def test_transforms_and_forward_mode_go_the_long_way(spy):
+    lstm, x = make(stateful=False), noise(2, 3, 3)
+    torch.func.grad(lambda x: lstm(x)[0].sum())(x)
+    with forward_ad.dual_level():
+        lstm(forward_ad.make_dual(x, noise(2, 3, 3, seed=2)))
+    assert spy.taken() == (0, 0)
+
+
+def test_autocast_goes_the_short_way_in_bfloat16(spy):
+    lstm, x = make(stateful=False, dtype=torch.float32), noise(2, 3, 3, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = lstm(x)[0]
+    assert spy.taken() == (1, 0) and y.dtype == torch.bfloat16
+    y.float().square().mean().backward()
+    assert spy.taken() == (0, 1) and lstm.weight_hh_l0.grad.dtype == torch.float32
+
+
+def test_a_call_within_backward_is_like_any_other(spy):
+    lstm, x = make(stateful=False), noise(2, 3, 3)
+    weight, expected = noise(1, seed=3).requires_grad_(), trained(lstm, x)
+    spy.taken()
+
+    def call_it(grad):
+        with torch.enable_grad():
+            assert_same(trained(lstm, x), expected)
+        return grad
+
+    product = weight * 2
+    product.register_hook(call_it)
+    product.sum().backward()
+    assert spy.taken() == (1, 1)
+
+
+# ---- graphs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_batch_first_goes_the_short_way(spy, layers, dtype):
+    lstm = make(stateful=False, batch_first=True, num_layers=layers, dtype=dtype)
+    x = noise(4, 6, 3, dtype=dtype)
+    reset = torch.rand(4, 6, generator=torch.Generator().manual_seed(1)) < 0.4
+    found = trained(lstm, x, reset_mask=reset)
+    assert spy.taken() == (layers, layers)
+    assert_same(found, spy.long_way(lambda: trained(lstm, x, reset_mask=reset)))
+    with torch.no_grad():
+        y, expected = lstm(x)[0], spy.long_way(lambda: lstm(x)[0])
+    assert spy.taken() == (layers, 0) and same_bits(y, expected)
+
+
+def test_gradients_that_are_not_dense(spy):
+    lstm, x = make(stateful=False, num_layers=2), noise(2, 3, 3)
+    y = lstm(x)[0]
+    y.sum().backward()  # an expanded number
+    assert spy.taken() == (2, 2)
+    found = [p.grad.clone() for p in lstm.parameters()]
+    lstm.zero_grad()
+    lstm(x)[0].backward(torch.ones_like(y))
+    for p, was in zip(lstm.parameters(), found, strict=True):
+        assert same_bits(p.grad, was)
+    y = lstm(x)[0]
+    spy.taken()
+    with Seen():  # the long way's backward, from what the short one saved
+        again = torch.autograd.grad(y.sum(), list(lstm.parameters()))
+    assert spy.taken() == (0, 0)
+    assert all(same_bits(*pair) for pair in zip(again, found, strict=True))
+
+
+def test_a_graph_kept_gives_the_same_again(spy):
+    lstm, x = make(stateful=False), noise(2, 3, 3)
+    y = lstm(x)[0]
+    weights = list(lstm.parameters())
+    loss = y.square().mean()
+    first = torch.autograd.grad(loss, weights, retain_graph=True)
+    second = torch.autograd.grad(loss, weights)
+    assert spy.taken() == (1, 2)
+    assert all(same_bits(*pair) for pair in zip(first, second, strict=True))
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(loss, weights)
+
+
+def test_gradients_of_gradients(spy):
+    lstm, x = make(stateful=False, num_layers=2), noise(3, 2, 3).requires_grad_()
+    hx = tuple(noise(2, 2, 5, seed=seed).requires_grad_() for seed in (4, 5))
+    names = [name for name, _ in lstm.named_parameters()]
+
+    def work(x, h0, c0, *weights):
+        changed = dict(zip(names, weights, strict=True))
+        y, (h_n, c_n) = torch.func.functional_call(lstm, changed, (x, (h0, c0)))
+        return y, h_n, c_n
+
+    inputs = (x, *hx, *lstm.parameters())
+    assert torch.autograd.gradcheck(work, inputs)
+    forward, backward = spy.taken()
+    assert forward > 0 and backward > 0
+    assert torch.autograd.gradgradcheck(work, inputs)
+
+
+@pytest.mark.parametrize("name", ["weight_hh_l0", "bias_ih_l0", "y"])
+def test_what_backward_needs_must_not_be_changed(spy, name):
+    lstm, x = make(stateful=False), noise(2, 3, 3)
+    y = lstm(x)[0]
+    loss = (y * 2).sum()
+    with torch.no_grad():
+        (y if name == "y" else getattr(lstm, name)).add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_hooks_on_saved_tensors_are_called_once(spy):
+    lstm, x = make(stateful=False), noise(2, 3, 3)
+    packed, unpacked = [], []
+
+    def pack(t):
+        packed.append(t.shape)
+        return t
+
+    def unpack(t):
+        unpacked.append(t.shape)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        y = lstm(x)[0]
+    y.backward(torch.ones_like(y))
+    assert spy.taken() == (1, 1) and packed and sorted(packed) == sorted(unpacked)
+
+
+@pytest.mark.parametrize("again", ["short", "long"])
+def test_activation_checkpointing(spy, again):
+    lstm, x = make(stateful=False, num_layers=2), noise(2, 3, 3).requires_grad_()
+    reset = torch.rand(2, 3, generator=torch.Generator().manual_seed(1)) < 0.4
+    inputs = [x, *lstm.parameters()]
+
+    def run(x):
+        return lstm(x, reset_mask=reset)[0].square()
+
+    expected = torch.autograd.grad(run(x).sum(), inputs)
+    spy.taken()
+    y = torch.utils.checkpoint.checkpoint(run, x, use_reentrant=False)
+    assert spy.taken() == (2, 0)
+    if again == "short":
+        found = torch.autograd.grad(y.sum(), inputs)
+        assert spy.taken() == (2, 2)
+    else:  # as when a profiler has been started in between
+        found = spy.long_way(lambda: torch.autograd.grad(y.sum(), inputs))
+        assert spy.taken()[0] == 0
+    assert all(same_bits(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_nothing_is_kept_when_the_graph_goes(spy):
+    lstm, x = make(stateful=False), noise(2, 3, 3)
+    gc.collect()
+    gc.disable()
+    try:
+        y = lstm(x)[0]
+        gone = [weakref.ref(t) for t in (y, *y.grad_fn.saved_tensors[-2:])]
+        del y
+        assert spy.taken() == (1, 0) and all(ref() is None for ref in gone)
+    finally:
+        gc.enable()
+
+
+def test_large_gradients_are_given_back_and_right(spy):
+    lstm = make(input_size=256, hidden_size=256, stateful=False, dtype=torch.float32)
+    x = noise(1, 1, 256, dtype=torch.float32)
+    expected = trained(lstm, x)
+    kept = [p.grad for p in lstm.parameters()]
+    copies = [grad.clone() for grad in kept]
+    for seed in range(2, 6):
+        trained(lstm, noise(1, 1, 256, seed=seed, dtype=torch.float32))
+    assert all(same_bits(*pair) for pair in zip(kept, copies, strict=True))
+    assert_same(trained(lstm, x), expected)
+
+
+def test_threads_train_at_the_same_time(spy):
+    lstm = make(stateful=False, hidden_size=40, num_layers=2)
+    inputs = [noise(4, 3, 3, seed=seed) for seed in range(4)]
+
+    def gradients(x):
+        return torch.autograd.grad(lstm(x)[0].square().mean(), list(lstm.parameters()))
+
+    expected, found = [gradients(x) for x in inputs], [None] * len(inputs)
+
+    def work(k):
+        for _ in range(20):
+            found[k] = gradients(inputs[k])
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for pair in zip(expected, found, strict=True):
+        assert all(same_bits(*grads) for grads in zip(*pair, strict=True))
+
+
+# ---- bad input -----------------------------------------------------------------------------------
+
+
+def test_bad_input_is_refused_as_ever(spy):
+    lstm = make(stateful=True)
+    trained(lstm, noise(2, 3, 3))
+    spy.taken()
+    with refused(RuntimeError, "input_size", "3", "4", untouched=[lstm]):
+        lstm(noise(2, 3, 4))
+    with refused(ValueError, "dtype", untouched=[lstm]):
+        lstm(noise(2, 3, 3, dtype=torch.float32))
+    with refused(ValueError, "reset_mask", "(2, 3)", untouched=[lstm]):
+        lstm(noise(2, 3, 3), reset_mask=torch.zeros(3, 3, dtype=torch.bool))
+    with refused(RuntimeError, "hidden[0]", untouched=[lstm]):
+        lstm(noise(2, 3, 3), (noise(1, 3, 4), noise(1, 3, 5)))
+    assert spy.taken() == (0, 0)
+
+
+def test_an_nan_state_is_gone_after_a_reset(spy):
+    lstm = make(stateful=False)
+    hx = tuple(torch.full((1, 2, 5), float("nan"), dtype=torch.float64) for _ in range(2))
+    reset = torch.tensor([[True, True], [False, False]])
+    found = trained(lstm, noise(2, 2, 3), hx=hx, reset_mask=reset)
+    assert spy.taken() == (1, 1)
+    assert all(value.isfinite().all() for value in found.values())
+
+
+def plain_arguments():
+    lstm, x = make(stateful=False), noise(2, 3, 3)
+    state = noise(3, 5), noise(3, 5, seed=2)
+    weights = [p.detach() for p in lstm.parameters()]
+    return [x, *weights, *state, None, True]
+
+
+def saved_of(args, made):
+    x, w_ih, w_hh, b_ih, b_hh, h0, c0, reset = args[:8]
+    y, _, _, gates, cells = made
+    return (x, w_ih, w_hh, b_ih, b_hh, None, h0, c0, reset, None, None, y, h0, c0, cells, gates)
+
+
+def test_the_functions_take_what_they_say():
+    args = plain_arguments()
+    made = operators.quick_forward(*args)
+    saved, wanted = saved_of(args, made), (False, *[True] * 7, False)
+    grads = operators.quick_gradients(torch.ones_like(made[0]), None, None, saved, wanted)
+    assert [None if g is None else g.shape for g in grads] == [
+        None,
+        *[t.shape for t in args[:7]],
+        None,
+    ]
+    with pytest.raises(TypeError, match="9 arguments"):
+        operators.quick_forward(*args[:-1])
+    for wrong in ((), (1, 2, 3, 4, 5), (None, None, None, saved[1:], wanted)):
+        with pytest.raises(TypeError, match="5 arguments"):
+            operators.quick_gradients(*wrong)
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_whatever_does_not_fit_has_no_effect(place):
+    good = plain_arguments()
+    good[7] = torch.zeros(2, 3, dtype=torch.bool)
+    assert operators.quick_forward(*good) is not None
+    tensor = good[place]
+    longer = torch.cat([tensor, tensor[:1]])
+    wrongs = [3, "x", tensor.to(torch.int32), tensor.to("meta"), longer, tensor[..., :0]]
+    wrongs += [longer[::2], tensor.unsqueeze(0), torch.tensor(1.0)]
+    if place not in (3, 4, 7):
+        wrongs.append(None)
+    for wrong in wrongs:
+        args = list(good)
+        args[place] = wrong
+        assert operators.quick_forward(*args) is None
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 6, 7, 8, 11, 14, 15])
+def test_gradients_of_what_does_not_fit(place):
+    args = plain_arguments()
+    args[7] = torch.zeros(2, 3, dtype=torch.bool)
+    made = operators.quick_forward(*args)
+    good = saved_of(args, made)
+    grad, wanted = torch.ones_like(made[0]), (False, *[True] * 7, False)
+    assert operators.quick_gradients(grad, None, None, good, wanted) is not None
+    assert operators.quick_gradients(None, None, None, good, wanted) is None
+    assert operators.quick_gradients(grad[:1], None, None, good, wanted) is None
+    tensor = good[place]
+    wrongs = [3, tensor.to(torch.int32), torch.cat([tensor, tensor[:1]]), tensor[..., :0]]
+    for wrong in wrongs:
+        saved = list(good)
+        saved[place] = wrong
+        assert operators.quick_gradients(grad, None, None, tuple(saved), wanted) is None
