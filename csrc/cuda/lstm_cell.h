@@ -1,9 +1,24 @@
 // One row and unit at one step, forward and backward: what every kernel of a sequence does once the
 // products are there.
 #pragma once
-#include "cuda/params.h"
+#include "cuda/call.h"
+#include "cuda/numeric_types.h"
 
 namespace stateful_lstm::cuda {
+
+// Time of a step in the order of processing.
+template <class S>
+LSTM_INLINE int64_t time_of(const SequenceParams<S>& p, int64_t step) {
+  return p.reverse ? p.T - 1 - step : step;
+}
+template <class S>
+LSTM_INLINE bool is_live(const SequenceParams<S>& p, int64_t t, int64_t b) {
+  return p.lengths == nullptr || t < p.lengths[b];
+}
+template <class S>
+LSTM_INLINE bool is_reset(const SequenceParams<S>& p, int64_t t, int64_t b) {
+  return p.reset != nullptr && p.reset[t * p.B + b];
+}
 
 // What the sums of h . weight_hh add to: the inputs' product and both biases.
 template <class S>
