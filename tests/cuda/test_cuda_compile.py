@@ -94,9 +94,9 @@ def test_ptx_is_made_once_for_all_chips_that_the_source_does_not_tell_apart():
 
 
 def test_clusters_are_compiled_only_where_they_are():
-    assert cuda.wanted(Path("cluster.cu"), ["80", "90a", "120"]) == ["90a", "120"]
-    assert cuda.wanted(Path("cluster.cu"), ["80"]) == ["90"]
-    assert cuda.wanted(Path("grid.cu"), ["80", "90a"]) == ["80", "90a"]
+    assert cuda.wanted(Path("cluster_simt.cu"), ["80", "90a", "120"]) == ["90a", "120"]
+    assert cuda.wanted(Path("cluster_simt.cu"), ["80"]) == ["90"]
+    assert cuda.wanted(Path("grid_simt.cu"), ["80", "90a"]) == ["80", "90a"]
 
 
 def test_the_source_tells_no_other_architectures_apart():

@@ -18,7 +18,7 @@ from emulator import microbench as kernels
 from benchmarks.gpu.roofline import Floor, floor_us, read
 from tools import compile_cuda as cuda
 
-SCRIPT = build.ROOT / "benchmarks/gpu/microbench.py"
+MODULE = "benchmarks.gpu.microbench"
 needs_nvcc = pytest.mark.skipif(not cuda.nvcc(), reason="no nvcc on the PATH")
 
 
@@ -52,7 +52,7 @@ def program():
 
 
 def run(*arguments, **env):
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    command = [sys.executable, "-m", MODULE, *map(str, arguments)]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **env}
     )
@@ -113,7 +113,7 @@ def test_a_wrong_result_is_an_error_that_names_it(program, tmp_path, copy, what)
 
 def test_without_nvcc_it_says_so(tmp_path):
     env = {key: value for key, value in os.environ.items() if key != "CUDA_HOME"}
-    command = [sys.executable, str(SCRIPT), "--compile-only"]
+    command = [sys.executable, "-m", MODULE, "--compile-only"]
     env["PATH"] = str(tmp_path)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 1 and not done.stdout

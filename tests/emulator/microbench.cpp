@@ -94,7 +94,7 @@ void fma(uint32_t* out, int threads, int rounds, Options options) {
 }  // namespace
 }  // namespace stateful_lstm::chip::calls
 
-PYBIND11_MODULE(chip, module) {
+PYBIND11_MODULE(microbench, module) {
   using namespace stateful_lstm::chip;
   add(module, "fill", calls::fill);
   add(module, "launch", calls::launch);

@@ -35,7 +35,7 @@ source = "kernels"
 def kernels(kind: str = "plain") -> ModuleType:
     own = [HERE / f"{source}.cpp"]
     if source == "kernels":
-        own.append(build.ROOT / "csrc" / "cuda" / "entry.cu")
+        own.append(build.ROOT / "csrc/cuda/launcher.cu")
     return build.load(source, own, [], kind)
 
 

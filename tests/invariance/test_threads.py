@@ -118,7 +118,7 @@ def test_calls_large_enough_to_be_shared_by_units_equal_the_reference(sizes) -> 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 @pytest.mark.parametrize("sanitizer", [[], ["-fsanitize=thread"]], ids=["plain", "tsan"])
 def test_the_barrier_and_the_gathering(tmp_path, sanitizer) -> None:
-    sources = [ROOT / "tests/kernels/thread_team_check.cpp", ROOT / "csrc/cpu/thread_team.cpp"]
+    sources = [ROOT / "tests/invariance/thread_team_check.cpp", ROOT / "csrc/cpu/thread_team.cpp"]
     build = ["g++", "-std=c++17", "-O1", "-g", f"-I{ROOT / 'csrc'}", "-pthread", *sanitizer]
     subprocess.run([*build, *sources, "-o", tmp_path / "check"], check=True)
     done = subprocess.run([tmp_path / "check"], capture_output=True, text=True, check=False)

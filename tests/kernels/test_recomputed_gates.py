@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_operators import BAD_FORWARD, DTYPES, INPUTS, B, H, acc, forward_args
+from operator_support import BAD_FORWARD, DTYPES, INPUTS, B, H, acc, forward_args
 
 import stateful_lstm
 from stateful_lstm.backend import operators

@@ -8,14 +8,12 @@ import sys
 
 import pytest
 import torch
+from operator_support import BAD_FORWARD, DTYPES, SLOTS, B, H, P, acc, forward_args
 from torch import Tensor
 
 from stateful_lstm.backend import operators
 from stateful_lstm.backend.autograd import compiled_layer
 from stateful_lstm.backend.layer_stack import LayerWeights
-
-DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-T, B, INPUTS, H, P, SLOTS = 4, 3, 9, 6, 5, 7
 
 SCHEMAS = {
     "lstm_forward": "(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
@@ -48,29 +46,6 @@ SCHEMAS = {
     "cpu_capability": "() -> str",
     "cpu_capabilities": "() -> str",
 }
-
-
-def acc(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype == torch.bfloat16 else dtype
-
-
-def forward_args(dtype: torch.dtype, projection: bool, steered: bool, reverse: bool) -> list:
-    p = P if projection else H
-    return [
-        torch.randn(T, B, INPUTS, dtype=dtype),
-        torch.randn(4 * H, INPUTS, dtype=dtype),
-        torch.randn(4 * H, p, dtype=dtype),
-        torch.randn(4 * H, dtype=dtype) if not projection else None,
-        torch.randn(4 * H, dtype=dtype) if not projection else None,
-        torch.randn(p, H, dtype=dtype) if projection else None,
-        torch.randn(B, p, dtype=dtype),
-        torch.randn(B, H, dtype=acc(dtype)),
-        torch.rand(T, B) < 0.3 if steered else None,
-        torch.tensor([T, 0, 2]) if steered else None,
-        torch.rand(B, p).to(dtype) if steered else None,
-        reverse,
-        2,
-    ]
 
 
 def backward_args(dtype: torch.dtype, projection: bool, steered: bool, reverse: bool) -> list:
@@ -180,25 +155,6 @@ def test_gradients_are_bitwise_repeatable() -> None:
         assert torch.equal(first, second)
 
 
-BAD_FORWARD = [
-    (0, torch.randn(T, B, INPUTS, dtype=torch.float64), "x has the wrong dtype"),
-    (0, torch.randn(T, INPUTS), "x must be"),
-    (1, torch.randn(4 * H, INPUTS + 1), r"weight_ih must have shape \(24, 9\), got \(24, 10\)"),
-    (2, torch.randn(4 * H, H, dtype=torch.float16), "must be float32, float64 or bfloat16"),
-    (2, torch.randn(4 * H + 2, H), "weight_hh"),
-    (2, torch.randn(4 * H, P), "weight_hh has 5 columns for H = 6, which needs weight_hr"),
-    (3, None, "both biases or none"),
-    (4, torch.randn(H), "bias_hh must have shape"),
-    (6, torch.randn(B, H + 1), r"h0 must have shape \(3, 6\), got \(3, 7\)"),
-    (7, torch.randn(B, H, dtype=torch.float64), "c0 has the wrong dtype"),
-    (8, torch.zeros(T, B, dtype=torch.uint8), "reset_mask has the wrong dtype"),
-    (9, torch.tensor([T + 1, 0, 0]), r"lengths\[0\] is 5, expected 0 to 4"),
-    (9, torch.tensor([0, -1, 0]), r"lengths\[1\] is -1"),
-    (10, torch.randn(B, H + 1), "recurrent_mask must have shape"),
-    (12, 3, "save must be 0, 1 or 2"),
-]
-
-
 @pytest.mark.parametrize(("position", "value", "message"), BAD_FORWARD)
 def test_forward_refuses(position: int, value: object, message: str) -> None:
     args = forward_args(torch.float32, False, False, False)
@@ -252,7 +208,7 @@ def test_an_error_names_a_file_of_the_project() -> None:
     """Not where it lay on the machine that built the library."""
     args = forward_args(torch.float32, False, False, False)
     args[6] = torch.randn(B, H + 1)
-    with pytest.raises(RuntimeError, match=r"^\w+, csrc/binding\.h:\d+, h0 must have shape"):
+    with pytest.raises(RuntimeError, match=r"^\w+, csrc/bindings/operators\.h:\d+, h0 must have shape"):
         operators.lstm_forward(*args)
 
 

@@ -161,7 +161,8 @@ def outcome(call):
 
 def main(folder):
     hide_all_but(["torch", "numpy"])
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    root = Path(__file__).resolve().parents[2]
+    sys.path[:0] = [str(root), str(root / "tests/helpers")]
     from docs_support import name, python_blocks, run_block
 
     found = {}

@@ -41,7 +41,7 @@ INSIDE = {
 def public():
     """Name and object of all that a user may call."""
     for package in PACKAGES:
-        for short in package.__all__:
+        for short in getattr(package, "__all__", ()):
             found, full = getattr(package, short), f"{package.__name__}.{short}"
             if inspect.ismodule(found):
                 yield f"{full}.lstm", found.lstm  # stateful_lstm.reference

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import distributed_worker as worker
 import pytest
-import ranks
 import torch
 from training_support import Net, everything, make_trainer, same
 
@@ -33,7 +33,7 @@ def run(folder, count):
     assert done.returncode == 0, done.stderr[-6000:]
     return {
         kind: [torch.load(folder / kind / f"rank{rank} of {count}") for rank in range(count)]
-        for kind in ranks.KINDS
+        for kind in worker.KINDS
     }
 
 
@@ -41,13 +41,16 @@ def run(folder, count):
 def one(tmp_path_factory):
     """The same training in one process, with the rows of all; and its checkpoint."""
     path = tmp_path_factory.mktemp("one") / "one.pt"
-    return {**ranks.train("bare", 0.0, ranks.rows(0, 1, 4), save_to=path), "path": path}
+    return {
+        **worker.train("bare", 0.0, worker.rows(0, 1, 4), save_to=path),
+        "path": path,
+    }
 
 
 @pytest.fixture(scope="module")
 def all_two(one, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    for kind in ranks.KINDS:
+    for kind in worker.KINDS:
         (folder / kind).mkdir()
         shutil.copy(one["path"], folder / kind)
     return run(folder, 2), folder
@@ -58,7 +61,7 @@ def all_four(all_two):
     return run(all_two[1], 4)
 
 
-@pytest.fixture(params=ranks.KINDS)
+@pytest.fixture(params=worker.KINDS)
 def kind(request):
     return request.param
 
@@ -112,7 +115,7 @@ def test_the_same_number_of_ranks_goes_on_bit_for_bit(two):
 
 def test_one_process_goes_on_where_two_ranks_were(two, one):
     _, folder = two
-    resumed = ranks.train("bare", 0.0, ranks.rows(0, 1, 4), load_from=folder / "exact")
+    resumed = worker.train("bare", 0.0, worker.rows(0, 1, 4), load_from=folder / "exact")
     assert resumed["updates"] == one["updates"]
     torch.testing.assert_close(resumed["weights"], one["weights"], atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(
@@ -122,7 +125,7 @@ def test_one_process_goes_on_where_two_ranks_were(two, one):
     trainer = make_trainer(Net(dropout=0.0).double())
     trainer.load(folder / "exact")
     with pytest.raises(ValueError, match="rows of all ranks 4, the data's is 3"):
-        trainer.fit(ranks.rows(0, 1, 3), progress=False)
+        trainer.fit(worker.rows(0, 1, 3), progress=False)
 
 
 def test_two_ranks_go_on_where_one_process_was(two, one):
@@ -158,7 +161,7 @@ def test_one_process_goes_on_saving_where_two_ranks_did(two, tmp_path):
     shutil.copytree(two[1] / "exact", folder)
     trainer = make_trainer(Net(dropout=0.0).double())
     trainer.load(folder)
-    trainer.fit(ranks.rows(0, 1, 4), ranks.EPOCHS, progress=False)
+    trainer.fit(worker.rows(0, 1, 4), worker.EPOCHS, progress=False)
     trainer.save(folder)
     other = make_trainer(Net(dropout=0.0).double(), seed=3)
     other.load(folder)
@@ -189,7 +192,7 @@ def test_damage_of_one_rank_s_part_is_told_of_by_all(monkeypatch):
 def test_folders_that_are_refused(two, tmp_path, monkeypatch):
     folder = two[1] / "exact"
     trainer = make_trainer(Net(dropout=0.0).double())
-    trainer.fit(ranks.rows(0, 1, 4), progress=False)
+    trainer.fit(worker.rows(0, 1, 4), progress=False)
     before = everything(trainer)
 
     def refused(path, text, trainer=trainer):
@@ -278,7 +281,7 @@ def test_a_save_that_was_killed_between_its_renames_is_found(two, tmp_path):
         shutil.copytree(folder, tmp_path / name)
         trainer = make_trainer(Net(dropout=0.0).double())
         trainer.load(tmp_path / "there")
-        assert trainer.updates == ranks.SAVED_AT
+        assert trainer.updates == worker.SAVED_AT
         shutil.rmtree(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         trainer.load(tmp_path / "there")
