@@ -1,5 +1,5 @@
 # The compiled library's Python side: csrc/bindings/fastpath_module.cpp, and beside it a file for
-# each short way.
+# each fast path.
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +30,8 @@ def step(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
     """A stack in place on its state, past the dispatcher: (y, (h_n, c_n)); or None, no effect.
 
-    None means: go the long way, which works or says what is wrong. It is the answer to whatever is
-    no plain dense CPU tensor of the right dtype and shape, and to a mode in which torch wants to
+    None means: go the regular path, which works or says what is wrong. It is the answer to whatever
+    is no plain dense CPU tensor of the right dtype and shape, and to a mode in which torch wants to
     see the operator (autograd, autocast, profiler, tracing, dispatch modes, torch.func).
 
     Args: as of ``ops.lstm_step_``; the weights are found by their names in ``parameters``; x,
@@ -67,7 +67,7 @@ def gradients(
 ) -> tuple[Tensor | None, ...] | None:
     """Its gradients, past the dispatcher; or None, no effect.
 
-    Args: gradients of its first three results, or None; what the long way's function saves for
+    Args: gradients of its first three results, or None; what the regular path's function saves for
     backward where it keeps all (``autograd.py``); and of which inputs gradients are wanted:
     whatever comes first, then x, four weights, h0, c0 and the mask.
 

@@ -44,7 +44,7 @@ def info() -> dict[str, Any]:
             "cpu": operators.missing or True,
             "cuda": cuda.unavailable() or True,
         },
-        "quick_step": operators.quick_step is not None or _no_quick_step(),
+        "quick_step": operators.fastpath_inference is not None or _no_quick_step(),
         "cpu_capability": operators.cpu_capability(),
         "cpu_capabilities": operators.cpu_capabilities(),
         "cpu_threads": torch.get_num_threads(),

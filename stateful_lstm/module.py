@@ -246,16 +246,16 @@ class StatefulLSTM(nn.RNNBase):
         Each says what was expected and what came, before anything is computed or any state touched.
         """
         own = self._state if state is None else state
-        if (  # the short way: inference on a state that is there
+        if (  # the fast path: inference on a state that is there
             hx is None
             and type(own) is LSTMState
             and (self.stateful or state is not None)
             and not is_compiling()
             and not (self.training and self._drops())
-            and operators.quick_step is not None
+            and operators.fastpath_inference is not None
             and forward_ad._current_level < 0
         ):
-            done = operators.quick_step(
+            done = operators.fastpath_inference(
                 input,  # a packed sequence is answered with None
                 self._parameters,
                 self._flat_weights_names,

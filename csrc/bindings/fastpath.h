@@ -1,10 +1,10 @@
-// What the short ways in from Python share: tensors looked at and made through DLPack's exchange table, past
+// What the fast paths in from Python share: tensors looked at and made through DLPack's exchange table, past
 // torch's dispatcher. python.cpp: the module, and how the table is found.
 //
 // An operator takes longer to be called than a small layer to be computed. Here the tensors come as Python
 // objects, and the table, which torch fills, tells where they lie. Nothing is kept from call to call: pointers,
 // shapes and strides are read anew each time. Whatever is unusual is answered with None and no effect, and
-// the caller goes the long way, which says what is wrong.
+// the caller goes the regular path, which says what is wrong.
 #pragma once
 #undef TORCH_TARGET_VERSION  // the next header is DLPack's own, which has an ABI of its own
 #define Py_LIMITED_API 0x030A0000

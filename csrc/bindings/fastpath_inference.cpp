@@ -1,4 +1,4 @@
-// The short way of inference: a stack in place on its state.
+// The fast path of inference: a stack in place on its state.
 #include "bindings/fastpath.h"
 
 #include <exception>

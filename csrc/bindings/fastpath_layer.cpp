@@ -1,4 +1,4 @@
-// The short ways of sequences: a layer in one direction without a projection, and its gradients.
+// The fast paths of sequences: a layer in one direction without a projection, and its gradients.
 #include <algorithm>
 #include <exception>
 
@@ -88,7 +88,7 @@ PyObject* forward_of(const Layer& layer, PyObject* bias_ih, PyObject* bias_hh, b
   return all;
 }
 
-// What was saved for backward, and the places of this in a tuple that is the long way's.
+// What was saved for backward, and the places of this in a tuple that is the regular path's.
 enum Saved { kX, kWeightIh, kWeightHh, kBiasIh, kBiasHh, kH0, kC0, kReset, kY, kCells, kGates };
 constexpr int kSaved = kGates + 1, kInputs = kReset + 1;  // inputs of the function, after the first
 constexpr int kPlaces[kSaved] = {0, 1, 2, 3, 4, 6, 7, 8, 11, 14, 15}, kAll = 16;

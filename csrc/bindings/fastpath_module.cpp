@@ -1,4 +1,4 @@
-// The Python module `_C`: short ways in, past torch's dispatcher. What they share: python.h.
+// The Python module `_C`: fast paths in, past torch's dispatcher. What they share: python.h.
 #include "bindings/fastpath.h"
 
 #include <cstring>
@@ -19,7 +19,7 @@ namespace {
 // Methods of torch.Tensor.
 PyObject *is_neg = nullptr, *storage_offset = nullptr, *is_zerotensor = nullptr;
 
-// What Python is asked before the short way is taken, each with the answer on which it may be.
+// What Python is asked before the fast path is taken, each with the answer on which it may be.
 struct Guard {
   PyObject *ask, *argument, *answer;  // argument null: none
 };

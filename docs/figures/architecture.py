@@ -89,7 +89,7 @@ def draw(path):
     arrow(ax, (47.3, 9.2), (55.7, 9.2))
     label(ax, 51.5, 10.7, "included", ha="center")
 
-    # The short ways, past all that: inference, to where the state is written in place, and plain
+    # The fast paths, past all that: inference, to where the state is written in place, and plain
     # sequences.
     ax.plot([18.7, 12.2, 12.2, 13.5], [75, 75, 23.5, 23.5], color=INK, lw=1.4, ls="--")
     arrow(ax, (13.5, 23.5), (18.7, 23.5), line="--")

@@ -255,7 +255,7 @@ def check_alike(weights: Sequence[Tensor], names: Sequence[str]) -> None:
     """All weights have one device, and one dtype, but that autocast mixes all except float64.
 
     Of CPU tensors with one on meta among them torch would make results without any numbers. The
-    short way of sequences looks by itself.
+    fast path of sequences looks by itself.
     """
     first = weights[0]
     for weight, name in zip(weights, names, strict=False):

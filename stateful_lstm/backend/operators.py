@@ -1,10 +1,10 @@
 """The compiled operators: loads the library, tells torch their shapes, and gives them types.
 
 The library registers its operators in C++ (``csrc/bindings/operators_cpu.cpp``) and is a Python
-module as well, for the calls that must be quicker than an operator: :func:`quick_step`,
-:func:`quick_forward` and :func:`quick_gradients` (``csrc/bindings/fastpath_module.cpp``). Importing
-this file never compiles anything. Where the library is not built, :data:`missing` says why and the
-rest of the package works on the reference.
+module as well, for the calls that must be quicker than an operator: :func:`fastpath_inference`,
+:func:`fastpath_forward` and :func:`fastpath_gradients` (``csrc/bindings/fastpath_module.cpp``).
+Importing this file never compiles anything. Where the library is not built, :data:`missing` says
+why and the rest of the package works on the reference.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _first_freed(tensors: tuple[object, ...]) -> int:
 
 def _load() -> str | None:
     """Loads the library. Returns None, or why there is none."""
-    global quick_step, quick_forward, quick_gradients, first_freed
+    global fastpath_inference, fastpath_forward, fastpath_gradients, first_freed
     path = Path(__file__).parents[1] / "_C.abi3.so"
     if not path.exists():
         return (
@@ -68,7 +68,7 @@ def _load() -> str | None:
         (backward_pass, None, -1),
     )
     if _C.setup(Tensor, torch.nn.Parameter, watchers, mark_changed, backward_pass):
-        quick_step, quick_forward, quick_gradients = _C.step, _C.forward, _C.gradients
+        fastpath_inference, fastpath_forward, fastpath_gradients = _C.step, _C.forward, _C.gradients
         first_freed = _C.first_freed
     return None
 
@@ -76,9 +76,9 @@ def _load() -> str | None:
 first_freed: Callable[[tuple[object, ...]], int] = _first_freed
 # `lstm_step_`, `lstm_forward` and `lstm_gradients` past the dispatcher, which costs more than a
 # step: see _C.pyi. None: not to be had.
-quick_step: Callable[..., tuple[Tensor, tuple[Tensor, Tensor]] | None] | None = None
-quick_forward: Callable[..., tuple[Tensor, ...] | None] | None = None
-quick_gradients: Callable[..., tuple[Tensor | None, ...] | None] | None = None
+fastpath_inference: Callable[..., tuple[Tensor, tuple[Tensor, Tensor]] | None] | None = None
+fastpath_forward: Callable[..., tuple[Tensor, ...] | None] | None = None
+fastpath_gradients: Callable[..., tuple[Tensor | None, ...] | None] | None = None
 missing: str | None = _load()
 
 

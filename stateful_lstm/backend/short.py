@@ -1,8 +1,8 @@
-"""The short way of sequences: a few rows on the CPU, without what most calls do without.
+"""The fast path of sequences: a few rows on the CPU, without what most calls do without.
 
 Where a call is small, Python and torch take longer than its kernels. So a plain stack of layers
 goes here from kernel to kernel past torch's dispatcher (``csrc/bindings/fastpath_layer.cpp``), in
-training through one autograd function a layer. The kernels are those of the long way
+training through one autograd function a layer. The kernels are those of the regular path
 (``functional.py``), and so are the numbers, bit by bit; whatever is unusual takes that way.
 """
 
@@ -27,7 +27,7 @@ def fits(call: Call, config: Config, training: bool) -> bool:
     """Whether a call may go this way."""
     x, reset = call.x, call.reset
     return (
-        operators.quick_forward is not None
+        operators.fastpath_forward is not None
         and x.is_cpu
         and not is_compiling()
         and x.size(0) * x.size(1) <= autograd.RANGE_ROWS
@@ -51,8 +51,8 @@ def wants_gradients(call: Call, weights: Sequence[Tensor]) -> bool:
 
 
 def run(call: Call, weights: Sequence[Tensor], config: Config, graph: bool) -> Result | None:
-    """All layers, one after the other; or None, without any effect, for the long way."""
-    assert operators.quick_forward is not None
+    """All layers, one after the other; or None, without any effect, for the regular path."""
+    assert operators.fastpath_forward is not None
     y, layers = call.x.contiguous(), config.num_layers  # with batch_first they lie otherwise
     reset = None if call.reset is None else call.reset.contiguous()
     each = 4 if config.bias else 2
@@ -61,7 +61,7 @@ def run(call: Call, weights: Sequence[Tensor], config: Config, graph: bool) -> R
     for k in range(layers):
         weights_of_layer = weights[k * each : (k + 1) * each]
         inputs = (y, *weights_of_layer, *no_biases, call.h0[k], call.c0[k], reset)
-        made = operators.quick_forward(*inputs, graph)
+        made = operators.fastpath_forward(*inputs, graph)
         if made is None:
             return None
         if graph:
@@ -73,13 +73,13 @@ def run(call: Call, weights: Sequence[Tensor], config: Config, graph: bool) -> R
 
 
 class _ShortFunction(torch.autograd.Function):
-    """Puts what :func:`operators.quick_forward` has made into the graph."""
+    """Puts what :func:`operators.fastpath_forward` has made into the graph."""
 
     @staticmethod
     def forward(ctx: Any, made: tuple[Tensor, ...], *inputs: Tensor | None) -> Result:
         y, h_n, c_n, gates, cells = made
         *weights, h0, c0, reset = inputs
-        # As the long way saves it: recomputing (torch.utils.checkpoint) may take the other one.
+        # As the regular path saves it: recomputing (torch.utils.checkpoint) may take the other one.
         ctx.save_for_backward(*weights, None, h0, c0, reset, None, None, y, h0, c0, cells, gates)
         ctx.set_materialize_grads(False)
         return y, h_n, c_n
@@ -87,10 +87,10 @@ class _ShortFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        if operators.quick_gradients is not None and not torch.is_grad_enabled():
+        if operators.fastpath_gradients is not None and not torch.is_grad_enabled():
             # A sum's gradient is one number for all; that of batch_first lies otherwise.
             dense = [None if grad is None else grad.contiguous() for grad in grads]
-            found = operators.quick_gradients(*dense, saved, ctx.needs_input_grad)
+            found = operators.fastpath_gradients(*dense, saved, ctx.needs_input_grad)
             if found is not None:
                 return found
         return _long_backward(saved, ctx.needs_input_grad, grads)
@@ -99,7 +99,7 @@ class _ShortFunction(torch.autograd.Function):
 def _long_backward(
     saved: tuple[Any, ...], needed: tuple[bool, ...], grads: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
-    """The same as the long way has it."""
+    """The same as the regular path has it."""
     if all(grad is None for grad in grads):
         return (None,) * 9
     x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, reset, lengths, mask, y, *inside = saved

@@ -9,7 +9,9 @@ import sys
 import pytest
 from emulator import build, counts, mutate
 
-KERNELS = [path for path in sorted((build.ROOT / "csrc/cuda").glob("**/*.h")) if path.stem != "device"]
+KERNELS = [
+    path for path in sorted((build.ROOT / "csrc/cuda").glob("**/*.h")) if path.stem != "device"
+]
 COMMAND = [sys.executable, "tests/emulator/smoke_kernels.py"]
 # Within a cluster, across the device: the first of each. Each compiles for twenty seconds.
 SOME = {"exchange.h: cluster_wait", "exchange.h: store_release"}

@@ -86,8 +86,8 @@ def stand_in(
         instead(name)
     for name in ("state_gather", "state_scatter_", "state_write_"):
         instead(name)
-    monkeypatch.setattr(operators, "quick_step", None)
-    monkeypatch.setattr(operators, "quick_forward", None)
+    monkeypatch.setattr(operators, "fastpath_inference", None)
+    monkeypatch.setattr(operators, "fastpath_forward", None)
     monkeypatch.setattr(cuda, "on_gpu", lambda x: not emulated.paused)
     monkeypatch.setattr(
         cuda, "why_not", lambda x: None if x.dtype in cuda.DTYPES else f"no kernels for {x.dtype}"

@@ -1,7 +1,8 @@
-"""The short way of inference, past torch's dispatcher: what takes it, and what then comes out.
+"""The fast path of inference, past torch's dispatcher: what takes it, and what then comes out.
 
-`operators.quick_step` is what a call without gradients takes on a state that is there. Every test
-asks whether it was taken, and whether the numbers are those of the long way, bit for bit.
+`operators.fastpath_inference` is what a call without gradients takes on a state that is there.
+Every test asks whether it was taken, and whether the numbers are those of the regular path, bit for
+bit.
 """
 
 import copy
@@ -26,7 +27,8 @@ import stateful_lstm
 from stateful_lstm.backend import operators
 
 pytestmark = pytest.mark.skipif(
-    operators.quick_step is None, reason="no library, or a torch without DLPack's exchange table"
+    operators.fastpath_inference is None,
+    reason="no library, or a torch without DLPack's exchange table",
 )
 
 # ---- where it is taken ---------------------------------------------------------------------------
@@ -253,7 +255,7 @@ def test_lengths(spy, monkeypatch, config, lengths, times, way):
     steps = torch.arange(2 * times).view(-1, 1) >= counts
     dirty = x.masked_fill(steps.unsqueeze(2), float("nan"))
     if way == "operator":
-        monkeypatch.setattr(operators, "quick_step", None)
+        monkeypatch.setattr(operators, "fastpath_inference", None)
     y, hc = call(lstm, dirty, lengths=counts)
     assert spy.taken == (way == "quick")
     close(y, expected)

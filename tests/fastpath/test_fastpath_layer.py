@@ -1,7 +1,7 @@
-"""The short way of sequences, past torch's dispatcher: `short.py` and the two functions under it.
+"""The fast path of sequences, past torch's dispatcher: `short.py` and the two functions under it.
 
 Every test asks whether it was taken, and whether the numbers, gradients among them, are those of
-the long way, bit for bit.
+the regular path, bit for bit.
 """
 
 import copy
@@ -18,7 +18,8 @@ from torch.autograd import forward_ad
 from stateful_lstm.backend import autograd, operators
 
 pytestmark = pytest.mark.skipif(
-    operators.quick_forward is None, reason="no library, or a torch without DLPack's exchange table"
+    operators.fastpath_forward is None,
+    reason="no library, or a torch without DLPack's exchange table",
 )
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
@@ -28,7 +29,7 @@ class Spy:
 
     def __init__(self, monkeypatch):
         self.monkeypatch, self.counts = monkeypatch, {}
-        for name in ("quick_forward", "quick_gradients"):
+        for name in ("fastpath_forward", "fastpath_gradients"):
             self.watch(name, getattr(operators, name))
 
     def watch(self, name, inner):
@@ -42,14 +43,14 @@ class Spy:
         self.monkeypatch.setattr(operators, name, watched)
 
     def taken(self):
-        """How many layers went the short way since last asked: forward and backward."""
+        """How many layers went the fast path since last asked: forward and backward."""
         counts = tuple(self.counts.values())
         self.counts = dict.fromkeys(self.counts, 0)
         return counts
 
     def long_way(self, work):
         with self.monkeypatch.context() as patch:
-            patch.setattr(operators, "quick_forward", None)
+            patch.setattr(operators, "fastpath_forward", None)
             return work()
 
 
@@ -379,7 +380,7 @@ def test_gradients_that_are_not_dense(spy):
         assert same_bits(p.grad, was)
     y = lstm(x)[0]
     spy.taken()
-    with Seen():  # the long way's backward, from what the short one saved
+    with Seen():  # the regular path's backward, from what the short one saved
         again = torch.autograd.grad(y.sum(), list(lstm.parameters()))
     assert spy.taken() == (0, 0)
     assert all(same_bits(*pair) for pair in zip(again, found, strict=True))
@@ -555,26 +556,26 @@ def saved_of(args, made):
 
 def test_the_functions_take_what_they_say():
     args = plain_arguments()
-    made = operators.quick_forward(*args)
+    made = operators.fastpath_forward(*args)
     saved, wanted = saved_of(args, made), (False, *[True] * 7, False)
-    grads = operators.quick_gradients(torch.ones_like(made[0]), None, None, saved, wanted)
+    grads = operators.fastpath_gradients(torch.ones_like(made[0]), None, None, saved, wanted)
     assert [None if g is None else g.shape for g in grads] == [
         None,
         *[t.shape for t in args[:7]],
         None,
     ]
     with pytest.raises(TypeError, match="9 arguments"):
-        operators.quick_forward(*args[:-1])
+        operators.fastpath_forward(*args[:-1])
     for wrong in ((), (1, 2, 3, 4, 5), (None, None, None, saved[1:], wanted)):
         with pytest.raises(TypeError, match="5 arguments"):
-            operators.quick_gradients(*wrong)
+            operators.fastpath_gradients(*wrong)
 
 
 @pytest.mark.parametrize("place", range(8))
 def test_whatever_does_not_fit_has_no_effect(place):
     good = plain_arguments()
     good[7] = torch.zeros(2, 3, dtype=torch.bool)
-    assert operators.quick_forward(*good) is not None
+    assert operators.fastpath_forward(*good) is not None
     tensor = good[place]
     longer = torch.cat([tensor, tensor[:1]])
     wrongs = [3, "x", tensor.to(torch.int32), tensor.to("meta"), longer, tensor[..., :0]]
@@ -584,22 +585,22 @@ def test_whatever_does_not_fit_has_no_effect(place):
     for wrong in wrongs:
         args = list(good)
         args[place] = wrong
-        assert operators.quick_forward(*args) is None
+        assert operators.fastpath_forward(*args) is None
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 6, 7, 8, 11, 14, 15])
 def test_gradients_of_what_does_not_fit(place):
     args = plain_arguments()
     args[7] = torch.zeros(2, 3, dtype=torch.bool)
-    made = operators.quick_forward(*args)
+    made = operators.fastpath_forward(*args)
     good = saved_of(args, made)
     grad, wanted = torch.ones_like(made[0]), (False, *[True] * 7, False)
-    assert operators.quick_gradients(grad, None, None, good, wanted) is not None
-    assert operators.quick_gradients(None, None, None, good, wanted) is None
-    assert operators.quick_gradients(grad[:1], None, None, good, wanted) is None
+    assert operators.fastpath_gradients(grad, None, None, good, wanted) is not None
+    assert operators.fastpath_gradients(None, None, None, good, wanted) is None
+    assert operators.fastpath_gradients(grad[:1], None, None, good, wanted) is None
     tensor = good[place]
     wrongs = [3, tensor.to(torch.int32), torch.cat([tensor, tensor[:1]]), tensor[..., :0]]
     for wrong in wrongs:
         saved = list(good)
         saved[place] = wrong
-        assert operators.quick_gradients(grad, None, None, tuple(saved), wanted) is None
+        assert operators.fastpath_gradients(grad, None, None, tuple(saved), wanted) is None

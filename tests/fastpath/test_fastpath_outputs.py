@@ -1,7 +1,8 @@
-"""The short way of inference, past torch's dispatcher: its outputs as tensors, and threads.
+"""The fast path of inference, past torch's dispatcher: its outputs as tensors, and threads.
 
-`operators.quick_step` is what a call without gradients takes on a state that is there. Every test
-asks whether it was taken, and whether the numbers are those of the long way, bit for bit.
+`operators.fastpath_inference` is what a call without gradients takes on a state that is there.
+Every test asks whether it was taken, and whether the numbers are those of the regular path, bit for
+bit.
 """
 
 import copy
@@ -27,7 +28,8 @@ from stateful_lstm import StatefulLSTM
 from stateful_lstm.backend import operators
 
 pytestmark = pytest.mark.skipif(
-    operators.quick_step is None, reason="no library, or a torch without DLPack's exchange table"
+    operators.fastpath_inference is None,
+    reason="no library, or a torch without DLPack's exchange table",
 )
 
 # ---- what comes out ------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""The short way of inference, past torch's dispatcher: what does not take it, to no effect.
+"""The fast path of inference, past torch's dispatcher: what does not take it, to no effect.
 
-`operators.quick_step` is what a call without gradients takes on a state that is there. Every test
-asks whether it was taken, and whether the numbers are those of the long way, bit for bit.
+`operators.fastpath_inference` is what a call without gradients takes on a state that is there.
+Every test asks whether it was taken, and whether the numbers are those of the regular path, bit for
+bit.
 """
 
 import os
@@ -29,7 +30,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from stateful_lstm.backend import operators
 
 pytestmark = pytest.mark.skipif(
-    operators.quick_step is None, reason="no library, or a torch without DLPack's exchange table"
+    operators.fastpath_inference is None,
+    reason="no library, or a torch without DLPack's exchange table",
 )
 
 # ---- where it is not -----------------------------------------------------------------------------
@@ -384,6 +386,6 @@ def test_a_state_of_another_layer_is_refused_as_ever(spy):
 
 def test_the_c_function_refuses_other_arguments():
     with pytest.raises(TypeError, match="11 arguments"):
-        operators.quick_step(1, 2)
+        operators.fastpath_inference(1, 2)
     with pytest.raises(TypeError, match="11 arguments"):
-        operators.quick_step(*[None] * 11)
+        operators.fastpath_inference(*[None] * 11)

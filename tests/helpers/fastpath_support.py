@@ -1,4 +1,4 @@
-"""The short way of inference past torch's dispatcher, spied upon: what its tests share."""
+"""The fast path of inference past torch's dispatcher, spied upon: what its tests share."""
 
 import copy
 
@@ -34,8 +34,8 @@ class Spy:
     """Stands in for the C function, and remembers whether it did the work."""
 
     def __init__(self, monkeypatch):
-        self.step, self.taken, self.monkeypatch = operators.quick_step, False, monkeypatch
-        monkeypatch.setattr(operators, "quick_step", self)
+        self.step, self.taken, self.monkeypatch = operators.fastpath_inference, False, monkeypatch
+        monkeypatch.setattr(operators, "fastpath_inference", self)
 
     def __call__(self, *args):
         out = self.step(*args)
@@ -43,9 +43,9 @@ class Spy:
         return out
 
     def long_way(self, lstm, x, **options):
-        """The same call without the short way."""
+        """The same call without the fast path."""
         with self.monkeypatch.context() as patch:
-            patch.setattr(operators, "quick_step", None)
+            patch.setattr(operators, "fastpath_inference", None)
             return lstm(x, **options)
 
 
@@ -64,7 +64,7 @@ def flat(results):
 
 
 def assert_quick(spy, lstm, x, mode=torch.no_grad, **options):
-    """The short way is taken, and y, h_n, c_n and the state have the long way's bits."""
+    """The fast path is taken, and y, h_n, c_n and the state have the regular path's bits."""
     twin = copy.deepcopy(lstm)
     with mode():
         found, expected = flat(lstm(x, **options)), flat(spy.long_way(twin, x, **options))
@@ -76,7 +76,7 @@ def assert_quick(spy, lstm, x, mode=torch.no_grad, **options):
 
 
 def assert_long(spy, lstm, x, **options):
-    """The short way is not taken, and the numbers are those of nn.LSTM."""
+    """The fast path is not taken, and the numbers are those of nn.LSTM."""
     start, same_x = lstm.state.read(), x.detach().clone()
     y, _ = lstm(x, **options)
     assert not spy.taken

@@ -5,7 +5,7 @@ A row's bits depend on neither batch, nor cut into calls, nor neighbours, nor th
 That holds inside each of three ways of computing, which order their sums differently and so differ
 from each other in the last bits:
 
-* steps: inference of at most 4 steps (`lstm_step_` and its short way), one direction;
+* steps: inference of at most 4 steps (`lstm_step_` and its fast path), one direction;
 * in place: other inference of B <= 4 with T * B up to a number that grows with the weights, or with
   weights too large for the cache, and with STATEFUL_LSTM_PACK=never for any T; no projection; in
   bfloat16 only where the processor has its products;

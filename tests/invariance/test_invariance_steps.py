@@ -14,7 +14,7 @@ few = settings(max_examples=20, deadline=None, derandomize=True)
 
 
 def through_the_dispatcher(monkeypatch):
-    monkeypatch.setattr(operators, "quick_step", None)
+    monkeypatch.setattr(operators, "fastpath_inference", None)
 
 
 @dtypes

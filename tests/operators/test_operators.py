@@ -208,7 +208,9 @@ def test_an_error_names_a_file_of_the_project() -> None:
     """Not where it lay on the machine that built the library."""
     args = forward_args(torch.float32, False, False, False)
     args[6] = torch.randn(B, H + 1)
-    with pytest.raises(RuntimeError, match=r"^\w+, csrc/bindings/operators\.h:\d+, h0 must have shape"):
+    with pytest.raises(
+        RuntimeError, match=r"^\w+, csrc/bindings/operators\.h:\d+, h0 must have shape"
+    ):
         operators.lstm_forward(*args)
 
 

@@ -171,7 +171,7 @@ def test_every_picture_has_a_script_and_a_page():
     pictures = {path.stem for path in PICTURES.glob("*.svg")}
     assert pictures == {path.stem for path in SCRIPTS}
     text = "".join(prose(path) for path in DOCUMENTS)
-    assert pictures == set(re.findall(r"\]\(pictures/(\w+)\.svg\)", text))
+    assert pictures == set(re.findall(r"\]\((?:\.\./)?figures/(\w+)\.svg\)", text))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=name)

@@ -61,7 +61,7 @@ def test_threads_with_their_own_slots_get_the_bits_of_one_after_another(
     monkeypatch, eager_switches, dtype, steps, way
 ):
     if way == "inference by operators":
-        monkeypatch.setattr(operators, "quick_step", None)
+        monkeypatch.setattr(operators, "fastpath_inference", None)
     grad = way == "training"
     torch.manual_seed(3)
     lstm = StatefulLSTM(8, H, 2, dtype=dtype)

@@ -55,7 +55,7 @@ def given(lstm, weights):
 
 
 def with_hx(lstm, weights=None):
-    """The long way, from given states, layer by layer."""
+    """The regular path, from given states, layer by layer."""
     x, start = noise(40, SLOTS, 3, dtype=lstm.state.h.dtype), lstm.state.read()
     with torch.no_grad():
         y, hc = given(lstm, weights)(x, start)
@@ -63,7 +63,7 @@ def with_hx(lstm, weights=None):
 
 
 KINDS = {
-    "quick_step": inference(1, SLOTS),
+    "fastpath_inference": inference(1, SLOTS),
     "packed": inference(40, SLOTS),
     "in_place": inference(16, 1),
     "with_hx": with_hx,
@@ -154,7 +154,7 @@ def through_numpy(lstm):
 def shared_with_numpy(lstm):
     array = lstm.weight_hh_l0.detach().numpy().copy()
     lstm.weight_hh_l0.data = torch.from_numpy(array)
-    KINDS["quick_step"](lstm)
+    KINDS["fastpath_inference"](lstm)
     KINDS["packed"](lstm)
     array *= -1
 
@@ -193,7 +193,7 @@ def swapped_on_conversion(lstm):
 def from_a_vector(lstm):
     vector = nn.utils.parameters_to_vector(lstm.parameters()).detach() * -1
     nn.utils.vector_to_parameters(vector, lstm.parameters())
-    KINDS["quick_step"](lstm)
+    KINDS["fastpath_inference"](lstm)
     vector.mul_(0.5)  # of which the weights are views
 
 
@@ -212,7 +212,7 @@ def parametrized(lstm):
 
 def original_edited(lstm):
     parametrized(lstm)
-    KINDS["quick_step"](lstm)
+    KINDS["fastpath_inference"](lstm)
     KINDS["packed"](lstm)
     with torch.no_grad():
         lstm.parametrizations.weight_hh_l0.original.mul_(-1)
@@ -220,7 +220,7 @@ def original_edited(lstm):
 
 def parametrization_removed(lstm):
     parametrized(lstm)
-    KINDS["quick_step"](lstm)
+    KINDS["fastpath_inference"](lstm)
     parametrize.remove_parametrizations(lstm, "weight_hh_l0")
 
 
@@ -308,11 +308,11 @@ def test_weights_that_took_another_layers_memory_are_that_layers_no_more(before,
 
 def test_the_kinds_of_calls_are_what_their_names_say(monkeypatch):
     taken = []
-    step = operators.quick_step
+    step = operators.fastpath_inference
     if step is None:
-        pytest.skip("there is no short way with this torch")
+        pytest.skip("there is no fast path with this torch")
     monkeypatch.setattr(
-        operators, "quick_step", lambda *args: taken.append(step(*args)) or taken[-1]
+        operators, "fastpath_inference", lambda *args: taken.append(step(*args)) or taken[-1]
     )
     for kind, run in KINDS.items():
         taken.clear()

@@ -60,7 +60,7 @@ ACTS = {
 def test_no_exception_leaves_one_new_and_the_other_old(act, dtype, library, monkeypatch):
     if not library:
         monkeypatch.setattr(operators, "missing", "left out by this test")
-        for name in ("quick_step", "quick_forward", "quick_gradients"):
+        for name in ("fastpath_inference", "fastpath_forward", "fastpath_gradients"):
             monkeypatch.setattr(operators, name, None)
     x, done, count = noise(4, 3, 3, dtype=dtype), False, 0
     while not done:
