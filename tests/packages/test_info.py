@@ -95,7 +95,7 @@ def test_gpus_without_kernels_are_named_too(two_gpus, monkeypatch):
 
 def test_it_says_why_there_is_no_library(monkeypatch):
     monkeypatch.setattr(operators, "missing", "not built")
-    monkeypatch.setattr(operators, "quick_step", None)
+    monkeypatch.setattr(operators, "fastpath_inference", None)
     cuda.built_for.cache_clear()
     info = stateful_lstm.info()
     cuda.built_for.cache_clear()
@@ -105,7 +105,7 @@ def test_it_says_why_there_is_no_library(monkeypatch):
 
 
 def test_it_says_why_there_is_no_quick_step(monkeypatch):
-    monkeypatch.setattr(operators, "quick_step", None)
+    monkeypatch.setattr(operators, "fastpath_inference", None)
     info = stateful_lstm.info()
     assert info["backends"]["cpu"] is True
     assert info["quick_step"] == f"torch {torch.__version__} does not offer DLPack's exchange table"
