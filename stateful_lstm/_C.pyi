@@ -1,5 +1,5 @@
-# The compiled library's Python side: csrc/bindings/fastpath_module.cpp, and beside it a file for
-# each fast path.
+# The compiled library's Python side: csrc/bindings/fastpath_module.cpp; each fast path has a file
+# beside it.
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 def setup(
     tensor: type[Tensor],
     parameter: type[nn.Parameter],
-    watchers: tuple[tuple[Callable[..., object], object, object], ...],
+    watchers: tuple[tuple[Callable[[], object], object], ...],
     mark_changed: Callable[[Any], object],
     backward_pass: Callable[[], int],
 ) -> bool: ...
@@ -30,11 +30,12 @@ def step(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
     """A stack in place on its state, past the dispatcher: (y, (h_n, c_n)); or None, no effect.
 
-    None means: go the regular path, which works or says what is wrong. It is the answer to whatever
-    is no plain dense CPU tensor of the right dtype and shape, and to a mode in which torch wants to
-    see the operator (autograd, autocast, profiler, tracing, dispatch modes, torch.func).
+    After None the caller takes the regular path, which works or says what is wrong. The answer is
+    None for any argument but a plain dense CPU tensor of the right dtype and shape, and in a mode
+    in which torch must see the operator: profiler, tracing, dispatch modes, torch.func. The caller
+    looks at grad mode and autocast.
 
-    Args: as of ``ops.lstm_step_``; the weights are found by their names in ``parameters``; x,
+    Args: as of ``operators.lstm_step_``; the weights are found by their names in ``parameters``; x,
     reset_mask and y are (B, T, ...) with ``batch_first``.
     """
 
@@ -51,7 +52,7 @@ def forward(
 ) -> tuple[Tensor, ...] | None:
     """One layer, past the dispatcher; or None, no effect, as for :func:`step`.
 
-    Args: as of ``ops.lstm_forward``, without a projection.
+    Args: as of ``operators.lstm_forward``, without a projection.
     ``save``: keep what backward needs. Without it the weights may be read where they lie.
 
     Returns: y (T, B, H), h_n (1, B, H) and, in the dtype of sums, c_n (1, B, H); and with ``save``
@@ -62,14 +63,23 @@ def gradients(
     grad_y: object,
     grad_h_n: object,
     grad_c_n: object,
-    saved: tuple[Tensor | None, ...],
+    x: object,
+    weight_ih: object,
+    weight_hh: object,
+    bias_ih: object,
+    bias_hh: object,
+    h0: object,
+    c0: object,
+    reset_mask: object,
+    y: object,
+    gates: object,
+    cells: object,
     wanted: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...] | None:
-    """Its gradients, past the dispatcher; or None, no effect.
+    """The gradients of a layer, past the dispatcher; or None, no effect, as for :func:`step`.
 
-    Args: gradients of its first three results, or None; what the regular path's function saves for
-    backward where it keeps all (``autograd.py``); and of which inputs gradients are wanted:
-    whatever comes first, then x, four weights, h0, c0 and the mask.
+    Args: the gradients of y, h_n and c_n, or None each; the arguments of :func:`forward`; what it
+    returned; and which of x, the four weights, h0 and c0 want a gradient.
 
-    Returns: the gradients of these inputs, None where it is not wanted.
+    Returns: the gradients of these seven, None where not wanted.
     """

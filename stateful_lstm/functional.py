@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference
-from .backend import arguments, cuda, operators, short
-from .backend.autograd import compiled_layer
+from .backend import arguments, cuda, operators
+from .backend.autograd import compiled_layer, takes_fastpath
 from .backend.layer_stack import Layer, accumulation_dtype, run_stack, split_weights
+from .backend.reference_layer import reference_layer
 
 BACKENDS = ("auto", "reference", "cpu", "cuda")
 RECOMPUTE = ("none", "gates", "segments", "auto")
@@ -115,22 +115,16 @@ def run(
     packed_rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Runs a checked call: y (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H) in the dtype of sums."""
-    if arguments.autocast_enabled(call.x.device):
+    if arguments.autocast_enabled(call.x):
         return _under_autocast(call, weights, config, training, recompute, backend, packed_rows)
     if _has_wider_kernels(call.x, backend):
         y, h_n, c_n = _in_dtype(
             torch.float32, call, weights, config, training, recompute, backend, packed_rows
         )
         return y.half(), h_n.half(), c_n
-    if backend == "auto" and short.fits(call, config, training):
-        graph = short.wants_gradients(call, weights)
-        if not graph or _what_to_keep(recompute, call.x, weights, config) == "all":
-            done = short.run(call, weights, config, graph)
-            if done is not None:
-                return done
-    arguments.check_alike(weights, arguments.weight_names(config))
+    arguments.check_alike(weights, lambda: arguments.weight_names(config))
     return run_stack(
-        _layer(backend, recompute, call, weights, config),
+        _layer(backend, recompute, call, weights, config, training),
         call.x,
         call.h0,
         call.c0,
@@ -179,7 +173,7 @@ def _in_dtype(
     *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`run` in another dtype."""
-    arguments.check_alike(weights, arguments.weight_names(config))  # as they are given
+    arguments.check_alike(weights, lambda: arguments.weight_names(config))  # before the cast
     call.x, call.h0, *weights = (t.to(dtype) for t in (call.x, call.h0, *weights))
     with torch.autocast(call.x.device.type, enabled=False):
         return run(call, weights, config, *others)
@@ -202,22 +196,25 @@ def _layer(
     call: arguments.Call,
     weights: Sequence[Tensor],
     config: arguments.Config,
+    training: bool,
 ) -> Layer:
     """The backend's function for one layer."""
+    if backend == "auto" and takes_fastpath(call, config, training):
+        keep = _what_to_keep(recompute, call.x, weights, config)
+        return partial(compiled_layer, keep=keep, fastpath=True)
     if backend not in BACKENDS:
         raise RuntimeError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     own = "cuda" if cuda.on_gpu(call.x) else "cpu"
     asked = own if backend == "auto" else backend
     why_not = cuda.why_not(call.x) if asked == "cuda" else why_not_cpu(call.x)
     if asked in ("cpu", "cuda") and backend != "auto" and why_not:
-        raise RuntimeError(f"backend {backend!r} cannot be had: {why_not}")
+        raise RuntimeError(f"backend {backend!r} is unavailable: {why_not}")
     if asked == "reference" or why_not:
         lacking = operators.missing if own == "cpu" else cuda.missing()
         if backend == "auto" and lacking and call.x.device.type in ("cpu", "cuda"):
             _warn_once(f"stateful_lstm runs on its slow reference: {lacking}")
-        return reference.layer
-    keep = _what_to_keep(recompute, call.x, weights, config)
-    return partial(compiled_layer, keep=keep)
+        return reference_layer
+    return partial(compiled_layer, keep=_what_to_keep(recompute, call.x, weights, config))
 
 
 def why_not_cpu(x: Tensor) -> str | None:
@@ -247,8 +244,8 @@ def _what_to_keep(
     recompute: str, x: Tensor, weights: Sequence[Tensor], config: arguments.Config
 ) -> str:
     """What the autograd Function keeps for backward: "all", "cells" or "state"."""
-    T, B = x.shape[:2]
     if recompute == "auto":
+        T, B = x.shape[:2]
         sizes = arguments.state_sizes(weights, config)
         steps = sizes.LD * T * B
         least = steps * sizes.P * x.dtype.itemsize  # the outputs

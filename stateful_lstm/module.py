@@ -13,9 +13,9 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
 
-from . import functional
-from .backend import arguments, cuda, operators
-from .state import LSTMState, copy_of_state
+from . import functional, stateful_call
+from .backend import arguments, operators
+from .state import LSTMState
 
 Input = TypeVar("Input", Tensor, PackedSequence)
 
@@ -246,17 +246,20 @@ class StatefulLSTM(nn.RNNBase):
         Each says what was expected and what came, before anything is computed or any state touched.
         """
         own = self._state if state is None else state
-        if (  # the fast path: inference on a state that is there
-            hx is None
+        if (  # the fast path: inference on an allocated state, on the CPU
+            not torch.is_grad_enabled()
+            and hx is None
             and type(own) is LSTMState
+            and own.h.is_cpu
             and (self.stateful or state is not None)
             and not is_compiling()
+            and not torch.is_autocast_enabled("cpu")
             and not (self.training and self._drops())
             and operators.fastpath_inference is not None
             and forward_ad._current_level < 0
         ):
             done = operators.fastpath_inference(
-                input,  # a packed sequence is answered with None
+                input,  # None is its answer to a packed sequence
                 self._parameters,
                 self._flat_weights_names,
                 own.h,
@@ -346,140 +349,39 @@ class StatefulLSTM(nn.RNNBase):
         state_indices: Tensor | None,
         packed_rows: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Finds the state, runs the call, leaves the new state; call.h0 and call.c0 come here."""
-        sizes = arguments.state_sizes(weights, config)
-        own, padding = self._find_state(
-            call.x, sizes, weights[0].dtype, state, state_indices, hidden is not None
-        )
-        if own is not None and hidden is None and self._can_step(call, weights):
-            arguments.check_alike(weights, self._flat_weights_names)
-            stepped = operators.lstm_step_(
+        """Runs a checked call from the state it carries on, and leaves its final state there."""
+        own, padding = None, False
+        if self.stateful or state is not None:
+            own, padding = stateful_call.find_state(
+                self._state if state is None else state,
                 call.x,
-                weights,
-                own.h,
-                own.c,
+                arguments.state_sizes(weights, config),
+                weights[0].dtype,
                 state_indices,
-                call.reset,
-                call.lengths,
-                self.bias,
-                self.bidirectional,
-                cuda.tf32_allowed(call.x),
+                is_layers_own=state is None,
+                starts_from_hx=hidden is not None,
             )
-            self._keep(own, state, state_indices)
-            return stepped
-        if padding and state_indices is not None:  # a padding row is one without any step
-            lengths = call.lengths
-            if lengths is None:
-                lengths = torch.full_like(state_indices, call.x.size(0))
-            call.lengths = lengths.to(torch.int64).masked_fill(state_indices < 0, 0)
-        if hidden is not None:  # copies: they may be the state itself, which is written below
-            h0, c0 = hidden
-            call.h0, call.c0 = (h0, c0) if own is None else (copy_of_state(h0), copy_of_state(c0))
-        elif own is not None:
-            call.h0, call.c0 = own.start(state_indices, self.bidirectional)
         else:
-            call.h0, call.c0 = arguments.zero_state(sizes, call.x.size(1), call.x)
-        y, h_n, c_n = functional.run(
-            call, weights, config, self.training, self.recompute, "auto", packed_rows
+            stateful_call.check_stateless(call.x, state_indices)
+        results = stateful_call.run(
+            call,
+            hidden,
+            own,
+            state_indices,
+            padding,
+            weights,
+            config,
+            self.training,
+            self.recompute,
+            packed_rows,
         )
-        if own is not None:
-            written = state_indices
-            if self.bidirectional and hidden is None:
-                written = _without_idle_rows(state_indices, call)
-            own.finish(written, h_n, c_n)
-            self._keep(own, state, state_indices)
-        return y, h_n, c_n
-
-    def _keep(self, own: LSTMState, state: LSTMState | None, state_indices: Tensor | None) -> None:
-        """After a call that has written ``own``: it is the layer's, unless the caller gave it."""
-        own.mark_used(state_indices is not None)
-        if state is None and self._state is not own:
+        if own is not None and state is None and self._state is not own:
             self._state = own
-
-    def _find_state(
-        self,
-        x: Tensor,
-        sizes: arguments.StateSizes,
-        dtype: torch.dtype,
-        state: LSTMState | None,
-        state_indices: Tensor | None,
-        starts_from_hx: bool,
-    ) -> tuple[LSTMState | None, bool]:
-        """The state this call carries on, checked, and whether some row is padding.
-
-        A layer without state gets a new one, which the caller keeps when the call has succeeded.
-        """
-        if not self.stateful and state is None:
-            if state_indices is not None:
-                raise ValueError("state_indices needs resident state: stateful=True, or state=")
-            if x.size(0) == 0:
-                raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-            return None, False
-        _refuse_where_state_cannot_go()
-        cuda.raise_slot_error(x)
-        own, B, padding = state if state is not None else self._state, x.size(1), False
-        follows = False
-        if own is not None:
-            if not isinstance(own, LSTMState):
-                raise TypeError(f"state must be an LSTMState, got {arguments.described(own)}")
-            misfit = own.fits(sizes, dtype, x.device)
-            # A wrapper may give the layer weights of another dtype or place for the length of a
-            # call, as FSDP2's mixed precision does. The layer's own state follows.
-            follows = (
-                bool(misfit)
-                and state is None
-                and own.fits(sizes, own.h.dtype, own.h.device) is None
-            )
-            if misfit and not follows:
-                raise ValueError(f"this LSTMState does not fit the layer: {misfit}")
-        if state_indices is not None:
-            if own is None:
-                raise ValueError(
-                    "state_indices needs slots to point at: call allocate_state(slots) first"
-                )
-            padding = arguments.check_state_indices(state_indices, B, own.slots, x.device)
-        elif own is not None and own.slots != B:
-            # Compiled code cannot ask what has been written since a reset.
-            replaced = not is_compiling() and (
-                own.resizable or (starts_from_hx and own.replaceable)
-            )
-            if state is not None or not replaced:
-                raise ValueError(_wrong_batch(B, own.slots, state is None))
-            own = None
-        if own is None:
-            own = LSTMState(sizes, B, dtype, x.device)
-            own.replaceable = True
-        elif own.h.is_meta and not x.is_meta:
-            own.move(dtype, x.device)
-        elif follows:
-            before = own
-            own = LSTMState(sizes, before.slots, dtype, x.device)
-            own.write(before.read())
-            own.replaceable = before.replaceable
-        return own, padding
+        return results
 
     def _drops(self) -> bool:
         """Whether a layer in training has some dropout."""
         return bool(self.recurrent_dropout or (self.dropout and self.num_layers > 1))
-
-    def _can_step(self, call: arguments.Call, weights: list[Tensor]) -> bool:
-        """Whether the operator on the state can do this: no gradients, no dropout.
-
-        On CUDA it takes one step, without lengths.
-        """
-        x = call.x
-        if x.size(0) == 0:
-            return False
-        if cuda.on_gpu(x):
-            if x.size(0) != 1 or call.lengths is not None or cuda.why_not(x):
-                return False
-        elif functional.why_not_cpu(x):
-            return False
-        if self.training and self._drops():
-            return False
-        if torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in weights)):
-            return False
-        return not arguments.autocast_enabled(x.device)
 
     # ------------------------------------------------------------ being a module
 
@@ -625,50 +527,3 @@ def _fx_leaf(module: StatefulLSTM, *given: Any) -> Any:
     if tracer.root is module:
         raise RuntimeError("torch.fx records calls of a StatefulLSTM: trace a module that holds it")
     return tracer.create_proxy("call_module", tracer.path_of_module(module), (input, hx), said)
-
-
-def _without_idle_rows(state_indices: Tensor | None, call: arguments.Call) -> Tensor | None:
-    """The slots to write, -1 for rows that ran no step: theirs stay as they were.
-
-    Only two directions need it: the zeros that the reverse one starts from are no state to keep.
-    """
-    T, B = call.x.shape[:2]
-    if T > 0 and call.lengths is None:
-        return state_indices
-    if state_indices is None:
-        state_indices = torch.arange(B, device=call.x.device)
-    if T == 0 or call.lengths is None:
-        return torch.full_like(state_indices, -1)
-    return state_indices.masked_fill(call.lengths == 0, -1)
-
-
-def _wrong_batch(B: int, slots: int, resident: bool) -> str:
-    """Advice for a batch that is not as large as the state: first the kind that loses nothing."""
-    advice = (
-        f"the batch has {B} rows, the state has {slots} slots. Name the slots of the rows by "
-        f"state_indices; or pass a state of its own for this batch, state=layer.new_state({B}); "
-        "or use stateful=False where nothing is carried from call to call"
-    )
-    if resident:
-        advice += (
-            f". If the state is no longer needed, call allocate_state({B}) before, or, without "
-            "torch.compile, reset_state(): both discard it"
-        )
-    return advice
-
-
-def _refuse_where_state_cannot_go() -> None:
-    around = operators.transform() or operators.recording()
-    if around:
-        raise RuntimeError(
-            f"{around} cannot carry a resident state: use stateful=False, with hx for the state, "
-            f"or the pure function stateful_lstm.lstm"
-        )
-    # The id of the running backward pass, or -1. torch.utils.checkpoint runs forward again there,
-    # and this layer would start from a state that has moved on: wrong gradients, without a word.
-    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-        raise RuntimeError(
-            "a stateful layer was run inside a backward pass, as torch.utils.checkpoint does: its "
-            "state has moved on since, so the gradients would be wrong. To save memory use "
-            "StatefulLSTM(..., recompute='gates' or 'segments') instead of checkpointing"
-        )

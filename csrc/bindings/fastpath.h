@@ -1,10 +1,10 @@
-// What the fast paths in from Python share: tensors looked at and made through DLPack's exchange table, past
-// torch's dispatcher. python.cpp: the module, and how the table is found.
+// What the fast paths share: views of Python's tensors and new tensors, through DLPack's exchange table, past torch's
+// dispatcher. fastpath_module.cpp finds the table.
 //
-// An operator takes longer to be called than a small layer to be computed. Here the tensors come as Python
-// objects, and the table, which torch fills, tells where they lie. Nothing is kept from call to call: pointers,
-// shapes and strides are read anew each time. Whatever is unusual is answered with None and no effect, and
-// the caller goes the regular path, which says what is wrong.
+// To call an operator takes longer than to compute a small layer. Here tensors come as Python objects, and the table,
+// which torch fills, tells where they lie. Nothing stays from call to call: each call reads pointers, shapes and
+// strides. An unusual argument is answered with None and no effect; the caller then takes the regular path, which
+// says what is wrong.
 #pragma once
 #undef TORCH_TARGET_VERSION  // the next header is DLPack's own, which has an ABI of its own
 #define Py_LIMITED_API 0x030A0000
@@ -12,19 +12,22 @@
 #include <Python.h>
 
 #include <cstdint>
+#include <exception>
 
-#include "runtime/scratch_memory.h"
+#include "bindings/tensor_view.h"
 #include "params.h"
+#include "runtime/scratch_memory.h"
 
 namespace stateful_lstm::python {
 
 extern const DLPackExchangeAPI* exchange;  // null: this torch has none, or setup() was not called
 extern PyTypeObject *tensor_type, *parameter_type;
 
-// Whether torch is in no mode in which it wants to see the operator: what setup() was given is asked. A step is
-// not for where a graph is made or gone through; a sequence's caller sees to the graph itself.
-enum class Caller { step, sequence };
-bool nobody_watches(Caller caller);
+// Whether torch is in none of the modes in which it must see the operator: asks what setup() was given. The callers in
+// Python have looked at grad mode and autocast.
+bool nobody_watches();
+// Whether a backward pass runs in this thread.
+bool runs_in_backward_pass();
 
 inline PyObject* nothing() { Py_RETURN_NONE; }
 
@@ -36,66 +39,42 @@ template <>
 constexpr DLDataType kType<double> = {kDLFloat, 64, 1};
 template <>
 constexpr DLDataType kType<bfloat16> = {kDLBfloat, 16, 1};
-template <>
-constexpr DLDataType kType<bool> = {kDLBool, 8, 1};
-template <>
-constexpr DLDataType kType<int32_t> = {kDLInt, 32, 1};
-template <>
-constexpr DLDataType kType<int64_t> = {kDLInt, 64, 1};
 
-inline bool same(const DLDataType& a, const DLDataType& b) {
-  return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
-}
-
-// Whether the numbers are to be read with the other sign, which DLPack does not tell: so it is with parts
-// of conjugated complex tensors.
+// Whether the tensor's numbers mean their negatives, as those of a conjugated tensor's imaginary part do. DLPack does
+// not tell.
 bool is_negative_view(PyObject* tensor);
 
-// Whether the storage of the tensor was freed, so that its address is no more than its offset in the storage.
+// Whether the storage of the tensor was freed. Its address is then its offset in the storage.
 bool is_freed(PyObject* tensor, const DLTensor& view);
 
-// A look at a plain CPU tensor, whose numbers may yet be meant negative (is_negative_view); `ok` is false
-// for anything else.
-struct View {
-  DLTensor t = {};
-  bool ok = false;
+// A view of a plain CPU tensor; not `given` for any other object. It may be negative (is_negative_view).
+TensorView view_of(PyObject* object);
 
-  explicit View(PyObject* object) {
-    if (object == nullptr || (Py_TYPE(object) != tensor_type && Py_TYPE(object) != parameter_type))
-      return;
-    if (exchange->dltensor_from_py_object_no_sync(object, &t) != 0) {
-      PyErr_Clear();
-      return;
+// The fast paths' checker: answers false where an argument does not fit.
+inline Checker refusing_checker() { return {Device{}, Checker::Misfit::refuse}; }
+
+// Calls f with a value of the C++ type of h or of the weights. An exception becomes Python's RuntimeError.
+template <class F>
+PyObject* by_dtype(const TensorView& x, const F& f) {
+  try {
+    switch (x.dtype) {
+      case Dtype::float32:
+        return f(float{});
+      case Dtype::float64:
+        return f(double{});
+      case Dtype::bfloat16:
+        return f(bfloat16{});
+      default:
+        return nothing();
     }
-    ok = t.device.device_type == kDLCPU && t.data != nullptr && !is_freed(object, t);
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+    return nullptr;
   }
+}
 
-  int64_t size(int dim) const { return t.shape[dim]; }
-  int64_t stride(int dim) const { return t.strides[dim]; }
-  template <class T>
-  bool is(int dims) const {
-    return ok && t.ndim == dims && same(t.dtype, kType<T>);
-  }
-  template <class T, class... Sizes>
-  bool is_dense(Sizes... sizes) const {
-    const int64_t expected[] = {sizes...};
-    constexpr int dims = sizeof...(sizes);
-    if (!is<T>(dims)) return false;
-    int64_t step = 1;
-    for (int d = dims - 1; d >= 0; --d) {
-      if (size(d) != expected[d] || (size(d) != 1 && stride(d) != step)) return false;
-      step *= size(d);
-    }
-    return true;
-  }
-  template <class T>
-  T* data() const {
-    return reinterpret_cast<T*>(static_cast<char*>(t.data) + t.byte_offset);
-  }
-};
-
-// A new tensor: DLPack's description of it, and its memory, which `pooled` waits for the next iteration of
-// training afterwards. Belongs to the caller until to_python() has it.
+// A new tensor: its description for DLPack, and its memory, which goes back to the pool where `pooled`. It belongs to
+// the caller until to_python() takes it.
 struct Output {
   DLManagedTensorVersioned managed = {};
   int64_t shape[3], strides[3];
@@ -115,7 +94,7 @@ Output* new_output(bool pooled, Sizes... sizes) {
   return new_output(kType<S>, pooled, sizeof...(sizes), shape);
 }
 
-// Outputs of one call: those not handed on go with it.
+// The outputs of one call. It deletes those that Python has not taken.
 template <int most>
 class Outputs {
  public:
@@ -129,7 +108,7 @@ class Outputs {
   // A new Python object for output k; null with an error set.
   PyObject* to_python(int k) {
     Output* output = made_[k];
-    made_[k] = nullptr;  // torch's, come what may
+    made_[k] = nullptr;  // torch owns it, also after an error
     void* object = nullptr;
     if (exchange->managed_tensor_to_py_object_no_sync(&output->managed, &object) != 0)
       return nullptr;
@@ -141,7 +120,7 @@ class Outputs {
   int count_ = 0;
 };
 
-// Lets other Python threads run while it lives, if the work is worth it: so many multiply-adds.
+// While it lives, other Python threads may run. `work`: multiply-adds; for few of them it does nothing.
 class Released {
  public:
   explicit Released(int64_t work) {

@@ -1,4 +1,4 @@
-// The Python module `_C`: fast paths in, past torch's dispatcher. What they share: python.h.
+// The Python module `_C`: the fast paths, past torch's dispatcher. What they share: fastpath.h.
 #include "bindings/fastpath.h"
 
 #include <cstring>
@@ -19,22 +19,19 @@ namespace {
 // Methods of torch.Tensor.
 PyObject *is_neg = nullptr, *storage_offset = nullptr, *is_zerotensor = nullptr;
 
-// What Python is asked before the fast path is taken, each with the answer on which it may be.
+// A question that Python is asked before a fast path, and the answer that allows it.
 struct Guard {
-  PyObject *ask, *argument, *answer;  // argument null: none
+  PyObject *ask, *answer;
 };
 std::vector<Guard> guards;
 
 // torch's function for the number of the backward pass that runs in this thread, or -1.
 PyObject* backward_pass = nullptr;
 
-// An operator runs without Python's lock.
-bool runs_in_backward_pass() {
+// For an operator, which runs without Python's lock.
+bool operator_runs_in_backward_pass() {
   const PyGILState_STATE lock = PyGILState_Ensure();
-  PyObject* number = PyObject_CallNoArgs(backward_pass);
-  const bool runs = number != nullptr && PyLong_AsLong(number) != -1;
-  PyErr_Clear();
-  Py_XDECREF(number);
+  const bool runs = runs_in_backward_pass();
   PyGILState_Release(lock);
   return runs;
 }
@@ -45,14 +42,9 @@ void free_output(DLManagedTensorVersioned* managed) {
 
 }  // namespace
 
-// The first and the last guard are for steps alone.
-bool nobody_watches(Caller caller) {
-  const size_t alone = caller == Caller::step ? 0 : 1;
-  for (size_t k = alone; k < guards.size() - alone; ++k) {
-    const Guard& guard = guards[k];
-    PyObject* answer = guard.argument == nullptr
-                           ? PyObject_CallNoArgs(guard.ask)
-                           : PyObject_CallFunctionObjArgs(guard.ask, guard.argument, nullptr);
+bool nobody_watches() {
+  for (const Guard& guard : guards) {
+    PyObject* answer = PyObject_CallNoArgs(guard.ask);
     if (answer == nullptr) {
       PyErr_Clear();
       return false;
@@ -65,7 +57,33 @@ bool nobody_watches(Caller caller) {
   return true;
 }
 
+bool runs_in_backward_pass() {
+  PyObject* number = PyObject_CallNoArgs(backward_pass);
+  const bool runs = number != nullptr && PyLong_AsLong(number) != -1;
+  PyErr_Clear();
+  Py_XDECREF(number);
+  return runs;
+}
+
 namespace {
+Dtype dtype_of(const DLDataType& type) {
+  switch (type.code) {
+    case kDLFloat:
+      return type.bits == 32   ? Dtype::float32
+             : type.bits == 64 ? Dtype::float64
+             : type.bits == 16 ? Dtype::float16
+                               : Dtype::other;
+    case kDLBfloat:
+      return type.bits == 16 ? Dtype::bfloat16 : Dtype::other;
+    case kDLBool:
+      return type.bits == 8 ? Dtype::boolean : Dtype::other;
+    case kDLInt:
+      return type.bits == 32 ? Dtype::int32 : type.bits == 64 ? Dtype::int64 : Dtype::other;
+    default:
+      return Dtype::other;
+  }
+}
+
 // The answer of one of these methods; if it fails, true.
 bool says_yes(PyObject* method, PyObject* tensor) {
   PyObject* answer = PyObject_CallFunctionObjArgs(method, tensor, nullptr);
@@ -88,7 +106,28 @@ bool is_freed(PyObject* tensor, const DLTensor& view) {
   return answer == nullptr || address == offset * (view.dtype.bits / 8);
 }
 
-// first_freed(tuple) -> the place of the first tensor whose storage was freed, or -1. Other objects may stand there.
+TensorView view_of(PyObject* object) {
+  TensorView view;
+  if (object == nullptr || (Py_TYPE(object) != tensor_type && Py_TYPE(object) != parameter_type))
+    return view;
+  DLTensor found = {};
+  if (exchange->dltensor_from_py_object_no_sync(object, &found) != 0) {
+    PyErr_Clear();
+    return view;
+  }
+  if (found.device.device_type != kDLCPU || found.data == nullptr || found.dtype.lanes != 1)
+    return view;
+  view.given = true;
+  view.allocated = !is_freed(object, found);
+  view.dtype = dtype_of(found.dtype);
+  view.dims = found.ndim;
+  view.sizes = found.shape;
+  view.strides = found.strides;
+  view.data = static_cast<char*>(found.data) + found.byte_offset;
+  return view;
+}
+
+// first_freed(tuple) -> the place of the first tensor whose storage was freed, or -1. Other objects are passed over.
 PyObject* first_freed(PyObject*, PyObject* tensors) {
   if (!PyTuple_Check(tensors)) {
     PyErr_SetString(PyExc_TypeError, "first_freed() takes a tuple");
@@ -137,14 +176,14 @@ Output* new_output(DLDataType type, bool pooled, int dims, const int64_t* shape)
 namespace {
 
 // setup(torch.Tensor, torch.nn.Parameter, guards, mark_changed, backward_pass) -> whether step() can be used with
-// this torch. guards: a tuple of (function, its argument or None, answer).
+// this torch. guards: a tuple of (function without arguments, answer).
 PyObject* setup(PyObject*, PyObject* args) {
   PyObject *tensor, *parameter, *asked, *mark, *pass;
   if (!PyArg_ParseTuple(args, "OOO!OO", &tensor, &parameter, &PyTuple_Type, &asked, &mark, &pass))
     return nullptr;
   Py_INCREF(pass);
   backward_pass = pass;
-  in_backward_pass = runs_in_backward_pass;
+  in_backward_pass = operator_runs_in_backward_pass;
   PyObject* capsule = PyObject_GetAttrString(tensor, "__dlpack_c_exchange_api__");
   const void* table =
       capsule == nullptr ? nullptr : PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
@@ -154,7 +193,7 @@ PyObject* setup(PyObject*, PyObject* args) {
   if (api == nullptr || api->header.version.major != DLPACK_MAJOR_VERSION ||
       api->dltensor_from_py_object_no_sync == nullptr)
     Py_RETURN_FALSE;
-  Py_INCREF(tensor);  // for as long as the process lives, as the table does
+  Py_INCREF(tensor);  // until the process ends, as the table lives
   Py_INCREF(parameter);
   tensor_type = reinterpret_cast<PyTypeObject*>(tensor);
   parameter_type = reinterpret_cast<PyTypeObject*>(parameter);
@@ -167,10 +206,8 @@ PyObject* setup(PyObject*, PyObject* args) {
   guards.clear();
   for (Py_ssize_t k = 0; k < PyTuple_Size(asked); ++k) {
     Guard guard;
-    if (!PyArg_ParseTuple(PyTuple_GetItem(asked, k), "OOO", &guard.ask, &guard.argument,
-                          &guard.answer))
+    if (!PyArg_ParseTuple(PyTuple_GetItem(asked, k), "OO", &guard.ask, &guard.answer))
       return nullptr;
-    if (guard.argument == Py_None) guard.argument = nullptr;
     guards.push_back(guard);
   }
   Py_INCREF(asked);  // which holds them all

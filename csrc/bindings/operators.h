@@ -1,18 +1,18 @@
-// What both bindings share: tensors checked and taken apart, and made. CPU: binding.cpp. CUDA: binding_cuda.cpp.
+// What the operators of both devices share: views of torch's tensors, new tensors, schemas.
 #pragma once
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include <algorithm>
+#include <deque>
 #include <initializer_list>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "bindings/arguments.h"
 #include "bindings/backward_pass.h"
 #include "params.h"
 
@@ -37,8 +37,8 @@ constexpr ScalarType kType<int64_t> = ScalarType::Long;
 template <>
 constexpr ScalarType kType<int32_t> = ScalarType::Int;
 
-// What torch.utils.checkpoint and torch.compile, where it saves memory, do: they run forward again in backward.
-// Python refuses that (module.py), but has no part in a call that is compiled.
+// torch.utils.checkpoint, and torch.compile where it saves memory, run forward again in backward. Python refuses
+// that (stateful_call.py), but does not run in a compiled call.
 inline void refuse_in_backward_pass() {
   STD_TORCH_CHECK(
       in_backward_pass == nullptr || !in_backward_pass(),
@@ -47,50 +47,56 @@ inline void refuse_in_backward_pass() {
       "wrong. To save memory use StatefulLSTM(..., recompute='gates' or 'segments') instead");
 }
 
-template <class Sizes>
-std::string shape_text(const Sizes& sizes) {
-  std::ostringstream out;
-  out << "(";
-  bool first = true;
-  for (const int64_t n : sizes) {
-    out << (first ? "" : ", ") << n;
-    first = false;
-  }
-  out << ")";
-  return out.str();
-}
-
-// Where a tensor lies: torch's numbers for a kind of device and for one of them.
-struct Device {
-  int32_t type, index;
-};
-inline Device cpu_device() { return {aoti_torch_device_type_cpu(), -1}; }
+inline Device cpu_device() { return {}; }
 inline Device device_of(const Tensor& x) {
-  return x.is_cpu()
-             ? cpu_device()
-             : Device{x.is_cuda() ? aoti_torch_device_type_cuda() : -1, x.get_device_index()};
+  if (x.is_cpu()) return cpu_device();
+  return {x.is_cuda() ? aoti_torch_device_type_cuda() : -1, x.get_device_index()};
 }
 
-// A tensor whose storage was freed, as FSDP frees weights between calls, has a shape but no numbers, and its address
-// is its offset in the storage.
-inline void check_allocated(const Tensor& x, const char* name) {
+inline Dtype dtype_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Bool:
+      return Dtype::boolean;
+    case ScalarType::Int:
+      return Dtype::int32;
+    case ScalarType::Long:
+      return Dtype::int64;
+    case ScalarType::Half:
+      return Dtype::float16;
+    case ScalarType::BFloat16:
+      return Dtype::bfloat16;
+    case ScalarType::Float:
+      return Dtype::float32;
+    case ScalarType::Double:
+      return Dtype::float64;
+    default:
+      return Dtype::other;
+  }
+}
+
+// A tensor whose storage was freed has a shape but no numbers, and its address is its offset in the storage.
+inline bool is_allocated(const Tensor& x) {
   const auto address = reinterpret_cast<uintptr_t>(x.const_data_ptr());
-  STD_TORCH_CHECK(x.numel() == 0 || address != size_t(x.storage_offset()) * x.element_size(), name,
-                  " has no memory: its storage was freed");
+  return x.numel() == 0 || address != size_t(x.storage_offset()) * x.element_size();
 }
 
-// A tensor of type T and this shape there, or an error that says what came.
-template <class T, class Sizes = std::initializer_list<int64_t>>
-void check(const Tensor& x, const Sizes& shape, const char* name, const Device& where) {
-  const Device found = device_of(x);
-  STD_TORCH_CHECK(found.type == where.type && found.index == where.index, name, " must be on ",
-                  where.index < 0 ? "the CPU" : "CUDA device " + std::to_string(where.index));
-  STD_TORCH_CHECK(x.scalar_type() == kType<T>, name, " has the wrong dtype: expected code ",
-                  int(kType<T>), ", got ", int(x.scalar_type()));
-  const auto got = x.sizes();
-  STD_TORCH_CHECK(std::equal(got.begin(), got.end(), shape.begin(), shape.end()), name,
-                  " must have shape ", shape_text(shape), ", got ", shape_text(got));
-  check_allocated(x, name);
+inline TensorView view_of(const Tensor& x) {
+  TensorView view;
+  view.given = true;
+  view.allocated = is_allocated(x);
+  view.dtype = dtype_of(x.scalar_type());
+  view.device = device_of(x);
+  view.dims = int(x.dim());
+  view.sizes = x.sizes().data();
+  view.strides = x.strides().data();
+  view.data = const_cast<void*>(x.const_data_ptr());
+  return view;
+}
+// Of a tensor that the call writes to. Only such a view may be written through.
+inline TensorView view_of_written(const Tensor& x) {
+  TensorView view = view_of(x);
+  view.data = x.mutable_data_ptr();
+  return view;
 }
 
 template <class T>
@@ -102,29 +108,34 @@ T* mutable_data(const Tensor& x) {
   return static_cast<T*>(x.mutable_data_ptr());
 }
 
-// Inputs as the kernels want them: dense and checked. Dense copies live until the call ends.
+// The inputs of a call on one device, dense and checked. It owns dense copies until the call ends.
 class Inputs {
  public:
-  explicit Inputs(const Device& where) : where_(where) {}
-  template <class T>
-  const T* get(const Tensor& x, std::initializer_list<int64_t> shape, const char* name) {
-    check<T>(x, shape, name, where_);
-    if (x.is_contiguous()) return data<T>(x);  // the caller holds it
-    kept_.push_back(torch::stable::contiguous(x));
-    return data<T>(kept_.back());
+  explicit Inputs(const Device& where) : check(where, Checker::Misfit::raise) {}
+
+  TensorView view(const Tensor& x) {
+    const TensorView found = view_of(x);
+    if (found.is_dense() || !found.allocated) return found;  // the caller owns it
+    copies_.push_back(torch::stable::contiguous(x));
+    return view_of(copies_.back());
   }
-  template <class T>
-  const T* get(const OptTensor& x, std::initializer_list<int64_t> shape, const char* name) {
-    return x.has_value() ? get<T>(*x, shape, name) : nullptr;
+  TensorView view(const OptTensor& x) { return x.has_value() ? view(*x) : TensorView{}; }
+
+  // The numbers of a tensor of type T and this shape; null where an optional tensor is absent.
+  template <class T, class X>
+  const T* get(const X& x, std::initializer_list<int64_t> shape, const char* name) {
+    const T* numbers;
+    check.fill_optional(numbers, view(x), shape, name);
+    return numbers;
   }
+
+  const Checker check;
 
  private:
-  Device where_;
-  std::vector<Tensor> kept_;
+  std::deque<Tensor> copies_;  // which stay where they are
 };
 
-// A new tensor there, dense and not filled. Goes past the dispatcher, which would take longer than a
-// small step does.
+// A new dense tensor, not filled. This goes past the dispatcher, which takes longer than a small step.
 template <class T, class Sizes = std::initializer_list<int64_t>>
 Tensor make(const Sizes& shape, const Device& where = cpu_device()) {
   constexpr int64_t kMost = 8;
@@ -140,75 +151,32 @@ Tensor make(const Sizes& shape, const Device& where = cpu_device()) {
       shape.size(), &*shape.begin(), strides,
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(kType<T>)), where.type,
       where.index < 0 ? 0 : where.index, &handle);
-  STD_TORCH_CHECK(!failed, "no memory for a tensor of shape ", shape_text(shape));
+  STD_TORCH_CHECK(!failed, "no memory for a tensor of shape ",
+                  text_of(&*shape.begin(), int(shape.size())));
   return Tensor(handle);
 }
 
-// x (T, B, I) and weight_hh (4H, P): there are inputs and units. T and B may be 0.
-inline bool is_sequence(const Tensor& x) { return x.dim() == 3 && x.size(2) >= 1; }
-inline bool is_recurrent(const Tensor& weight_hh) {
-  return weight_hh.dim() == 2 && weight_hh.size(0) >= 4 && weight_hh.size(0) % 4 == 0 &&
-         weight_hh.size(1) >= 1;
-}
-
-// x (T, B, I) and weight_hh (4H, P), before anything else is asked of them; and `save`, what a forward call
-// keeps for backward: 0 nothing, 1 the cells, 2 the cells and the activated gates.
-inline void check_forward(const Tensor& x, const Tensor& weight_hh, const OptTensor& bias_ih,
-                          const OptTensor& bias_hh, int64_t save) {
-  STD_TORCH_CHECK(is_sequence(x) && is_recurrent(weight_hh),
-                  "x must be (T, B, I) and weight_hh (4H, P), I, H and P 1 or more, got ",
-                  shape_text(x.sizes()), " and ", shape_text(weight_hh.sizes()));
-  STD_TORCH_CHECK(bias_ih.has_value() == bias_hh.has_value(), "there are both biases or none");
+// `save`: what a forward call keeps for backward: 0 nothing, 1 the cells, 2 the cells and the activated gates.
+inline void check_save(int64_t save) {
   STD_TORCH_CHECK(save >= 0 && save <= 2, "save must be 0, 1 or 2, got ", save);
 }
-inline void check_backward(const Tensor& gates, const Tensor& weight_hh) {
-  STD_TORCH_CHECK(gates.dim() == 3 && is_recurrent(weight_hh) && gates.size(2) == weight_hh.size(0),
-                  "gates must be (T, B, 4H) and weight_hh (4H, P), H and P 1 or more, got ",
-                  shape_text(gates.sizes()), " and ", shape_text(weight_hh.sizes()));
+
+inline SequenceViews sequence_views(Inputs& in, const Tensor& weight_hh, const OptTensor& weight_hr,
+                                    const Tensor& c0, const OptTensor& reset_mask,
+                                    const OptTensor& lengths, const OptTensor& recurrent_mask) {
+  return {in.view(weight_hh),  in.view(weight_hr), in.view(c0),
+          in.view(reset_mask), in.view(lengths),   in.view(recurrent_mask)};
 }
 
-// All of a sequence but its lengths, which only the CPU can look at at once.
-template <class S>
-void fill_sequence(SequenceParams<S>& p, Inputs& in, const Tensor& weight_hh,
-                   const OptTensor& weight_hr, const Tensor& c0, const OptTensor& reset_mask,
-                   const OptTensor& recurrent_mask, bool reverse) {
-  p.H = weight_hh.size(0) / 4;
-  p.P = weight_hh.size(1);
-  p.reverse = reverse;
-  STD_TORCH_CHECK(weight_hr.has_value() || p.P == p.H, "weight_hh has ", p.P,
-                  " columns for H = ", p.H, ", which needs weight_hr");
-  p.weight_hh = in.get<S>(weight_hh, {4 * p.H, p.P}, "weight_hh");
-  p.weight_hr = in.get<S>(weight_hr, {p.P, p.H}, "weight_hr");
-  p.c0 = in.get<Acc<S>>(c0, {p.B, p.H}, "c0");
-  p.reset = in.get<bool>(reset_mask, {p.T, p.B}, "reset_mask");
-  p.recurrent_mask = in.get<S>(recurrent_mask, {p.B, p.P}, "recurrent_mask");
-}
-
-struct StateSizes {
-  int64_t LD, slots, P, H;
-};
-
-template <class S>
-StateSizes check_state(const Tensor& h, const Tensor& c, const Device& where) {
-  STD_TORCH_CHECK(h.dim() == 3 && c.dim() == 3, "h must be (L*D, slots, P) and c (L*D, slots, H)");
-  const StateSizes n = {h.size(0), h.size(1), h.size(2), c.size(2)};
-  check<S>(h, {n.LD, n.slots, n.P}, "h", where);
-  check<Acc<S>>(c, {n.LD, n.slots, n.H}, "c", where);
-  STD_TORCH_CHECK(n.P >= 1 && n.H >= 1, "h and c need a size of 1 or more, got ", n.P, " and ",
-                  n.H);
-  STD_TORCH_CHECK(h.is_contiguous() && c.is_contiguous(), "h and c must be contiguous");
-  return n;
-}
-
-// Whether two dense tensors share memory: an input may be the state itself, which changes under it.
+// Whether two tensors share memory: an input may be a part of the state, which the call overwrites.
 inline bool overlap(const Tensor& a, const Tensor& b) {
-  const char *first = static_cast<const char*>(a.const_data_ptr()),
-             *second = static_cast<const char*>(b.const_data_ptr());
-  return first < second + b.numel() * b.element_size() &&
-         second < first + a.numel() * a.element_size();
+  const TensorView first = view_of(a), second = view_of(b);
+  return first.begin() < second.end(b.element_size()) &&
+         second.begin() < first.end(a.element_size());
 }
 
-// The operators' schemas, alike for all devices; lstm_gradients and lstm_gates are there on the CPU alone.
+// The operators' schemas, the same for all devices. Only the CPU has lstm_gradients and lstm_gates, only CUDA has
+// lstm_backward.
 constexpr const char* kForward =
     "lstm_forward(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
     "Tensor? bias_hh, Tensor? weight_hr, Tensor h0, Tensor c0, Tensor? reset_mask, "

@@ -7,7 +7,7 @@ time-major and batched, which is all that the rest of the package sees.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral, Real
@@ -37,6 +37,11 @@ class Config(NamedTuple):
     def directions(self) -> int:
         """D."""
         return 2 if self.bidirectional else 1
+
+    @property
+    def drops(self) -> bool:
+        """Whether a call in training has some dropout."""
+        return bool(self.recurrent_dropout or (self.dropout and self.num_layers > 1))
 
 
 @dataclass(slots=True)
@@ -201,7 +206,7 @@ def check_weights(weights: Sequence[Tensor], config: Config) -> None:
     for k, weight in enumerate(weights):
         if not isinstance(weight, Tensor):
             raise TypeError(f"weights[{k}] must be a Tensor, got {described(weight)}")
-    check_alike(weights, [f"weights[{k}]" for k in range(len(weights))])
+    check_alike(weights, lambda: [f"weights[{k}]" for k in range(len(weights))])
     first = weights[0]
     if first.dim() != 2 or first.size(0) % 4 or 0 in first.shape:
         raise RuntimeError(f"weight_ih must be (4H, input_size), got {tuple(first.shape)}")
@@ -251,20 +256,25 @@ def weight_names(config: Config) -> list[str]:
     return [f"{k}_l{n}{end}" for n in range(config.num_layers) for end in ends for k in kinds]
 
 
-def check_alike(weights: Sequence[Tensor], names: Sequence[str]) -> None:
-    """All weights have one device, and one dtype, but that autocast mixes all except float64.
+def check_alike(weights: Sequence[Tensor], names: Callable[[], Sequence[str]]) -> None:
+    """All weights have one device, and one dtype, except that autocast mixes all but float64.
 
-    Of CPU tensors with one on meta among them torch would make results without any numbers. The
-    fast path of sequences looks by itself.
+    With one weight on meta among CPU tensors, torch would return uninitialised results.
     """
     first = weights[0]
-    for weight, name in zip(weights, names, strict=False):
+    dtype = first.dtype
+    for weight in weights:  # most calls pass, and need no names
+        if not (weight.is_cpu and weight.dtype is dtype):
+            break
+    else:
+        return
+    for weight, name in zip(weights, names(), strict=False):
         castable = torch.float64 not in (weight.dtype, first.dtype)
-        mixes = weight.dtype != first.dtype and not (castable and autocast_enabled(first.device))
+        mixes = weight.dtype != first.dtype and not (castable and autocast_enabled(first))
         if weight.device != first.device or mixes:
             raise RuntimeError(
                 f"{name} is {weight.dtype} on {weight.device}, "
-                f"{names[0]} is {first.dtype} on {first.device}"
+                f"{names()[0]} is {first.dtype} on {first.device}"
             )
 
 
@@ -276,16 +286,19 @@ _AUTOCAST_DEVICES = frozenset(
 )
 
 
-def autocast_enabled(device: torch.device) -> bool:
-    """Whether autocast is on for tensors of this device; some devices ("meta") know none."""
-    return device.type in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device.type)
+def autocast_enabled(x: Tensor) -> bool:
+    """Whether autocast is on for the tensor's device; some devices ("meta") know none."""
+    if x.is_cpu:
+        return torch.is_autocast_enabled("cpu")
+    kind = x.device.type
+    return kind in _AUTOCAST_DEVICES and torch.is_autocast_enabled(kind)
 
 
 def check_features(input: Tensor, weight_ih: Tensor) -> None:
     """Dtype, device and last size of an input."""
     # Autocast leaves float64 alone, so that it mixes with nothing else.
     castable = torch.float64 not in (input.dtype, weight_ih.dtype)
-    if input.dtype != weight_ih.dtype and not (castable and autocast_enabled(input.device)):
+    if input.dtype != weight_ih.dtype and not (castable and autocast_enabled(input)):
         raise ValueError(
             f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight_ih.dtype}). "
             f"Convert input: input.to({weight_ih.dtype}), or convert model: "
@@ -350,7 +363,7 @@ def check_hx(
         expected = (sizes.LD, B, size)
         if state.shape != expected:
             raise RuntimeError(f"Expected hidden[{k}] size {expected}, got {list(state.shape)}")
-        if state.device != x.device:
+        if not (state.is_cpu and x.is_cpu) and state.device != x.device:
             raise RuntimeError(
                 "Input and hidden tensors are not at the same device, found input tensor at "
                 f"{x.device} and hidden[{k}] at {state.device}"
@@ -360,7 +373,7 @@ def check_hx(
     # The dtype of sums, in which c is kept, holds every narrower one without loss. h is a factor of
     # products: it has the other factor's dtype, or autocast gives it that, but for float64.
     held = dict.fromkeys((accumulation_dtype(x.dtype), *_NARROW))
-    mixes = x.dtype != torch.float64 and autocast_enabled(x.device)
+    mixes = x.dtype != torch.float64 and autocast_enabled(x)
     for k, (state, allowed) in enumerate(((h, held if mixes else (x.dtype,)), (c, held))):
         if state.dtype not in allowed:
             names = " or ".join(map(str, allowed))

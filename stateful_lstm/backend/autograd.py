@@ -1,43 +1,52 @@
-"""One layer on the compiled kernels, with its gradients.
+"""One layer in one direction on the compiled kernels, with its gradients.
 
-The kernels do all of forward, and on the CPU all of backward. On CUDA they do the recurrence there;
-what is parallel over time, the gradients of weights and input, are library matrix products. No
-atomics anywhere, so gradients are bitwise repeatable.
+The kernels do all of forward, and on the CPU all of backward. On CUDA they do the recurrence of
+backward; the gradients of weights and input are library matrix products over all steps. There are
+no atomics, so gradients have the same bits in every run.
 
-A sequence that is trained on is worked on in ranges of steps, one after the other: what the kernels
-make for a range is still in the cache when the products need it, and no array is so large that the
-system would hand it out afresh, page by page, in every call. Kept for backward are h and c where
-each range begins, and of its inside:
-
-* "all": cells and activated gates, as they come;
-* "cells": the cells. The gates follow from x and h in one product, which waits for no step; on the
-  CPU two of the four need no product at all (``csrc/cpu/recompute_gates.h``);
-* "state": nothing; the range, now shorter, is run again when backward reaches it.
-
-On CUDA a sequence is one range, but for "state", and 16-bit numbers are multiplied as they are.
+A call has one of two entries. The regular entry calls the operators (``operators.py``) range by
+range (``ranges.py``). A small call on the CPU takes the fast path: torch's dispatcher and Python
+take longer than its kernels, so two C functions go past them
+(``csrc/bindings/fastpath_layer.cpp``). The kernels, the bits and the graph are those of the regular
+entry.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from .. import reference
-from . import cuda, operators
+from . import cuda, operators, ranges
+from .arguments import Call, Config
 from .layer_stack import LayerWeights, accumulation_dtype
-from .weight_gradients import (
-    Control,
-    Forward,
-    KernelGrads,
-    LibraryGrads,
-    cast,
-    previous_factor,
-    product,
-)
+from .ranges import Inputs, Kept, Needs, OutputGrads
+from .reference_layer import reference_layer
+from .weight_gradients import Control, cast
+
+Result = tuple[Tensor, Tensor, Tensor]  # y (T, B, P), h_n (1, B, P), c_n (1, B, H)
+
+
+def takes_fastpath(call: Call, config: Config, training: bool) -> bool:
+    """Whether the layers of a call may take the fast path. Its C functions check the tensors."""
+    x, reset = call.x, call.reset
+    return (
+        x.is_cpu
+        and x.dtype in operators.DTYPES
+        and operators.fastpath_forward is not None
+        and not is_compiling()
+        and x.size(0) * x.size(1) <= ranges.RANGE_ROWS
+        and call.lengths is None
+        and not config.bidirectional
+        and config.proj_size == 0
+        and not (training and config.drops)
+        and (reset is None or not reset.requires_grad)
+        and operators.transform() is None
+        and torch._C._get_tracing_state() is None  # a trace must see the operators
+    )
 
 
 def compiled_layer(
@@ -51,30 +60,78 @@ def compiled_layer(
     reverse: bool,
     *,
     keep: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One layer in one direction. Arguments and results: :class:`.layer_stack.Layer`."""
-    h0, c0 = cast(h0, x.dtype), cast(c0, accumulation_dtype(x.dtype))
-    control = Control(reset, lengths, recurrent_mask, reverse)
-    wanted = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, *weights, h0, c0)
+    fastpath: bool = False,
+) -> Result:
+    """One layer in one direction. Arguments and results: :class:`.layer_stack.Layer`.
+
+    ``keep`` says what stays for backward: see ``ranges.py``. ``fastpath``: see
+    :func:`takes_fastpath`.
+    """
+    needs_graph = torch.is_grad_enabled() and (
+        weights.w_ih.requires_grad
+        or any(t is not None and t.requires_grad for t in (x, *weights, h0, c0))
     )
-    if (
-        wanted and not operators.recording()
-    ):  # a program gets the operator, which has gradients, too
-        out: tuple[Tensor, Tensor, Tensor] = _LayerFunction.apply(  # type: ignore[no-untyped-call]
-            x, *weights, h0, c0, *control, keep
+    made = None
+    if fastpath and (keep == "all" or not needs_graph):
+        assert operators.fastpath_forward is not None
+        x, reset = x.contiguous(), None if reset is None else reset.contiguous()
+        made = operators.fastpath_forward(x, *weights[:4], h0, c0, reset, needs_graph)
+        if made is not None and not needs_graph:
+            y, h_n, c_n = made
+            return y, h_n, c_n
+    if made is None:
+        h0, c0 = cast(h0, x.dtype), cast(c0, accumulation_dtype(x.dtype))
+    # A program of the call gets the operator, which has gradients, too.
+    if needs_graph and (fastpath or not operators.recording()):
+        out: Result = _LayerFunction.apply(  # type: ignore[no-untyped-call]
+            made, x, *weights, h0, c0, reset, lengths, recurrent_mask, reverse, keep
         )
         return out
     y, h_n, c_n, _, _ = operators.lstm_forward(
-        x, *weights, h0, c0, *control, 0, in_place=True, tf32=cuda.tf32_allowed(x)
+        x,
+        *weights,
+        h0,
+        c0,
+        reset,
+        lengths,
+        recurrent_mask,
+        reverse,
+        0,
+        in_place=True,
+        tf32=cuda.tf32_allowed(x),
     )
-    return y, h_n, c_n
+    return y, h_n.unsqueeze(0), c_n.unsqueeze(0)
+
+
+class Saved(NamedTuple):
+    """The tensors that a graph saves, in order; then come those of :attr:`ranges.Kept.tensors`."""
+
+    x: Tensor
+    w_ih: Tensor
+    w_hh: Tensor
+    b_ih: Tensor | None
+    b_hh: Tensor | None
+    w_hr: Tensor | None
+    h0: Tensor
+    c0: Tensor
+    reset: Tensor | None
+    lengths: Tensor | None
+    recurrent_mask: Tensor | None
+    y: Tensor
+
+    def inputs(self) -> Inputs:
+        """x, the weights, h0 and c0."""
+        weights = LayerWeights(self.w_ih, self.w_hh, self.b_ih, self.b_hh, self.w_hr)
+        return self.x, weights, self.h0, self.c0
 
 
 class _LayerFunction(torch.autograd.Function):
+    """A layer in the graph: computes it, or takes what the fast path has made."""
+
     @staticmethod
     def forward(
         ctx: Any,
+        made: tuple[Tensor, ...] | None,
         x: Tensor,
         w_ih: Tensor,
         w_hh: Tensor,
@@ -88,247 +145,93 @@ class _LayerFunction(torch.autograd.Function):
         recurrent_mask: Tensor | None,
         reverse: bool,
         keep: str,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        weights = LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr)
-        control = Control(reset, lengths, recurrent_mask, reverse)
-        ranges = _ranges(x, weights, reverse, keep)
-        tf32 = cuda.tf32_allowed(x)
-        y, h_n, c_n, saved = _forward(x, weights, h0, c0, control, ranges, keep, tf32)
-        ctx.save_for_backward(x, *weights, h0, c0, reset, lengths, recurrent_mask, y, *saved)
-        ctx.reverse, ctx.ranges, ctx.keep, ctx.tf32 = reverse, ranges, keep, tf32
+    ) -> Result:
+        if made is not None:
+            y, h_n, c_n, gates, cells = made
+            # As the regular entry keeps them: torch.utils.checkpoint may recompute on the other
+            # one.
+            kept = [h0, c0, cells, gates]
+            ctx.ranges, ctx.tf32 = [(0, x.size(0))], False
+        else:
+            weights = LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr)
+            control = Control(reset, lengths, recurrent_mask, reverse)
+            ctx.ranges, ctx.tf32 = ranges.cut(x, weights, reverse, keep), cuda.tf32_allowed(x)
+            y, h_n, c_n, kept = ranges.forward(
+                x, weights, h0, c0, control, ctx.ranges, keep, ctx.tf32
+            )
+            h_n, c_n = h_n.unsqueeze(0), c_n.unsqueeze(0)
+        saved = Saved(x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, reset, lengths, recurrent_mask, y)
+        ctx.save_for_backward(*saved, *kept)
+        ctx.reverse, ctx.keep, ctx.fastpath = reverse, keep, made is not None
         ctx.set_materialize_grads(False)
         return y, h_n, c_n
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if all(grad is None for grad in grads):
-            return (None,) * 13
-        saved = ctx.saved_tensors
-        x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, reset, lengths, mask, y, *inside = saved
-        inputs = (x, LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr), h0, c0)
-        control = Control(reset, lengths, mask, ctx.reverse)
-        if torch.is_grad_enabled():  # create_graph=True: someone will differentiate these again
-            found = backward_with_graph(inputs, control, ctx.needs_input_grad, grads)
-        else:
-            kept = Kept(ctx.ranges, ctx.keep, y, inside)
-            found = backward(inputs, control, ctx.needs_input_grad, kept, ctx.tf32, grads)
-        return (*found, *(None,) * 5)
+        needs = ctx.needs_input_grad[1:9]
+        if ctx.fastpath and not torch.is_grad_enabled():
+            found = _fastpath_gradients(ctx, needs, grads)
+            if found is not None:
+                return (None, *found, *(None,) * 5)
+        y, *states = grads
+        grads = (y, *(None if grad is None else grad.squeeze(0) for grad in states))
+        return (None, *_gradients(ctx, needs, grads), *(None,) * 5)
 
 
-def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, reverse, save = inputs[:13]
-    y, _, _, gates, cells = output
-    inside = [cells, gates][:save]
-    ctx.save_for_backward(*tensors, y, *tensors[6:8], *inside)
-    ctx.reverse, ctx.ranges, ctx.keep = reverse, [(0, y.size(0))], ("state", "cells", "all")[save]
-    ctx.tf32 = cuda.tf32_allowed(y)
-    ctx.mark_non_differentiable(gates, cells)
-    ctx.set_materialize_grads(False)
-
-
-def _operator_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    return (*_LayerFunction.backward(ctx, *grads[:3]), None, None)
-
-
-# A program that torch.export or torch.jit.trace made holds the operator alone. It keeps nothing,
-# since mostly it is made to run; where it is trained, backward runs forward again.
-if operators.missing is None:
-    torch.library.register_autograd(
-        "stateful_lstm::lstm_forward", _operator_backward, setup_context=_keep_for_backward
+def _fastpath_gradients(
+    ctx: Any, needs: Needs, grads: OutputGrads
+) -> Sequence[Tensor | None] | None:
+    """Gradients of x, the five weights, h0 and c0 past the dispatcher, or None."""
+    if operators.fastpath_gradients is None:
+        return None
+    tensors = ctx.saved_tensors
+    saved, (_, _, cells, gates) = Saved(*tensors[:12]), tensors[12:]
+    # A sum's gradient is one number for all elements; with batch_first it is transposed.
+    dense = [None if grad is None else grad.contiguous() for grad in grads]
+    found = operators.fastpath_gradients(
+        *dense,
+        saved.x,
+        saved.w_ih,
+        saved.w_hh,
+        saved.b_ih,
+        saved.b_hh,
+        saved.h0,
+        saved.c0,
+        saved.reset,
+        saved.y,
+        gates,
+        cells,
+        (*needs[:5], *needs[6:]),
     )
+    return None if found is None else (*found[:5], None, *found[5:])
 
 
-# A range's gates take about so many bytes, and so many rows at least, or else packing the weights
-# for each range would take a noticeable part of the time.
-_RANGE_BYTES, RANGE_ROWS = 8 << 20, 1024
-
-Range = tuple[int, int]  # steps [begin, end)
-Inputs = tuple[Tensor, LayerWeights, Tensor, Tensor]  # x, weights, h0 and c0
-Needs = tuple[bool, ...]  # which of x, the five weights, h0 and c0 want a gradient
-OutputGrads = tuple[Tensor | None, ...]  # of y, h_n and c_n
-
-
-class Kept(NamedTuple):
-    """What forward left for backward."""
-
-    ranges: list[Range]
-    keep: str  # "all", "cells" or "state"
-    y: Tensor
-    saved: Sequence[Tensor]  # for each range h and c where it begins, and what `keep` says
+def _gradients(ctx: Any, needs: Needs, grads: OutputGrads) -> Sequence[Tensor | None]:
+    """Gradients of x, the five weights, h0 and c0, from those of y, h_n (B, P) and c_n (B, H)."""
+    if all(grad is None for grad in grads):
+        return (None,) * 8
+    tensors = ctx.saved_tensors
+    saved = Saved(*tensors[:12])
+    control = Control(saved.reset, saved.lengths, saved.recurrent_mask, ctx.reverse)
+    if torch.is_grad_enabled():  # create_graph=True: the gradients are differentiated again
+        return _gradients_with_graph(saved.inputs(), control, needs, grads)
+    kept = Kept(ctx.ranges, ctx.keep, saved.y, tensors[12:])
+    return ranges.backward(saved.inputs(), control, needs, kept, ctx.tf32, grads)
 
 
-def _ranges(x: Tensor, weights: LayerWeights, reverse: bool, keep: str) -> list[Range]:
-    """Cuts the steps into about equal ranges, in the order of processing."""
-    T, B = x.size(0), max(1, x.size(1))
-    if keep == "state":
-        count = _square_root(T)
-    elif cuda.on_gpu(x):
-        count = 1
-    else:
-        row_bytes = weights.w_hh.size(0) * accumulation_dtype(x.dtype).itemsize
-        rows = max(RANGE_ROWS, _RANGE_BYTES // row_bytes)
-        count = -(-T * B // rows)
-    if count <= 1:
-        return [(0, T)]
-    size = -(-T // count)
-    count = -(-T // size)
-    # Counted, not stepped through: torch.compile then knows their number, and T may still vary.
-    ranges = [(k * size, min((k + 1) * size, T)) for k in range(count)]
-    return ranges[::-1] if reverse else ranges
-
-
-def _square_root(T: int) -> int:
-    """Rounded down; counted under torch.compile, which cannot look into math.isqrt."""
-    if not torch.compiler.is_compiling():
-        return math.isqrt(T)
-    root = 0
-    while (root + 1) * (root + 1) <= T:
-        root += 1
-    return root
-
-
-def _part(control: Control, begin: int, end: int) -> Control:
-    """The control of steps [begin, end)."""
-    reset, lengths, mask, reverse = control
-    if reset is None and lengths is None:
-        return control
-    return Control(
-        None if reset is None else reset[begin:end],
-        None if lengths is None else (lengths - begin).clamp(0, end - begin),
-        mask,
-        reverse,
-    )
-
-
-def _forward(
-    x: Tensor,
-    weights: LayerWeights,
-    h0: Tensor,
-    c0: Tensor,
-    control: Control,
-    ranges: list[Range],
-    keep: str,
-    tf32: bool,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """Runs range after range: y, h_n, c_n, and for each range what :func:`_backward` needs."""
-    save = {"state": 0, "cells": 1, "all": 2}[keep]
-    whole = len(ranges) == 1
-    y = None if whole else x.new_empty(x.size(0), x.size(1), weights.w_hh.size(1))
-    h, c = h0, c0
-    saved: list[Tensor] = []
-    # Many small tensors that stay would each keep a hole of the size of a range's outputs from
-    # being used again, and memory would grow by those of all ranges. So they lie in two large ones.
-    count = len(ranges)
-    starts = () if whole else (h0.new_empty(count, *h0.shape), c0.new_empty(count, *c0.shape))
-    for k, (begin, end) in enumerate(ranges):
-        part = control if whole else _part(control, begin, end)
-        part_x = x if whole else x[begin:end]
-        h_begin, c_begin = h, c
-        if starts:
-            h_begin, c_begin = starts[0][k].copy_(h), starts[1][k].copy_(c)
-        part_y, h, c, gates, cells = operators.lstm_forward(
-            part_x, *weights, h, c, *part, save, tf32=tf32
-        )
-        saved += [h_begin, c_begin, *[cells, gates][:save]]
-        if y is None:
-            return part_y, h, c, saved
-        y[begin:end] = part_y
-    assert y is not None
-    return y, h, c, saved
-
-
-def backward(
-    inputs: Inputs, control: Control, wanted: Needs, kept: Kept, tf32: bool, grads: OutputGrads
-) -> list[Tensor | None]:
-    """Gradients of x, the five weights, h0 and c0 on the kernels."""
-    x, weights, h0, _ = inputs
-    grad_y, grad_h, grad_c = grads
-    ranges, keep, y, saved = kept
-    sums = (LibraryGrads if cuda.on_gpu(x) else KernelGrads)(wanted, weights, tf32)
-    whole, each = len(ranges) == 1, len(saved) // len(ranges)
-    grad_x: Tensor | None = None
-
-    for k in reversed(range(len(ranges))):
-        begin, end = ranges[k]
-        part = control if whole else _part(control, begin, end)
-        part_x = x if whole else x[begin:end]
-        h_begin, c_begin, *inside = saved[k * each : (k + 1) * each]
-        part_y = y if whole else y[begin:end]
-        if keep == "all":
-            cells, gates = inside
-        elif keep == "cells":
-            (cells,) = inside
-            if cuda.on_gpu(x):
-                gates = _gates_anew(part_x, weights, part_y, h_begin, part)
-            else:
-                given = (part_x, *weights, h_begin, c_begin, *part)
-                gates = operators.lstm_gates(*given, part_y, cells)
-        else:
-            _, _, _, gates, cells = operators.lstm_forward(
-                part_x, *weights, h_begin, c_begin, *part, 2, tf32=tf32
-            )
-        part_grads = (
-            grad_y if grad_y is None or whole else grad_y[begin:end],
-            None if grad_h is None else cast(grad_h, x.dtype),
-            grad_c,
-        )
-        forward = Forward(part_x, part_y, h_begin, c_begin, gates, cells)
-        part_grad, grad_h, grad_c = sums.add(part_grads, forward, part, k == 0)
-        if wanted[0] and whole:
-            grad_x = part_grad
-        elif wanted[0]:
-            if grad_x is None:  # made from a part, which stands for several where they are batched
-                grad_x = part_grad.new_empty(x.shape)
-            grad_x[begin:end] = part_grad
-    assert grad_h is not None
-    grad_h0 = cast(grad_h, h0.dtype) if wanted[6] else None
-    return [grad_x, *sums.results(), grad_h0, grad_c]
-
-
-def _gates_anew(
-    x: Tensor, weights: LayerWeights, y: Tensor, h0: Tensor, control: Control
-) -> Tensor:
-    """The activated gates of all steps at once, by library products, from what went into them."""
-    T, B, _ = x.shape
-    h_prev = previous_factor(y, h0, control)
-    acc, factor = accumulation_dtype(x.dtype), h_prev.dtype
-    inputs, w_ih = cast(x, factor).flatten(0, 1), cast(weights.w_ih, factor).T
-    hidden, w_hh = h_prev.flatten(0, 1), cast(weights.w_hh, factor).T
-    bias = None
-    if weights.b_ih is not None and weights.b_hh is not None:
-        bias = cast(weights.b_ih, acc) + cast(weights.b_hh, acc)
-    if factor == acc:  # each sum goes on from the last one: no passes over the gates between them
-        gates = inputs @ w_ih if bias is None else torch.addmm(bias, inputs, w_ih)
-        gates.addmm_(hidden, w_hh)
-    else:
-        gates = product(inputs, w_ih) + product(hidden, w_hh)
-        gates = gates if bias is None else gates + bias
-    gates = gates.view(T, B, -1)
-    i_f, g, o = gates.split([gates.size(2) // 2, gates.size(2) // 4, gates.size(2) // 4], 2)
-    i_f.sigmoid_()
-    g.tanh_()
-    o.sigmoid_()
-    return gates.to(x.dtype)
-
-
-def backward_with_graph(
+def _gradients_with_graph(
     inputs: Inputs, control: Control, needs: Needs, grads: OutputGrads
 ) -> list[Tensor | None]:
-    """The same gradients as a differentiable function: the reference, run again."""
+    """The same gradients as a differentiable function: the reference runs again."""
     flat = (inputs[0], *inputs[1], *inputs[2:])
     # Aliases, so that a tensor passed twice gets each of its gradients apart.
     aliases = [None if t is None else t.view_as(t) for t in flat]
     x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0 = aliases
     assert x is not None and w_ih is not None and w_hh is not None
     assert h0 is not None and c0 is not None
-    outputs = reference.layer(
-        x,
-        LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr),
-        h0,
-        c0,
-        *control,
-    )
-    wanted = [t for t, need in zip(aliases, needs, strict=False) if need]
+    y, h_n, c_n = reference_layer(x, LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr), h0, c0, *control)
+    outputs = y, h_n.squeeze(0), c_n.squeeze(0)
+    wanted = [t for t, need in zip(aliases, needs, strict=True) if need]
     pairs = [
         (o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad
     ]
@@ -343,5 +246,28 @@ def backward_with_graph(
     )
     return [
         next(found) if need and t is not None else None
-        for t, need in zip(aliases, needs, strict=False)
+        for t, need in zip(aliases, needs, strict=True)
     ]
+
+
+def _keep_for_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    reverse, save = inputs[11:13]
+    y, _, _, gates, cells = output
+    saved = Saved(*(*inputs[:11], y))
+    ctx.save_for_backward(*saved, saved.h0, saved.c0, *[cells, gates][:save])
+    ctx.reverse, ctx.ranges, ctx.keep = reverse, [(0, y.size(0))], ("state", "cells", "all")[save]
+    ctx.tf32 = cuda.tf32_allowed(y)
+    ctx.mark_non_differentiable(gates, cells)
+    ctx.set_materialize_grads(False)
+
+
+def _operator_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    return (*_gradients(ctx, ctx.needs_input_grad[:8], grads[:3]), *(None,) * 7)
+
+
+# A program that torch.export or torch.jit.trace made calls the operator itself. It saves nothing,
+# since most programs only run; where one is trained, backward runs forward again.
+if operators.missing is None:
+    torch.library.register_autograd(
+        "stateful_lstm::lstm_forward", _operator_backward, setup_context=_keep_for_operator
+    )

@@ -33,8 +33,8 @@ class Layer(Protocol):
     """One layer in one direction.
 
     ``x`` (T, B, I), ``h0`` (B, P), ``c0`` (B, H), ``reset`` (T, B) bool in the order of processing,
-    ``lengths`` (B,) int64, ``recurrent_mask`` (B, P). Returns y (T, B, P), h_n (B, P) in the
-    weights' dtype and c_n (B, H) in the dtype of sums (:func:`accumulation_dtype`).
+    ``lengths`` (B,) int64, ``recurrent_mask`` (B, P). Returns y (T, B, P), h_n (1, B, P) in the
+    weights' dtype and c_n (1, B, H) in the dtype of sums (:func:`accumulation_dtype`).
     """
 
     def __call__(
@@ -124,11 +124,9 @@ def run_stack(
             h_n.append(h)
             c_n.append(c)
         x = outputs[0] if directions == 1 else torch.cat(outputs, 2)
-    return x, _stacked(h_n), _stacked(c_n)
-
-
-def _stacked(states: list[Tensor]) -> Tensor:
-    return torch.stack(states) if len(states) > 1 else states[0].unsqueeze(0)
+    if len(weights) == 1:  # torch.cat would copy
+        return x, h_n[0], c_n[0]
+    return x, torch.cat(h_n), torch.cat(c_n)
 
 
 def _reversed_reset(reset: Tensor | None, lengths: Tensor | None) -> Tensor | None:

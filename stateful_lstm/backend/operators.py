@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._C import _increment_version as mark_changed
 from torch.autograd import forward_ad
 
-from .layer_stack import accumulation_dtype
+from .fake_operators import register_fakes
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)  # of the CPU kernels
 
@@ -56,16 +56,12 @@ def _load() -> str | None:
     except ImportError as error:
         return f"the compiled library does not load with torch {torch.__version__}: {error}"
     backward_pass = torch._C._current_graph_task_id  # of the one that runs here, or -1
-    # The modes in which torch wants to see the operator, and the answer that says it does not. The
-    # first and the last are for steps alone.
+    # Functions that tell of modes in which torch must see the operator, and the answer without one.
     watchers = (
-        (torch.is_grad_enabled, None, False),
-        (torch.is_autocast_enabled, "cpu", False),
-        (torch._C._autograd._profiler_enabled, None, False),
-        (torch._C._len_torch_dispatch_stack, None, 0),
-        (torch._C._are_functorch_transforms_active, None, False),
-        (torch._C._get_tracing_state, None, None),
-        (backward_pass, None, -1),
+        (torch._C._autograd._profiler_enabled, False),
+        (torch._C._len_torch_dispatch_stack, 0),
+        (torch._C._are_functorch_transforms_active, False),
+        (torch._C._get_tracing_state, None),
     )
     if _C.setup(Tensor, torch.nn.Parameter, watchers, mark_changed, backward_pass):
         fastpath_inference, fastpath_forward, fastpath_gradients = _C.step, _C.forward, _C.gradients
@@ -394,80 +390,5 @@ def _mark_changed(h: Tensor, c: Tensor) -> None:
         mark_changed((h, c))
 
 
-def _register_fakes() -> None:
-    @torch.library.register_fake("stateful_lstm::lstm_forward")
-    def _(  # type: ignore[no-untyped-def]
-        x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, reset, lengths, mask, reverse, save, *how
-    ):
-        T, B, H = x.size(0), x.size(1), w_hh.size(0) // 4
-        P, acc = w_hh.size(1), accumulation_dtype(w_hh.dtype)
-        return (
-            w_hh.new_empty(T, B, P),
-            w_hh.new_empty(B, P),
-            w_hh.new_empty(B, H, dtype=acc),
-            w_hh.new_empty(T if save == 2 else 0, B, 4 * H),
-            w_hh.new_empty(T if save >= 1 else 0, B, H, dtype=acc),
-        )
-
-    @torch.library.register_fake("stateful_lstm::lstm_backward")
-    def _(  # type: ignore[no-untyped-def]
-        gy, gh, gc, gates, cells, weight_hh, weight_hr, c0, reset, lengths, mask, reverse, *how
-    ):
-        T, B, H = cells.shape
-        P, acc = weight_hh.size(1), accumulation_dtype(weight_hh.dtype)
-        return (
-            weight_hh.new_empty(T, B, 4 * H, dtype=acc),
-            weight_hh.new_empty(B, P, dtype=acc),
-            weight_hh.new_empty(B, H, dtype=acc),
-            weight_hh.new_empty(0 if weight_hr is None else T, B, P, dtype=acc),
-        )
-
-    @torch.library.register_fake("stateful_lstm::lstm_gradients")
-    def _(  # type: ignore[no-untyped-def]
-        gy, gh, gc, gates, cells, x, y, h0, c0, weight_ih, weight_hh, weight_hr, *others
-    ):
-        T, B, H = cells.shape
-        I, P, wanted = x.size(2), weight_hh.size(1), others[-1]  # noqa: E741
-        acc = accumulation_dtype(weight_hh.dtype)
-        final = weight_hh.dtype if wanted & 32 else acc
-        return (
-            x.new_empty(T if wanted & 1 else 0, B, I),
-            x.new_empty(4 * H if wanted & 2 else 0, I, dtype=final),
-            x.new_empty(4 * H if wanted & 4 else 0, P, dtype=final),
-            x.new_empty(4 * H if wanted & 8 else 0, dtype=final),
-            x.new_empty(B if wanted & 16 else 0, P, dtype=acc),
-            x.new_empty(B, H, dtype=acc),
-            x.new_empty(0 if weight_hr is None else T, B, P, dtype=acc),
-        )
-
-    @torch.library.register_fake("stateful_lstm::lstm_gates")
-    def _(x, *others):  # type: ignore[no-untyped-def]
-        return x.new_empty(x.size(0), x.size(1), others[1].size(0))
-
-    @torch.library.register_fake("stateful_lstm::lstm_step_")
-    def _(x, weights, h, c, state_indices, reset, lengths, bias, bidirectional, *how):  # type: ignore[no-untyped-def]
-        T, B, P = x.size(0), x.size(1), h.size(2)
-        return (
-            x.new_empty(T, B, (2 if bidirectional else 1) * P),
-            x.new_empty(h.size(0), B, P),
-            x.new_empty(h.size(0), B, c.size(2)),
-        )
-
-    @torch.library.register_fake("stateful_lstm::state_gather")
-    def _(h, c, state_indices):  # type: ignore[no-untyped-def]
-        B = h.size(1) if state_indices is None else state_indices.size(0)
-        return h.new_empty(h.size(0), B, h.size(2)), c.new_empty(c.size(0), B, c.size(2))
-
-    @torch.library.register_fake("stateful_lstm::state_copy")
-    def _(x):  # type: ignore[no-untyped-def]
-        return torch.empty_like(x)
-
-    for name in ("state_scatter_", "state_write_"):
-
-        @torch.library.register_fake(f"stateful_lstm::{name}")
-        def _(h, c, state_indices, h_n, c_n):  # type: ignore[no-untyped-def]
-            return None
-
-
 if missing is None:
-    _register_fakes()
+    register_fakes()

@@ -25,7 +25,7 @@ class Control(NamedTuple):
     reverse: bool
 
 
-class Forward(NamedTuple):
+class RangeForward(NamedTuple):
     """The inputs and results of a range's forward call. Shapes: ``operators.lstm_forward``."""
 
     x: Tensor
@@ -48,7 +48,7 @@ class Grads:
     def add(
         self,
         grads: tuple[Tensor | None, Tensor | None, Tensor | None],
-        forward: Forward,
+        forward: RangeForward,
         control: Control,
         last: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,7 +58,7 @@ class Grads:
         """
         raise NotImplementedError
 
-    def _add_hidden(self, grad_hidden: Tensor, forward: Forward) -> None:
+    def _add_hidden(self, grad_hidden: Tensor, forward: RangeForward) -> None:
         """The gradient of weight_hr, whose product takes h before the projection."""
         if self.needed[4]:
             cells = forward.cells
@@ -90,7 +90,7 @@ class KernelGrads(Grads):
     def add(
         self,
         grads: tuple[Tensor | None, Tensor | None, Tensor | None],
-        forward: Forward,
+        forward: RangeForward,
         control: Control,
         last: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,7 +138,7 @@ class LibraryGrads(Grads):
     def add(
         self,
         grads: tuple[Tensor | None, Tensor | None, Tensor | None],
-        forward: Forward,
+        forward: RangeForward,
         control: Control,
         last: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:

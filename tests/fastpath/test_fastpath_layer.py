@@ -15,7 +15,7 @@ from fastpath_support import Seen
 from state_support import close, make, noise, plain, refused, same_bits
 from torch.autograd import forward_ad
 
-from stateful_lstm.backend import autograd, operators
+from stateful_lstm.backend import operators, ranges
 
 pytestmark = pytest.mark.skipif(
     operators.fastpath_forward is None,
@@ -260,7 +260,7 @@ def test_dropout_that_rests_is_none(spy):
 
 def test_many_rows_go_the_long_way(spy):
     lstm = make(stateful=False)
-    for rows, short in ((autograd.RANGE_ROWS // 4, 1), (autograd.RANGE_ROWS // 4 + 1, 0)):
+    for rows, short in ((ranges.RANGE_ROWS // 4, 1), (ranges.RANGE_ROWS // 4 + 1, 0)):
         trained(lstm, noise(4, rows, 3))
         assert spy.taken() == (short, short)
 

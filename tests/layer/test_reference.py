@@ -395,8 +395,8 @@ def test_recompute_gives_the_same_gradients(config, control, recompute):
 @pytest.fixture(params=[1, 3], ids=["ranges of 1 step", "ranges of 3 steps"])
 def short_ranges(request, monkeypatch):
     """Calls large enough to be worked on range by range would take too long here."""
-    monkeypatch.setattr("stateful_lstm.backend.autograd.RANGE_ROWS", request.param * B)
-    monkeypatch.setattr("stateful_lstm.backend.autograd._RANGE_BYTES", 1)
+    monkeypatch.setattr("stateful_lstm.backend.ranges.RANGE_ROWS", request.param * B)
+    monkeypatch.setattr("stateful_lstm.backend.ranges._RANGE_BYTES", 1)
 
 
 @controls

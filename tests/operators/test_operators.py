@@ -209,7 +209,7 @@ def test_an_error_names_a_file_of_the_project() -> None:
     args = forward_args(torch.float32, False, False, False)
     args[6] = torch.randn(B, H + 1)
     with pytest.raises(
-        RuntimeError, match=r"^\w+, csrc/bindings/operators\.h:\d+, h0 must have shape"
+        RuntimeError, match=r"^\w+, csrc/bindings/tensor_view\.h:\d+, h0 must have shape"
     ):
         operators.lstm_forward(*args)
 

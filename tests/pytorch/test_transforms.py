@@ -180,8 +180,8 @@ def test_a_gradient_penalty_on_a_stateful_layer(options):
 @pytest.mark.parametrize("steps", [1, T], ids=["range", "ranges"])
 def test_many_gradients_at_once(options, recompute, steps, monkeypatch):
     """As ``is_grads_batched`` and vectorized Jacobians ask for them, a loop otherwise."""
-    monkeypatch.setattr("stateful_lstm.backend.autograd.RANGE_ROWS", B * T // steps)
-    monkeypatch.setattr("stateful_lstm.backend.autograd._RANGE_BYTES", 1)
+    monkeypatch.setattr("stateful_lstm.backend.ranges.RANGE_ROWS", B * T // steps)
+    monkeypatch.setattr("stateful_lstm.backend.ranges._RANGE_BYTES", 1)
     lstm = make(recompute=recompute, **options)
     x = noise(T, B, INPUT).requires_grad_()
     y = lstm(x)[0]
