@@ -248,11 +248,11 @@ class StatefulLSTM(nn.RNNBase):
         own = self._state if state is None else state
         if (  # the fast path: inference on an allocated state, on the CPU
             not torch.is_grad_enabled()
+            and not is_compiling()
             and hx is None
             and type(own) is LSTMState
             and own.h.is_cpu
             and (self.stateful or state is not None)
-            and not is_compiling()
             and not torch.is_autocast_enabled("cpu")
             and not (self.training and self._drops())
             and operators.fastpath_inference is not None

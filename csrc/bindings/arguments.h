@@ -202,7 +202,7 @@ bool fill_stack(const Checker& check, StackArguments<S>& all, const StackViews& 
   const bool projection = s.P != s.H;
   const int64_t each = 2 + (v.bias ? 2 : 0) + (projection ? 1 : 0);
   if (!check.require(s.T >= 1,
-                     [&] { return "x must have a step or more, got " + std::to_string(s.T); }) ||
+                     [&] { return "x must have at least one step, got " + std::to_string(s.T); }) ||
       !check.require(n.LD > 0 && n.LD % s.D == 0 && count == n.LD * each,
                      [&] {
                        return "the number of weights, " + std::to_string(count) +

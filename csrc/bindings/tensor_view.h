@@ -111,7 +111,9 @@ class Checker {
                const char* file = __builtin_FILE(), int line = __builtin_LINE()) const {
     if (condition || misfit_ == Misfit::refuse) return condition;
     std::ostringstream out;
-    out << function << ", " << file << ":" << line << ", " << message();
+    const std::string whole = function;  // of a template with its arguments
+    out << whole.substr(0, whole.find_first_of("<(")) << ", " << file << ":" << line << ", "
+        << message();
     throw std::runtime_error(out.str());
   }
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
+from stateful_lstm.backend import operators
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 T, B, INPUTS, H, P, SLOTS = 4, 3, 9, 6, 5, 7
@@ -29,6 +32,28 @@ def forward_args(dtype: torch.dtype, projection: bool, steered: bool, reverse: b
         reverse,
         2,
     ]
+
+
+def gate_gradients(
+    grads: tuple,
+    gates: Tensor,
+    cells: Tensor,
+    y: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    w_hh: Tensor,
+    w_hr: Tensor | None,
+    control: tuple,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the gates' sums, h0, c0 and each h, of y, h_n and c_n: backward's recurrence.
+
+    With the unit matrix for weight_ih the gradient of x is that of the gates.
+    """
+    unit = torch.eye(w_hh.size(0), dtype=w_hh.dtype)
+    x = torch.zeros(gates.shape, dtype=w_hh.dtype)
+    inputs = (x, y, h0, c0, unit, w_hh, w_hr)
+    found = operators.lstm_gradients(*grads, gates, cells, *inputs, *control, None, None, None, 17)
+    return found[0], *found[4:]
 
 
 BAD_FORWARD = [

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from invariance_support import FORMS, MARKS, Layer, assert_equal, dtypes, rows_of, sizes
+from operator_support import gate_gradients
 from state_support import noise, same_bits
 
 from stateful_lstm import StatefulLSTM
-from stateful_lstm.backend import operators
 
 pytestmark = MARKS
 
@@ -41,19 +41,22 @@ def backward(layer, rows, lengths=None, reset=None, mask=None):
     rows = list(rows)
     gates, cells = layer.saved["gates"][:, rows].contiguous(), layer.saved["cells"][:, rows]
     names = ["grad_gates", "grad_h0", "grad_c0", "grad_hidden"]
-    outs = operators.lstm_backward(
-        layer.grads[0][:, rows],
-        layer.grads[1][rows],
-        layer.grads[2][rows],
-        gates,
-        cells.contiguous(),
-        layer.weights[1],
-        layer.weights[4],
-        layer.c0[rows],
+    control = (
         None if reset is None else reset[:, rows],
         None if lengths is None else lengths[rows],
         None if mask is None else mask[rows],
         layer.reverse,
+    )
+    outs = gate_gradients(
+        (layer.grads[0][:, rows], layer.grads[1][rows], layer.grads[2][rows]),
+        gates,
+        cells.contiguous(),
+        layer.saved["y"][:, rows],
+        layer.h0[rows],
+        layer.c0[rows],
+        layer.weights[1],
+        layer.weights[4],
+        control,
     )
     return dict(zip(names, outs, strict=True))
 

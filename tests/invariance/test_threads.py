@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EVERYTHING = """
 import hashlib, itertools, sys
 import torch
+from operator_support import gate_gradients
 from stateful_lstm.backend import operators
 
 torch.set_num_threads(int(sys.argv[1]))
@@ -44,9 +45,8 @@ for dtype, H, P, reverse in itertools.product(
         args = x, w_ih, w, *bias, w_hr, h, c.to(wide), mask, lengths, dropped
         out = operators.lstm_forward(*args, reverse, 2)
         y, h_n, c_n, gates, cells = out
-        grads = operators.lstm_backward(
-            y, h_n, c_n, gates, cells, w, w_hr, c.to(wide), mask, lengths, dropped, reverse
-        )
+        control = mask, lengths, dropped, reverse
+        grads = gate_gradients((y, h_n, c_n), gates, cells, y, h, c.to(wide), w, w_hr, control)
         for t in (*out, *grads):
             print(hashlib.sha1(t.view(torch.uint8).numpy().tobytes()).hexdigest())
 """

@@ -8,7 +8,18 @@ import threading
 
 import pytest
 import torch
-from operator_support import BAD_FORWARD, DTYPES, INPUTS, B, H, P, T, acc, forward_args
+from operator_support import (
+    BAD_FORWARD,
+    DTYPES,
+    INPUTS,
+    B,
+    H,
+    P,
+    T,
+    acc,
+    forward_args,
+    gate_gradients,
+)
 from support import assert_close
 
 from stateful_lstm.backend import operators
@@ -39,11 +50,11 @@ def gradients(args):
 
 
 def expected(args):
-    """By way of lstm_backward, with products in float64."""
+    """From the gradients of the gates, with products in float64."""
     *grads, gates, cells, x, y, h0, c0, w_ih, w_hh, w_hr, reset, lengths, mask, reverse = args[:16]
     control = Control(reset, lengths, mask, reverse)
-    d_gates, d_h0, d_c0, d_hidden = operators.lstm_backward(
-        *grads, gates, cells, w_hh, w_hr, c0, *control
+    d_gates, d_h0, d_c0, d_hidden = gate_gradients(
+        tuple(grads), gates, cells, y, h0, c0, w_hh, w_hr, control
     )
     seen = previous_factor(y, h0, control).double().flatten(0, 1)
     d = d_gates.double()
@@ -205,7 +216,9 @@ def test_refuses_what_only_it_is_asked():
     with pytest.raises(RuntimeError, match="wanted must be 0 to 63, got 64"):
         operators.lstm_gradients(*args[:-1], 64)
     args[16] = torch.zeros(4 * H, INPUTS)
-    with pytest.raises(RuntimeError, match="sums for all gradients that are wanted, or for none"):
+    with pytest.raises(
+        RuntimeError, match="sums must be given for all gradients that are wanted, or for none"
+    ):
         operators.lstm_gradients(*args)
     args[17:19] = torch.zeros(4 * H, H + 1), torch.zeros(4 * H)
     with pytest.raises(RuntimeError, match=r"sum_hh must have shape \(24, 6\), got \(24, 7\)"):
