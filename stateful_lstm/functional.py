@@ -1,4 +1,4 @@
-"""``lstm()``: the pure function. Chooses a backend and runs the stack on it."""
+"""``lstm()``: the pure function. It chooses a backend and runs the stack on it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _memory_budget = 1 << 30
 def set_memory_budget(bytes: int) -> None:
     """Sets the bytes of activations that ``recompute="auto"`` may keep in one call.
 
-    The outputs of all layers count, which are kept in any case: where they alone are more, "auto"
-    is "segments".
+    The outputs of all layers count. They are always kept; where they alone exceed the budget,
+    "auto" means "segments".
 
     Args:
         bytes: a positive number; 1 GiB until this is called.
@@ -68,7 +68,7 @@ def lstm(
             any dtype that the dtype of sums (float32 for float16 and bfloat16) holds; c_n has the
             wider one of its and the input's.
         weights: the flat list in ``nn.LSTM``'s parameter order, all of the input's dtype.
-        num_layers: L, layers one upon the other.
+        num_layers: L, the number of stacked layers.
         bias: whether the list has biases.
         batch_first: whether B comes before T in input, output and ``reset_mask``.
         dropout: probability of an element of a lower layer's output being zeroed, in training.
@@ -80,9 +80,9 @@ def lstm(
             between t-1 and t as well.
         lengths: int32 or int64 (B,), 0 to T: output is 0 from there on, the final state is that
             after the row's last valid step, where the reverse direction starts.
-        recompute: what backward computes anew to save memory: "none"; "gates" keeps h and c only;
+        recompute: what backward recomputes to save memory: "none"; "gates" keeps h and c only;
             "segments" keeps them at about sqrt(T) points; "auto" takes the fastest that fits
-            :func:`set_memory_budget`. The reference keeps everything.
+            :func:`set_memory_budget`. The reference keeps all activations.
         backend: "auto", "reference", "cpu" or "cuda". "auto" computes float16 on the CPU, for which
             there are no kernels, in float32.
         recurrent_dropout: probability of an entry of h being zeroed before the recurrent product,
@@ -92,8 +92,8 @@ def lstm(
         output (T, B, D*P), laid out as the input; (h_n (L*D, B, P), c_n (L*D, B, H)).
 
     Raises:
-        ValueError: of the kind ``nn.LSTM`` raises, saying what was expected and what came.
-        RuntimeError: likewise; and when the backend is not to be had, saying why.
+        ValueError: as ``nn.LSTM`` raises it, with what was expected and what came.
+        RuntimeError: likewise; and if the backend is unavailable, with the reason.
         TypeError: likewise.
     """
     check_recompute(recompute)
@@ -243,7 +243,7 @@ def check_recompute(recompute: str) -> None:
 def _what_to_keep(
     recompute: str, x: Tensor, weights: Sequence[Tensor], config: arguments.Config
 ) -> str:
-    """What the autograd Function keeps for backward: "all", "cells" or "state"."""
+    """The activations that the graph keeps: "all", "cells" or "state" (``ranges.py``)."""
     if recompute == "auto":
         T, B = x.shape[:2]
         sizes = arguments.state_sizes(weights, config)

@@ -1,4 +1,4 @@
-"""``info()``: what is built, and what this machine offers."""
+"""``info()``: the compiled backends and the machine's capabilities."""
 
 from __future__ import annotations
 

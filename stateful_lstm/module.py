@@ -21,16 +21,16 @@ Input = TypeVar("Input", Tensor, PackedSequence)
 
 
 class StatefulLSTM(nn.RNNBase):
-    """An LSTM whose state stays on the device between calls; stands where an ``nn.LSTM`` stood.
+    """An LSTM whose state stays on the device between calls. It replaces ``nn.LSTM``.
 
     T steps, B rows, I input size, H hidden size, P size of h (H, or ``proj_size``), L layers,
     D directions, S slots. Parameters, their names, order and initialisation are those of
     ``torch.nn.LSTM``, and so are the gates (i, f, g, o).
 
     Args:
-        input_size: I, numbers that a time step brings.
-        hidden_size: H, size of the cell.
-        num_layers: L, layers one upon the other.
+        input_size: I, the features of a time step.
+        hidden_size: H, the size of the cell.
+        num_layers: L, the number of stacked layers.
         bias: whether there are biases.
         batch_first: whether B comes before T in input, output and ``reset_mask``.
         dropout: probability of an element of a lower layer's output being zeroed, in training.
@@ -51,8 +51,8 @@ class StatefulLSTM(nn.RNNBase):
     Example:
         >>> lstm = StatefulLSTM(8, 16)
         >>> first, _ = lstm(torch.randn(5, 3, 8))
-        >>> second, _ = lstm(torch.randn(5, 3, 8))  # goes on where the first ended
-        >>> lstm.reset_state(torch.tensor([True, False, False]))  # row 0 begins anew
+        >>> second, _ = lstm(torch.randn(5, 3, 8))  # continues where the first ended
+        >>> lstm.reset_state(torch.tensor([True, False, False]))  # row 0 starts again from zero
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class StatefulLSTM(nn.RNNBase):
     def _set_extras(
         self, stateful: bool, recurrent_dropout: float, unit_forget_bias: bool, recompute: str
     ) -> None:
-        """What this class has beyond ``nn.LSTM``; :func:`stateful_lstm.convert` adds it to one."""
+        """The attributes that ``nn.LSTM`` lacks; :func:`stateful_lstm.convert` adds them to one."""
         self.stateful = stateful
         self.recurrent_dropout = recurrent_dropout
         self.unit_forget_bias = unit_forget_bias
         self.recompute = recompute
-        # A plain attribute: neither a buffer nor in state_dict(), so that strict loading, another
-        # batch size and DistributedDataParallel's broadcasts leave it alone.
+        # Neither a buffer nor in state_dict(): strict loading, another batch size and
+        # DistributedDataParallel's broadcasts leave it alone.
         self._state: LSTMState | None = None
 
     # ------------------------------------------------------------ resident state
@@ -120,10 +120,10 @@ class StatefulLSTM(nn.RNNBase):
             slots: S, 0 or more.
 
         Returns:
-            It belongs to the caller; the resident state is not touched.
+            A state that belongs to the caller. The resident state does not change.
 
         Raises:
-            ValueError: if ``slots`` is no such number.
+            ValueError: if ``slots`` is not a whole number, 0 or more.
         """
         weight = self._any_weight()
         sizes = arguments.StateSizes(
@@ -134,7 +134,7 @@ class StatefulLSTM(nn.RNNBase):
         return LSTMState(sizes, slots, weight.dtype, weight.device)
 
     def allocate_state(self, slots: int) -> LSTMState:
-        """Makes the resident state anew for so many slots, all zeros; discards what was there.
+        """Replaces the resident state by one of ``slots`` zeros. The old state is discarded.
 
         Args:
             slots: S, 0 or more.
@@ -143,16 +143,16 @@ class StatefulLSTM(nn.RNNBase):
             The new resident state.
 
         Raises:
-            ValueError: if ``slots`` is no such number. The old state is still there then.
+            ValueError: if ``slots`` is not a whole number, 0 or more. The old state stays.
         """
         self._state = self.new_state(slots)
         return self._state
 
     def reset_state(self, which: Any = None) -> None:
-        """Sets rows of the resident state to zero; nothing happens before the first call.
+        """Sets rows of the resident state to zero. Before the first call it does nothing.
 
-        After a reset of all rows the next call may have a batch of another size: the state is then
-        allocated anew. With the same size it stays where it is.
+        After a reset of all rows the next call may have another batch size: the state is then
+        reallocated. With the same batch size its address stays.
 
         Args:
             which: None: all rows; a bool mask (S,); or int32 or int64 indices, each once. An empty
@@ -162,7 +162,7 @@ class StatefulLSTM(nn.RNNBase):
             TypeError: for another dtype.
             ValueError: for a wrong shape, or a slot named twice (as an integer 0/1 mask names
                 slots 0 and 1).
-            IndexError: for a slot that is not there.
+            IndexError: for a slot that does not exist.
         """
         if self._state is not None:
             self._state.reset(which)
@@ -173,10 +173,10 @@ class StatefulLSTM(nn.RNNBase):
 
     @contextmanager
     def preserve_state(self) -> Iterator[None]:
-        """A context manager that leaves the state as it was.
+        """A context manager that restores the state.
 
-        On leaving, also by an exception, exactly the state that was there on entry is put back; if
-        there was none, there is none again.
+        On exit, also by an exception, the layer has exactly the state of the entry again; or none,
+        if it had none.
         """
         state = self._state
         kept = None if state is None else state.read()
@@ -185,7 +185,7 @@ class StatefulLSTM(nn.RNNBase):
         try:
             yield
         finally:
-            # A first Ctrl-C that comes in between does not leave a trace either.
+            # A first Ctrl-C in between leaves no trace either.
             try:
                 self._put_back(state, kept, resizable)
             except BaseException:
@@ -199,7 +199,7 @@ class StatefulLSTM(nn.RNNBase):
         if state is None or kept is None:
             return
         if kept[0].is_meta and not state.h.is_meta:
-            state.reset()  # it had no numbers, and a call has made them zeros since
+            state.reset()  # it had no numbers; a call has made it zeros since
         else:
             state.write(kept)
         if resizable:
@@ -217,7 +217,7 @@ class StatefulLSTM(nn.RNNBase):
         state: LSTMState | None = None,
         state_indices: Tensor | None = None,
     ) -> tuple[Input, tuple[Tensor, Tensor]]:
-        """Runs a sequence, and with ``stateful`` leaves the final state behind.
+        """Runs a sequence. With ``stateful`` the final state becomes the resident state.
 
         Args:
             input: (T, B, I); (B, T, I) with ``batch_first``; (T, I) unbatched; or a
@@ -236,14 +236,15 @@ class StatefulLSTM(nn.RNNBase):
             output, laid out as the input; (h_n, c_n) as ``nn.LSTM`` returns them.
 
         Raises:
-            ValueError: for wrong ranks and sizes, among them a batch that is not as large as the
-                state, and for a slot that ``state_indices`` names twice.
+            ValueError: for wrong ranks and sizes, such as a batch of another size than the state,
+                and for a slot that ``state_indices`` names twice.
             RuntimeError: for sizes, devices and dtypes of ``hx``, as ``nn.LSTM`` does; and where a
                 state cannot go: inside a backward pass, a ``torch.func`` transform or an export.
-            TypeError: for what is no tensor, and for masks, lengths and indices of another dtype.
-            IndexError: for a slot that is not there.
+            TypeError: for an input that is not a tensor, or masks, lengths or indices of another
+            dtype. IndexError: for a slot that does not exist.
 
-        Each says what was expected and what came, before anything is computed or any state touched.
+        Each error says what was expected and what came. It comes before any computation, and the
+        state does not change.
         """
         own = self._state if state is None else state
         if (  # the fast path: inference on an allocated state, on the CPU
@@ -304,7 +305,7 @@ class StatefulLSTM(nn.RNNBase):
         state: LSTMState | None,
         state_indices: Tensor | None,
     ) -> tuple[PackedSequence, tuple[Tensor, Tensor]]:
-        """Unpacks to (T, B, I) with lengths, rows in the caller's order, and packs again."""
+        """Unpacks to (T, B, I) with lengths, rows in the caller's order, and packs the results."""
         if reset_mask is not None or lengths is not None:
             raise ValueError("a PackedSequence takes neither reset_mask nor lengths")
         weights, config = self._weights(), self._config()
@@ -315,7 +316,8 @@ class StatefulLSTM(nn.RNNBase):
             raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
         arguments.check_batch_sizes(data, batch_sizes)
         arguments.check_features(data, weights[0])
-        # The first step has all rows. int(batch_sizes[0]) would be a constant of a torch.jit.trace.
+        # The first step has all rows. int(batch_sizes[0]) would become a constant in a
+        # torch.jit.trace.
         all_rows = torch.arange(
             batch_sizes[0],  # type: ignore[call-overload]  # which torch takes, and traces
             device=batch_sizes.device,
@@ -327,7 +329,8 @@ class StatefulLSTM(nn.RNNBase):
         if order is not None:
             rows = order.cpu()[rows]
         places = (steps * B + rows).to(data.device)
-        # Not index_copy(), which autocast wants to see, and knows no two 16-bit types together.
+        # index_copy() would not do: autocast casts its operands, and it takes no mixed 16-bit
+        # types.
         x = data.new_zeros(T * B, data.size(1)).index_put((places,), data).view(T, B, -1)
         row_lengths = present.sum(0)
         if back is not None:
@@ -385,13 +388,13 @@ class StatefulLSTM(nn.RNNBase):
 
     # ------------------------------------------------------------ being a module
 
-    # Models call these of nn.LSTM's; RNNBase has them for a single state.
+    # Models call these methods of nn.LSTM; RNNBase has them for a single state.
     check_forward_args: Any = nn.LSTM.check_forward_args
     get_expected_cell_size: Any = nn.LSTM.get_expected_cell_size
     permute_hidden: Any = nn.LSTM.permute_hidden
 
     def _weights(self) -> list[Tensor]:
-        """The parameters as they are now: replaced, parametrized or swapped ones included."""
+        """The current parameters, also replaced, parametrized or swapped ones."""
         own = self._parameters
         weights = []
         for name in self._flat_weights_names:
@@ -400,7 +403,7 @@ class StatefulLSTM(nn.RNNBase):
         return weights
 
     def _any_weight(self) -> Tensor:
-        """For its dtype and device. Not what is computed of it, which may change with each look."""
+        """A parameter, for its dtype and device: a parametrized weight would be computed."""
         found = next(self.parameters(), None)
         return self._weights()[0] if found is None else found
 
@@ -416,10 +419,10 @@ class StatefulLSTM(nn.RNNBase):
         )
 
     def flatten_parameters(self) -> None:
-        """Does nothing: the kernels read the parameters where they lie."""
+        """Does nothing: the kernels read the parameters in place."""
 
     def reset_parameters(self) -> None:
-        """Initialises the parameters as ``nn.LSTM`` does, and then the forget gates' biases."""
+        """Initialises the parameters as ``nn.LSTM`` does, then the forget gates' biases."""
         super().reset_parameters()
         if getattr(self, "unit_forget_bias", False):
             self._add_unit_forget_bias()
@@ -450,7 +453,7 @@ class StatefulLSTM(nn.RNNBase):
         return self
 
     def __prepare_scriptable__(self) -> None:
-        """What ``torch.jit.script`` asks for first."""
+        """Refuses ``torch.jit.script``, which calls this method first."""
         raise RuntimeError(
             "torch.jit.script does not take a StatefulLSTM: use torch.compile; or, with "
             "stateful=False, torch.export or torch.jit.trace"
@@ -458,9 +461,9 @@ class StatefulLSTM(nn.RNNBase):
 
     @property
     def __overloads__(self) -> dict[str, list[str]]:
-        """None. A ``ScriptModule`` sets this attribute of each layer before it scripts the layer.
+        """None. A ``ScriptModule`` sets this attribute before it scripts a layer.
 
-        It asks for nothing else before, and ``torch.jit.trace`` never sets it.
+        It calls nothing else before, and ``torch.jit.trace`` never sets the attribute.
         """
         return {}
 
@@ -475,7 +478,7 @@ class StatefulLSTM(nn.RNNBase):
         return contents
 
     def __copy__(self) -> StatefulLSTM:
-        """Shares parameters and state with the original, as copies of modules do."""
+        """A copy that shares parameters and state, as copies of modules do."""
         return self._copied(dict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StatefulLSTM:
@@ -486,7 +489,7 @@ class StatefulLSTM(nn.RNNBase):
         copied: Callable[[dict[str, Any]], dict[str, Any]],
         memo: dict[int, Any] | None = None,
     ) -> StatefulLSTM:
-        """A copy, without the code that compile() made: that runs the original."""
+        """A copy without the code of compile(), which would run the original."""
         new = self.__class__.__new__(self.__class__)
         if memo is not None:
             memo[id(self)] = new
@@ -503,14 +506,14 @@ class StatefulLSTM(nn.RNNBase):
     def _replicate_for_data_parallel(self) -> StatefulLSTM:
         if self.stateful:
             raise RuntimeError(
-                "nn.DataParallel makes new replicas for every call, and their state would go with "
-                "them: use DistributedDataParallel, or stateful=False with hx for the state"
+                "nn.DataParallel makes new replicas for every call, and their state would be lost "
+                "with them: use DistributedDataParallel, or stateful=False with hx for the state"
             )
         replica: StatefulLSTM = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
         return replica
 
     def _init_flat_weights(self) -> None:
-        """Looks at all weights; in eval mode, where a spectral_norm stays as it is for that."""
+        """Reads all weights in eval mode, in which a spectral_norm does not update itself."""
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         super()._init_flat_weights()
@@ -519,7 +522,7 @@ class StatefulLSTM(nn.RNNBase):
 
 
 def _fx_leaf(module: StatefulLSTM, *given: Any) -> Any:
-    """The call as a node of the graph that ``torch.fx`` makes: as of ``torch.nn``'s modules."""
+    """The call as one node of a ``torch.fx`` graph, as for the modules of ``torch.nn``."""
     input, hx, *extras = given
     names = ("reset_mask", "lengths", "state", "state_indices")
     said = {k: v for k, v in zip(names, extras, strict=True) if v is not None}

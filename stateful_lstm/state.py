@@ -113,7 +113,7 @@ class LSTMState:
             TypeError: for another dtype.
             ValueError: for a wrong shape, or a slot named twice (as an integer 0/1 mask names
                 slots 0 and 1).
-            IndexError: for a slot that is not there.
+            IndexError: for a slot that does not exist.
         """
         if which is None:
             with torch.no_grad():
@@ -158,7 +158,7 @@ class LSTMState:
             TypeError: for anything but a pair of floating-point tensors or arrays, and as in
                 :meth:`reset`.
             ValueError: if the shapes do not fit, or a slot comes twice.
-            IndexError: for a slot that is not there.
+            IndexError: for a slot that does not exist.
         """
         pair = as_pair(hc)
         slots = None if which is None else self.select(which, once=True)
@@ -238,7 +238,7 @@ class LSTMState:
         Args:
             slots: (n,), -1 writes nothing; None: all.
             h: (L*D, n, P), of any dtype, on the state's device.
-            c: (L*D, n, H), likewise.
+            c: (L*D, n, H), of any dtype, on the state's device.
             ends_call: whether a call leaves its final state: not inside a backward pass.
         """
         with torch.no_grad():
@@ -259,7 +259,7 @@ class LSTMState:
                         [new[:, b] for new in (h, c) for b, _ in rows],
                     )
 
-    # What follows is for the layer that the state belongs to.
+    # The methods below are for the layer that owns the state.
 
     def fits(self, sizes: StateSizes, dtype: torch.dtype, device: torch.device) -> str | None:
         """None, or the difference that makes this state useless for such a layer.

@@ -1,6 +1,6 @@
 """A call of a layer that carries a state: finds the state, runs the call, leaves the final state.
 
-``module.py`` checks the arguments and owns the state. What is here knows no module.
+``module.py`` checks the arguments and owns the state; these functions know no module.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .state import LSTMState, copy_of_state
 
 
 def check_stateless(x: Tensor, state_indices: Tensor | None) -> None:
-    """Refuses what a call without a state cannot do."""
+    """Checks a call that carries no state."""
     if state_indices is not None:
         raise ValueError("state_indices needs a resident state: stateful=True, or state=")
     if x.size(0) == 0:
@@ -66,7 +66,7 @@ def find_state(
             raise ValueError("state_indices needs slots: call allocate_state(slots) first")
         padding = arguments.check_state_indices(state_indices, B, own.slots, x.device)
     elif own is not None and own.slots != B:
-        # Compiled code cannot ask what has been written since a reset.
+        # Compiled code cannot read what was written since a reset.
         replaced = not is_compiling() and (own.resizable or (starts_from_hx and own.replaceable))
         if not is_layers_own or not replaced:
             raise ValueError(_wrong_batch(B, own.slots, is_layers_own))
@@ -181,7 +181,7 @@ def _without_idle_rows(state_indices: Tensor | None, call: arguments.Call) -> Te
 
 
 def _wrong_batch(B: int, slots: int, is_layers_own: bool) -> str:
-    """Advice for a batch that does not match the state: first what loses nothing."""
+    """Advice for a batch of another size than the state: safe remedies first."""
     advice = (
         f"the batch has {B} rows, the state has {slots} slots. Name the slots of the rows by "
         f"state_indices; or pass a state of its own for this batch, state=layer.new_state({B}); "

@@ -171,7 +171,7 @@ struct StackViews {
   bool bias, bidirectional, batch_first;
 };
 
-// The call, but for the places of its results, and what it points to.
+// The call without the places of its results, and the vectors that it points to.
 template <class S>
 struct StackArguments {
   StackCall<S> call = {};

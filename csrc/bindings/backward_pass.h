@@ -3,7 +3,7 @@
 
 namespace stateful_lstm {
 
-// python.cpp sets it when Python loads the library. Null: nobody has asked for it, as in a process without Python.
+// fastpath_module.cpp sets it when Python loads the library. Null in a process without Python.
 inline bool (*in_backward_pass)() = nullptr;
 
 }  // namespace stateful_lstm

@@ -25,7 +25,7 @@ extern PyTypeObject *tensor_type, *parameter_type;
 
 // Whether torch is in none of the modes in which it must see the operator: asks what setup() was given. The callers in
 // Python have looked at grad mode and autocast.
-bool nobody_watches();
+bool no_mode_watches();
 // Whether a backward pass runs in this thread.
 bool runs_in_backward_pass();
 

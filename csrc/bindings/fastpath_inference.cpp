@@ -109,7 +109,7 @@ PyObject* step(PyObject*, PyObject* const* args, Py_ssize_t count) {
     PyErr_SetString(PyExc_TypeError, "step() takes 11 arguments, of which a dict and a list");
     return nullptr;
   }
-  if (exchange == nullptr || !nobody_watches() || runs_in_backward_pass()) return nothing();
+  if (exchange == nullptr || !no_mode_watches() || runs_in_backward_pass()) return nothing();
   StackViews v = {};
   v.bias = args[kBias] == Py_True;
   v.bidirectional = args[kBidirectional] == Py_True;

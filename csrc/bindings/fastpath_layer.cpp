@@ -118,7 +118,7 @@ PyObject* forward(PyObject*, PyObject* const* args, Py_ssize_t count) {
     PyErr_SetString(PyExc_TypeError, "forward() takes 9 arguments");
     return nullptr;
   }
-  if (exchange == nullptr || !nobody_watches()) return nothing();
+  if (exchange == nullptr || !no_mode_watches()) return nothing();
   PyObject* const tensors[] = {args[kX],      args[kWeightIh], args[kWeightHh], args[kBiasIh],
                                args[kBiasHh], args[kH0],       args[kC0]};
   LayerViews v;
@@ -149,7 +149,7 @@ PyObject* gradients(PyObject*, PyObject* const* args, Py_ssize_t count) {
     PyErr_SetString(PyExc_TypeError, "gradients() takes 15 arguments, the last a tuple of 7");
     return nullptr;
   }
-  if (exchange == nullptr || !nobody_watches()) return nothing();
+  if (exchange == nullptr || !no_mode_watches()) return nothing();
   PyObject* const* inputs = args + kFirst;
   PyObject* tensors[kWanted];
   std::copy_n(args, int(kWanted), tensors);

@@ -42,7 +42,7 @@ void free_output(DLManagedTensorVersioned* managed) {
 
 }  // namespace
 
-bool nobody_watches() {
+bool no_mode_watches() {
   for (const Guard& guard : guards) {
     PyObject* answer = PyObject_CallNoArgs(guard.ask);
     if (answer == nullptr) {
@@ -143,7 +143,7 @@ PyObject* first_freed(PyObject*, PyObject* tensors) {
     }
     bool empty = false;
     for (int d = 0; d < view.ndim; ++d) empty = empty || view.shape[d] == 0;
-    // A tensor that stands for zeros has no memory by design.
+    // A zero tensor has no memory by design.
     if (!empty && is_freed(object, view) && !says_yes(is_zerotensor, object))
       return PyLong_FromSsize_t(k);
   }

@@ -156,7 +156,7 @@ Tensor make(const Sizes& shape, const Device& where = cpu_device()) {
   return Tensor(handle);
 }
 
-// `save`: what a forward call keeps for backward: 0 nothing, 1 the cells, 2 the cells and the activated gates.
+// `save`: the tensors that a forward call keeps for backward: 0 none, 1 the cells, 2 the cells and the activated gates.
 inline void check_save(int64_t save) {
   STD_TORCH_CHECK(save >= 0 && save <= 2, "save must be 0, 1 or 2, got ", save);
 }

@@ -1,5 +1,5 @@
-// What both front ends of C++, operators and fast paths, know of a tensor, and the one checker of arguments.
-// It knows neither torch nor Python: operators.h and fastpath.h make the views.
+// A view of a tensor for both front ends of C++, operators and fast paths, and their one checker of arguments. It
+// knows neither torch nor Python: operators.h and fastpath.h make the views.
 #pragma once
 #include <cstdint>
 #include <initializer_list>
@@ -98,8 +98,8 @@ inline std::string text_of(const int64_t* sizes, int dims) {
 }
 inline std::string text_of(const TensorView& x) { return text_of(x.sizes, x.dims); }
 
-// Holds arguments against what a call takes. An operator's checker raises an error that says what was expected and
-// what came. A fast path's checker answers false and builds no text; its caller then takes the regular path.
+// Checks the arguments of a call. An operator's checker raises an error with the expected and the given value. A fast
+// path's checker answers false and builds no text; the fast path's caller then takes the regular path.
 class Checker {
  public:
   enum class Misfit { raise, refuse };

@@ -1,1 +1,1 @@
-"""What the package runs on, and users never import: operators, checks, autograd."""
+"""The machinery that users never import: operators, checks of arguments, autograd."""

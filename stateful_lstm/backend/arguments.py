@@ -1,8 +1,8 @@
-"""Errors before effects: every argument is looked at before anything is computed or touched.
+"""Errors before effects: checks of every argument, before any computation or change of state.
 
-The kinds and, where there is a counterpart, the words of the errors are those of
-``torch.nn.LSTM``. The result of a check is a :class:`Call`: the same arguments in one layout,
-time-major and batched, which is all that the rest of the package sees.
+An error has the type and, where ``torch.nn.LSTM`` has the same one, the words of torch. The checks
+return a :class:`Call`: the arguments in one layout, time-major and batched. The rest of the package
+sees no other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .layer_stack import accumulation_dtype
 
 
 class Config(NamedTuple):
-    """What does not change from call to call."""
+    """The options of a layer or call that are not tensors."""
 
     num_layers: int
     bias: bool
@@ -46,7 +46,7 @@ class Config(NamedTuple):
 
 @dataclass(slots=True)
 class Call:
-    """One call's arguments, checked: time-major and batched, whatever came."""
+    """The checked arguments of a call, time-major and batched."""
 
     x: Tensor  # (T, B, I)
     h0: Tensor  # (L*D, B, P)
@@ -112,14 +112,14 @@ def state_sizes(weights: Sequence[Tensor], config: Config) -> StateSizes:
 
 
 def zero_state(sizes: StateSizes, B: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Zeros for h and c, in the dtypes the layers want."""
+    """Zeros for h and c, in the dtypes that layers take."""
     h = like.new_zeros(sizes.LD, B, sizes.P)
     c = like.new_zeros(sizes.LD, B, sizes.H, dtype=accumulation_dtype(like.dtype))
     return h, c
 
 
 def described(given: object) -> str:
-    """A value in few words, for an error: its type, and its dtype and shape where it has them."""
+    """A short description of a value for an error: its type, dtype and shape."""
     if given is None or isinstance(given, (bool, int, float, str)):
         return repr(given)
     if isinstance(given, np.ndarray):
@@ -148,15 +148,15 @@ def as_int(n: Any) -> Any:
 
 
 def check_probability(p: object, name: str) -> None:
-    """A dropout that leaves something over: a number in [0, 1)."""
+    """A dropout probability in [0, 1): 1 would leave nothing."""
     if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= float(p) < 1:
         raise ValueError(f"{name} should be a number in range [0, 1), got {p!r}")
 
 
 def check_allocated(tensors: tuple[object, ...], names: Sequence[str]) -> None:
-    """Refuses tensors whose storage was freed; most of torch's own operators end the process there.
+    """Refuses tensors whose storage was freed: most of torch's own operators crash on them.
 
-    ``tensors`` may hold other objects, None for one.
+    ``tensors`` may also hold other objects, such as None.
     """
     if torch.compiler.is_compiling():
         return
@@ -174,7 +174,7 @@ def check_memory(
     lengths: object,
     state_indices: object,
 ) -> None:
-    """Memory of all that a call is given, of whatever kind; the other checks come after."""
+    """Refuses any argument whose storage was freed. The other checks follow."""
     h, c = hx if isinstance(hx, (tuple, list)) and len(hx) == 2 else (None, None)
     check_allocated(
         (input, h, c, reset_mask, lengths, state_indices, *weights),
@@ -183,7 +183,7 @@ def check_memory(
 
 
 def check_config(config: Config) -> None:
-    """Numbers in range; types are the type checker's work."""
+    """Checks ranges. Types are the type checker's work."""
     if config.num_layers < 1:
         raise ValueError(f"num_layers must be greater than zero, got {config.num_layers}")
     if config.proj_size < 0:
@@ -316,13 +316,13 @@ def check_features(input: Tensor, weight_ih: Tensor) -> None:
         )
 
 
-_NARROW = (torch.float32, torch.float16, torch.bfloat16)  # what float64 and float32 hold
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)  # float64 and float32 hold these
 
 
 def check_batch_sizes(data: Tensor, batch_sizes: Tensor) -> None:
     """Rows of each step of a packed sequence: 1 or more, never more than in the step before.
 
-    The values are not looked at where a program of the call is being made.
+    While a program of the call is recorded, the values are not read.
     """
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return
@@ -382,7 +382,7 @@ def check_hx(
 
 
 def c_dtype(hidden: tuple[Tensor, Tensor] | None, x: Tensor) -> torch.dtype:
-    """The dtype that the caller has for c: that of hx, or of the zeros that ``nn.LSTM`` makes."""
+    """The caller's dtype of c: that of hx, or of the zeros that ``nn.LSTM`` makes."""
     return x.dtype if hidden is None else hidden[1].dtype
 
 
@@ -412,8 +412,8 @@ def check_reset_mask(
 def check_lengths(lengths: Tensor | None, T: int, B: int, device: torch.device) -> Tensor | None:
     """Returns the lengths as int64 on the input's device.
 
-    Their values are looked at where that costs no synchronisation, on the CPU; kernels elsewhere
-    guard themselves. Under vmap there are none to look at.
+    It checks the values on the CPU, where that needs no synchronisation; other devices' kernels
+    guard themselves. Under vmap there are no values to read.
     """
     if lengths is None:
         return None
@@ -430,7 +430,7 @@ def check_lengths(lengths: Tensor | None, T: int, B: int, device: torch.device) 
 
 
 def check_state_indices(indices: Tensor, B: int, slots: int, device: torch.device) -> bool:
-    """Returns whether some row is padding (-1); where that cannot be known freely, True."""
+    """Returns whether some row is padding (-1); True where only the device knows."""
     if not isinstance(indices, Tensor) or indices.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"state_indices must be an int32 or int64 tensor, got {described(indices)}")
     if indices.shape != (B,):

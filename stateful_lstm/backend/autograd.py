@@ -64,7 +64,7 @@ def compiled_layer(
 ) -> Result:
     """One layer in one direction. Arguments and results: :class:`.layer_stack.Layer`.
 
-    ``keep`` says what stays for backward: see ``ranges.py``. ``fastpath``: see
+    ``keep``: the activations that stay for backward (``ranges.py``). ``fastpath``: the result of
     :func:`takes_fastpath`.
     """
     needs_graph = torch.is_grad_enabled() and (
@@ -126,7 +126,7 @@ class Saved(NamedTuple):
 
 
 class _LayerFunction(torch.autograd.Function):
-    """A layer in the graph: computes it, or takes what the fast path has made."""
+    """A layer in the graph: computes it, or records the fast path's results."""
 
     @staticmethod
     def forward(

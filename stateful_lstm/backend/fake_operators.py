@@ -1,4 +1,4 @@
-"""The operators' shapes without their numbers: what torch.compile and torch.export ask for."""
+"""The shapes and dtypes of the operators' results, for torch.compile and torch.export."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Walks a stack of layers and directions: what every backend has in common.
+"""Runs a stack of layers and directions, for every backend.
 
-A backend supplies one function that runs one layer in one direction over a whole sequence
-(:class:`Layer`); this file joins directions, draws the dropout masks in one fixed order, and turns
-resets and lengths into what a single direction needs. So the reference and the compiled kernels
-draw the same random numbers, and differ in nothing but the arithmetic of a layer.
+A backend has one function that runs one layer in one direction over a whole sequence
+(:class:`Layer`). This file joins directions, draws the dropout masks in one fixed order, and gives
+each direction its resets and lengths. So the reference and the compiled kernels draw the same
+random numbers, and differ only in the arithmetic of a layer.
 
 Letters as in the documentation: T steps, B rows, I input size, H hidden size, P size of h,
 L layers, D directions.
@@ -95,7 +95,7 @@ def run_stack(
     Returns:
         y (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H).
     """
-    if lengths is not None:  # what stands in the padding, NaN even, must reach nothing
+    if lengths is not None:  # padding may be NaN, and must not reach the results
         steps = torch.arange(x.size(0), device=x.device).unsqueeze(1)
         x = x.masked_fill((steps >= lengths).unsqueeze(2), 0)
     resets = (reset, _reversed_reset(reset, lengths) if directions == 2 else None)
@@ -130,10 +130,10 @@ def run_stack(
 
 
 def _reversed_reset(reset: Tensor | None, lengths: Tensor | None) -> Tensor | None:
-    """The resets as the reverse direction meets them: one step earlier.
+    """The resets in the order of the reverse direction: one step earlier.
 
-    A cut between t-1 and t comes before step t-1 there. A cut after a row's last valid step is
-    none: the row starts there, from its initial state.
+    A cut between t-1 and t comes before step t-1 there. A cut after a row's last valid step has no
+    effect: the row starts there, from its initial state.
     """
     if reset is None:
         return None

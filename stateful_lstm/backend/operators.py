@@ -1,4 +1,4 @@
-"""The compiled operators: loads the library, tells torch their shapes, and gives them types.
+"""The compiled operators: loads the library and gives each operator a typed function.
 
 The library registers its operators in C++ (``csrc/bindings/operators_cpu.cpp``) and is a Python
 module as well, for the calls that must be quicker than an operator: :func:`fastpath_inference`,
@@ -26,8 +26,8 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16)  # of the CPU kernels
 def _first_freed(tensors: tuple[object, ...]) -> int:
     """The place of the first tensor whose storage was freed, or -1, passing over other objects.
 
-    FSDP frees weights between calls, for one. Such a tensor has a shape but no numbers, and its
-    address is its offset in the storage. The library has a quicker version of this function.
+    FSDP, for example, frees weights between calls. Such a tensor has a shape but no numbers, and
+    its address is its offset in the storage. The library has a quicker version of this function.
     """
     if torch._C._are_functorch_transforms_active():
         return -1  # their tensors have no address
@@ -71,7 +71,7 @@ def _load() -> str | None:
 
 first_freed: Callable[[tuple[object, ...]], int] = _first_freed
 # `lstm_step_`, `lstm_forward` and `lstm_gradients` past the dispatcher, which costs more than a
-# step: see _C.pyi. None: not to be had.
+# step: see _C.pyi. None: unavailable.
 fastpath_inference: Callable[..., tuple[Tensor, tuple[Tensor, Tensor]] | None] | None = None
 fastpath_forward: Callable[..., tuple[Tensor, ...] | None] | None = None
 fastpath_gradients: Callable[..., tuple[Tensor | None, ...] | None] | None = None
@@ -79,7 +79,7 @@ missing: str | None = _load()
 
 
 def transform() -> str | None:
-    """What is being done around the call that the kernels know nothing of, or None."""
+    """The transform around the call that the kernels do not support, or None."""
     if torch._C._are_functorch_transforms_active():
         return "torch.func transforms"
     if forward_ad._current_level >= 0:
@@ -88,7 +88,7 @@ def transform() -> str | None:
 
 
 def recording() -> str | None:
-    """What is making a program of the call, to be run without this package's Python, or None."""
+    """The tool that records the call as a program without this package's Python, or None."""
     if torch.compiler._is_exporting_flag:  # torch 2.11's compiler takes is_exporting() for True
         return "torch.export"
     if not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
@@ -102,7 +102,7 @@ def cpu_capability() -> str | None:
 
 
 def cpu_capabilities() -> list[str]:
-    """All instruction sets to be had here, the best first: what STATEFUL_LSTM_CPU may name."""
+    """The instruction sets that STATEFUL_LSTM_CPU may name on this machine, best first."""
     return [] if missing else str(torch.ops.stateful_lstm.cpu_capabilities()).split(", ")
 
 
@@ -135,7 +135,7 @@ def lstm_forward(
         h0: (B, P).
         c0: (B, H), in the dtype of sums.
         reset_mask: (T, B) bool in the order of processing: state zero before that step.
-        lengths: (B,) int64. What stands in x after a row's end reaches nothing.
+        lengths: (B,) int64. Values of x after a row's end have no effect.
         recurrent_mask: (B, P) multiplies h before the recurrent product.
         reverse: run t from T-1 down to 0.
         save: for backward: 0 nothing, 1 the cells, 2 the cells and the activated gates.
@@ -145,11 +145,11 @@ def lstm_forward(
         tf32: whether float32 may be multiplied as TF32. On CUDA only.
 
     Returns:
-        y (T, B, P), h_n (B, P), c_n (B, H), gates (T, B, 4H), cells (T, B, H); what is not saved
-        has T = 0.
+        y (T, B, P), h_n (B, P), c_n (B, H), gates (T, B, 4H), cells (T, B, H). Tensors that
+        are not saved have T = 0.
     """
-    # The operator's own gradients (autograd.py) are for programs that hold it alone. Their Python,
-    # which has nothing to do here, would cost 20 us.
+    # The operator's own gradients (autograd.py) are for programs that call it directly. Their
+    # Python would cost 20 us here, for nothing.
     to_be_seen = torch.compiler.is_compiling() or recording()
     with nullcontext() if to_be_seen else torch._C._AutoDispatchBelowAutograd():
         out: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = torch.ops.stateful_lstm.lstm_forward(
@@ -245,7 +245,7 @@ def lstm_gradients(
     Returns:
         grad_x (T, B, I) in the layer's dtype; in that or the dtype of sums grad_ih (4H, I),
         grad_hh (4H, P), grad_bias (4H,); in the latter grad_h0 (B, P), grad_c0 (B, H), and
-        grad_hidden as in :func:`lstm_backward`. What is not wanted is empty.
+        grad_hidden as in :func:`lstm_backward`. Unwanted gradients are empty.
     """
     out: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
     out = torch.ops.stateful_lstm.lstm_gradients(
@@ -289,10 +289,10 @@ def lstm_gates(
     y: Tensor,
     cells: Tensor,
 ) -> Tensor:
-    """The activated gates (T, B, 4H) of a call of :func:`lstm_forward` anew, on the CPU.
+    """Recomputes the activated gates (T, B, 4H) of a call of :func:`lstm_forward`, on the CPU.
 
-    Arguments as there; y and cells are what it gave. They are the same gates but for rounding:
-    without a projection two of the four follow from the other two, h and the cells.
+    Arguments as there, and y and cells from its results. The gates are the same except for
+    rounding: without a projection two of the four follow from the other two, h and the cells.
     """
     out: Tensor = torch.ops.stateful_lstm.lstm_gates(
         x,
@@ -356,10 +356,10 @@ def state_gather(h: Tensor, c: Tensor, state_indices: Tensor | None) -> tuple[Te
 
 
 def state_copy(x: Tensor) -> Tensor:
-    """A copy of what a call starts from, any dtype and device: under torch.compile.
+    """A copy of the state that a call starts from, any dtype and device, for torch.compile.
 
-    Its backward may make what it needs anew from what forward was given; but not what comes out of
-    an operator of ours, and the state that forward was given has moved on by then.
+    Compiled code may recompute a plain copy in backward, when the state has moved on. It does not
+    recompute the results of this operator.
     """
     if missing:
         raise RuntimeError(f"torch.compile of a stateful layer in training: {missing}")
@@ -378,14 +378,14 @@ def state_scatter_(
 def state_write_(
     h: Tensor, c: Tensor, state_indices: Tensor | None, h_n: Tensor, c_n: Tensor
 ) -> None:
-    """The same for rows that a caller puts there, which is allowed inside a backward pass."""
+    """The same for a caller's rows, which may be written inside a backward pass."""
     torch.ops.stateful_lstm.state_write_(h, c, state_indices, h_n, c_n)
     _mark_changed(h, c)
 
 
 def _mark_changed(h: Tensor, c: Tensor) -> None:
-    # Operators of one's own do not bump the version counter: without this a graph that saved the
-    # state would give wrong gradients without a word.
+    # A custom operator does not bump the version counter. Without this a graph that saved the state
+    # would give wrong gradients, silently.
     if not torch.compiler.is_compiling():
         mark_changed((h, c))
 

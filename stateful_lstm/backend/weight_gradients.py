@@ -12,12 +12,12 @@ from .layer_stack import LayerWeights, accumulation_dtype
 
 
 def cast(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """``t.to(dtype)``, which costs even where there is nothing to do."""
+    """``t.to(dtype)``, but free where the dtype is the same."""
     return t if t.dtype == dtype else t.to(dtype)
 
 
 class Control(NamedTuple):
-    """What steers the recurrence beside its tensors; shapes as in ``stack.Layer``."""
+    """The resets, lengths, mask and direction of a recurrence; shapes: ``layer_stack.Layer``."""
 
     reset: Tensor | None
     lengths: Tensor | None
@@ -66,7 +66,7 @@ class Grads:
             self._add_product(4, grad_hidden, o.to(cells.dtype) * cells.tanh())
 
     def _add_product(self, k: int, grad: Tensor, into: Tensor) -> None:
-        """Adds to sum k the product of a gradient (T*B, N) and what was multiplied (T, B, K)."""
+        """Adds to sum k the product of a gradient (T*B, N) and its input (T, B, K)."""
         # flatten() is not for batches of gradients (is_grads_batched), reshape() is.
         old, rows = self.sums[k], grad.reshape(-1, grad.size(2)).T
         into = into.reshape(-1, into.size(2))
@@ -85,7 +85,7 @@ class Grads:
 
 
 class KernelGrads(Grads):
-    """On the CPU one operator does it all, but for the projection's product."""
+    """On the CPU one operator computes all but the projection's product."""
 
     def add(
         self,
@@ -133,7 +133,7 @@ class KernelGrads(Grads):
 
 
 class LibraryGrads(Grads):
-    """On CUDA the kernel gives the gradients of the gates, and library products the rest."""
+    """On CUDA the kernel computes the gradients of the gates, and library products the rest."""
 
     def add(
         self,
@@ -177,7 +177,7 @@ class LibraryGrads(Grads):
 
 
 def factor_dtype(x: Tensor) -> torch.dtype:
-    """What the products over time multiply: on CUDA the numbers as they are, for tensor cores."""
+    """The dtype of factors of products over time: on CUDA that of x, for tensor cores."""
     return x.dtype if cuda.on_gpu(x) else accumulation_dtype(x.dtype)
 
 
@@ -190,7 +190,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _previous_hidden(y: Tensor, h0: Tensor, control: Control) -> Tensor:
-    """The h that each step began from, (T, B, P); zeros where a row has ended."""
+    """The h before each step, (T, B, P); zeros where a row has ended."""
     reset, lengths, _, reverse = control
     first = h0.unsqueeze(0)
     if y.size(0) == 1:
@@ -208,6 +208,6 @@ def _previous_hidden(y: Tensor, h0: Tensor, control: Control) -> Tensor:
 
 
 def previous_factor(y: Tensor, h0: Tensor, control: Control) -> Tensor:
-    """What each step's recurrent product took, (T, B, P)."""
+    """The h that each step's recurrent product takes, (T, B, P)."""
     prev, mask = cast(_previous_hidden(y, h0, control), factor_dtype(y)), control.recurrent_mask
     return prev if mask is None else prev * mask
