@@ -14,7 +14,7 @@ from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
 
 from . import functional, stateful_call
-from .backend import arguments, operators
+from .backend import arguments, operators, packed
 from .state import LSTMState
 
 Input = TypeVar("Input", Tensor, PackedSequence)
@@ -241,7 +241,8 @@ class StatefulLSTM(nn.RNNBase):
             RuntimeError: for sizes, devices and dtypes of ``hx``, as ``nn.LSTM`` does; and where a
                 state cannot go: inside a backward pass, a ``torch.func`` transform or an export.
             TypeError: for an input that is not a tensor, or masks, lengths or indices of another
-            dtype. IndexError: for a slot that does not exist.
+                dtype.
+            IndexError: for a slot that does not exist.
 
         Each error says what was expected and what came. It comes before any computation, and the
         state does not change.
@@ -309,38 +310,19 @@ class StatefulLSTM(nn.RNNBase):
         if reset_mask is not None or lengths is not None:
             raise ValueError("a PackedSequence takes neither reset_mask nor lengths")
         weights, config = self._weights(), self._config()
-        data, batch_sizes, order, back = input
+        data, batch_sizes = input.data, input.batch_sizes
         names = self._flat_weights_names
         arguments.check_memory(weights, names, data, hx, batch_sizes, None, state_indices)
         if data.dim() != 2:
             raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
         arguments.check_batch_sizes(data, batch_sizes)
         arguments.check_features(data, weights[0])
-        # The first step has all rows. int(batch_sizes[0]) would become a constant in a
-        # torch.jit.trace.
-        all_rows = torch.arange(
-            batch_sizes[0],  # type: ignore[call-overload]  # which torch takes, and traces
-            device=batch_sizes.device,
-        )
-        T, B = batch_sizes.size(0), all_rows.size(0)
-        # Position in (T, B) of every packed element: step t holds the first batch_sizes[t] rows.
-        present = all_rows < batch_sizes.unsqueeze(1)
-        steps, rows = present.nonzero().unbind(1)
-        if order is not None:
-            rows = order.cpu()[rows]
-        places = (steps * B + rows).to(data.device)
-        # index_copy() would not do: autocast casts its operands, and it takes no mixed 16-bit
-        # types.
-        x = data.new_zeros(T * B, data.size(1)).index_put((places,), data).view(T, B, -1)
-        row_lengths = present.sum(0)
-        if back is not None:
-            row_lengths = row_lengths[back.cpu()]
-        hidden = arguments.check_hx(hx, arguments.state_sizes(weights, config), B, x, True)
+        x, row_lengths, places = packed.unpack(input)
+        hidden = arguments.check_hx(hx, arguments.state_sizes(weights, config), x.size(1), x, True)
         given = arguments.c_dtype(hidden, x)
-        call = arguments.Call(x, x, x, None, row_lengths.to(x.device), True, False, given)
+        call = arguments.Call(x, x, x, None, row_lengths, True, False, given)
         y, h_n, c_n = self._run(call, hidden, weights, config, state, state_indices, places)
-        packed = PackedSequence(y.flatten(0, 1).index_select(0, places), batch_sizes, order, back)
-        return packed, call.results(y, h_n, c_n)[1]
+        return packed.pack(y, places, input), call.results(y, h_n, c_n)[1]
 
     def _run(
         self,
