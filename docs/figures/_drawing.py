@@ -1,4 +1,4 @@
-"""What the pictures have in common: colours, boxes, arrows, and how a file is written."""
+"""Shared by the figures: colours, boxes, arrows, and how a file is written."""
 
 import sys
 from pathlib import Path

@@ -29,7 +29,7 @@ from stateful_lstm.data import ContinuousBatches
 COLOURS = (BLUE, ORANGE, GREEN, VIOLET, YELLOW)
 LENGTHS = (22, 9, 8, 5, 13)  # of sequences a, b, ...
 ROWS, STEPS = 3, 8
-CELL, LEFT, BETWEEN, ROW = 3.6, 12, 3, 7  # sizes in the picture
+CELL, LEFT, BETWEEN, ROW = 3.6, 12, 3, 7  # sizes in the figure
 TOP = 26  # lower edge of row 0
 
 
