@@ -1,4 +1,4 @@
-"""What the pictures have in common: colours, boxes, arrows, and how a file is written."""
+"""Shared by the figures: colours, boxes, arrows, and how a file is written."""
 
 import sys
 from pathlib import Path
@@ -51,8 +51,8 @@ def arrow(ax, start, end, style="->", line="-", color=INK):
 
 
 def label(ax, x, y, text, **where):
-    where = {"va": "center", "color": QUIET, **where}
-    ax.text(x, y, text, size=8, style="italic", linespacing=1.3, **where)
+    where = {"va": "center", "color": QUIET, "size": 8, **where}
+    ax.text(x, y, text, style="italic", linespacing=1.3, **where)
 
 
 def save(fig, path):

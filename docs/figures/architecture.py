@@ -1,4 +1,4 @@
-"""Draws architecture.svg, the picture in docs/internals/architecture.md.
+"""Draws architecture.svg, the figure in docs/internals/architecture.md.
 
 python docs/figures/architecture.py [FILE]    (any format that matplotlib knows)
 """
@@ -12,97 +12,127 @@ from _drawing import (
     MONO,
     ORANGE,
     QUIET,
+    VIOLET,
     arrow,
-    box,
     canvas,
-    label,
     main,
     rounded,
     save,
 )
 
-PYTHON, CPP, STATE, LIBRARY = BLUE, ORANGE, GREEN, GREY
+WIDTH, HEIGHT = 52, 98
 BOTH, BACK = "<->", "<-"
+MAIN, SIDE = (9, 23), (35, 15)  # the two columns of Python: left edge and width
+THIRDS = (3, 19, 35)  # left edges of the three columns of C++
+FAST, PLAIN = 3.8, 6.8  # the lanes of the two fast paths
+NAME, TEXT = 9.5, 9
 
 
-def region(ax, place, name):
+def box(ax, place, colour, name, *lines):
+    """A box at (x, y, width, height): a file's name over its purpose."""
+    rounded(ax, place, colour, INK)
+    x, y, width, height = place
+    where = {"ha": "center", "va": "top", "color": INK}
+    ax.text(x + width / 2, y + height - 0.7, name, size=NAME, weight="bold", **where)
+    text = "\n".join(lines)
+    ax.text(x + width / 2, y + height - 3, text, size=TEXT, linespacing=1.2, **where)
+
+
+def region(ax, place, *labels):
+    """A frame, and labels (x, y, text) where no arrow passes."""
     rounded(ax, place, "white", QUIET)
-    x, y, _, height = place
-    ax.text(x + 1.2, y + height - 1, name, va="top", size=9, color=QUIET)
+    for k, (x, y, text) in enumerate(labels):
+        look = {"style": "italic"} if k else {"weight": "bold"}
+        ax.text(x, y, text, va="center", size=TEXT, color=QUIET, **look)
+
+
+def lane(ax, *points):
+    """A dashed line through these points, with an arrow at its end."""
+    ax.plot(*zip(*points[:-1], strict=True), color=INK, lw=1.4, ls="--")
+    arrow(ax, points[-2], points[-1], line="--")
 
 
 def draw(path):
-    fig, ax = canvas(110, 90)
+    fig, ax = canvas(WIDTH, HEIGHT)
+    call = "output, (h_n, c_n) = lstm(input, …)"
+    ax.text(WIDTH / 2, HEIGHT - 1.6, call, family=MONO, size=10, color=INK, **CENTRED)
+    python(ax)
+    cpp(ax)
+    # The fast paths: from the module for inference, from autograd for a plain layer.
+    lane(ax, (MAIN[0], 87), (FAST, 87), (FAST, 43.8), (FAST, 39.3))
+    lane(ax, (MAIN[0], 60), (PLAIN, 60), (PLAIN, 43.8), (PLAIN, 39.3))
+    where = {"rotation": 90, "size": TEXT, "style": "italic", "color": QUIET, **CENTRED}
+    ax.text(FAST - 1.4, 64, "inference, allocated state", **where)
+    ax.text(PLAIN - 1.4, 54, "plain layer", **where)
+    save(fig, path)
 
-    call = "output, (h_n, c_n) = lstm(input, reset_mask=…, lengths=…, state_indices=…)"
-    ax.text(35, 87, call, family=MONO, size=9.5, color=INK, **CENTRED)
-    arrow(ax, (35, 85.5), (35, 79.3), BOTH)
 
-    # Python, from the top down.
-    region(ax, (2, 33, 106, 49), "Python: stateful_lstm/")
-    box(ax, (19, 71, 32, 8), PYTHON, "module.py", "StatefulLSTM: the front door; parameters")
-    arrow(ax, (35, 70.7), (35, 66.8), BOTH)
-    first = "lstm(): checks (arguments.py),"
-    box(ax, (19, 56.5, 32, 10), PYTHON, "functional.py", first, "then choice of backend, autocast")
-    arrow(ax, (35, 56.2), (35, 52.8), BOTH)
-    box(ax, (19, 44.5, 32, 8), PYTHON, "stack.py", "layers × directions, dropout")
-    arrow(ax, (35, 44.2), (35, 40.8), BOTH)
-    box(ax, (19, 34.5, 32, 6), PYTHON, "reference.py", "the specification, any device")
-
-    owner = ("LSTMState: the only owner of", "h (L·D, S, P) and c (L·D, S, H)", "between calls")
-    box(ax, (76, 67, 31, 12), STATE, "state.py", *owner)
-    arrow(ax, (51.3, 76.5), (75.7, 76.5), BACK)
-    label(ax, 63.5, 78, "state_gather: rows of this call", ha="center")
-    arrow(ax, (51.3, 73.5), (75.7, 73.5))
-    label(ax, 63.5, 72, "state_scatter_: after success", ha="center")
-
-    arrow(ax, (51.3, 48.5), (55.7, 48.5), BOTH)
-    layer = ("one layer, one direction:", "autograd Function")
-    box(ax, (56, 44.5, 20, 11), PYTHON, "autograd.py", *layer)
-    arrow(ax, (76.3, 48.5), (80.7, 48.5), BOTH)
-    products = ("on CUDA, after the recurrence:", "dW_ih, dW_hh, db, dx")
-    box(ax, (81, 44.5, 26, 11), LIBRARY, "library products", *products)
-    arrow(ax, (66, 44.2), (66, 41.3), BOTH)
+def python(ax):
+    region(ax, (0.5, 44.5, 51, 50), (1.5, 92.8, "Python: stateful_lstm/"))
+    left, width = MAIN
+    middle = left + width / 2
+    rows = (
+        (83, "module.py, resident.py", "StatefulLSTM: parameters;", "the state of a call"),
+        (74, "functional.py", "lstm(): checks, backend,", "autocast"),
+        (65, "backend/layer_stack.py", "layers × directions,", "dropout"),
+        (56, "backend/autograd.py", "one layer, one direction:", "the autograd Function"),
+        (47, "backend/operators.py", "the library's operators,", "with types"),
+    )
+    for y, name, *lines in rows:
+        box(ax, (left, y, width, 7.3), BLUE, name, *lines)
+    for y, *_ in rows[:-1]:
+        arrow(ax, (middle, y + 0.1), (middle, y - 1.8))
+    x, width = SIDE
+    box(ax, (x, 81.4, width, 8.9), GREEN, "state.py", "LSTMState owns", "h and c between", "calls")
+    arrow(ax, (left + MAIN[1] + 0.2, 88), (x - 0.2, 88), BACK)
+    arrow(ax, (left + MAIN[1] + 0.2, 85), (x - 0.2, 85))
     box(
         ax,
-        (56, 34.5, 51, 6.5),
-        PYTHON,
-        "operators.py",
-        "loads the library; shapes and types of its operators",
+        (x, 64.2, width, 8.9),
+        BLUE,
+        "reference.py",
+        "one layer in",
+        "tensor maths: the",
+        "specification",
     )
+    arrow(ax, (left + MAIN[1] + 0.2, 68.6), (x - 0.2, 68.6), BOTH)
 
-    # C++.
-    region(ax, (2, 2, 106, 29), "C++: csrc/")
-    arrow(ax, (81.5, 34.2), (81.5, 28.3), BOTH)
-    label(ax, 82.5, 32.1, "tensors")
-    schemas = "schemas, checks: torch's operators"
-    operators = "lstm_forward   lstm_backward   lstm_step_"
-    box(ax, (56, 19, 51, 9), CPP, "binding.cpp", schemas, operators)
-    quick = ("past the dispatcher, by DLPack's", "table: a stack on its state, a layer")
-    box(ax, (19, 19, 28, 9), CPP, "python_step, _sequence.cpp", *quick)
-    arrow(ax, (81.5, 18.7), (81.5, 14.3), BOTH)
-    label(ax, 82.5, 16.5, "params.h: plain structs")
-    kernels = ("vector kernels, built once per instruction set,", "chosen at run time")
-    box(ax, (56, 4.5, 51, 9.5), CPP, "cpu/", *kernels)
-    equations = ("one step, forward and backward:", "the only place of the equations")
-    box(ax, (19, 4.5, 28, 9.5), CPP, "cell.h", *equations)
-    arrow(ax, (47.3, 9.2), (55.7, 9.2))
-    label(ax, 51.5, 10.7, "included", ha="center")
 
-    # The fast paths, past all that: inference, to where the state is written in place, and plain
-    # sequences.
-    ax.plot([18.7, 12.2, 12.2, 13.5], [75, 75, 23.5, 23.5], color=INK, lw=1.4, ls="--")
-    arrow(ax, (13.5, 23.5), (18.7, 23.5), line="--")
-    label(ax, 8.4, 47.5, "inference on a state:", rotation=90)
-    label(ax, 10, 47.5, "h and c written in place", rotation=90)
-    ax.plot([18.7, 15.5, 15.5], [58.5, 58.5, 32], color=INK, lw=1.4, ls="--")
-    arrow(ax, (23.5, 32), (23.5, 28.3), line="--")
-    ax.plot([15.5, 23.5], [32, 32], color=INK, lw=1.4, ls="--")
-    label(ax, 16.5, 43, "short.py: plain stacks", rotation=90)
-    ax.plot([36.5, 36.5, 62], [18.7, 16.5, 16.5], color=INK, lw=1.4, ls="--")
-    arrow(ax, (62, 16.5), (62, 14.3), line="--")
+def cpp(ax):
+    fast, cpu, cuda = THIRDS
+    labels = (8.4, 40.5, "csrc/bindings/"), (27.2, 40.5, "torch, Python")
+    region(ax, (0.5, 30, 51, 12), *labels)
+    box(ax, (fast - 0.6, 31, 15, 8), ORANGE, "fastpath_*.cpp", "past torch's", "dispatcher")
+    box(ax, (cpu - 0.6, 31, 15, 8), ORANGE, "operators_cpu", "torch's operators:", "checks, memory")
+    box(ax, (cuda - 0.6, 31, 15, 8), ORANGE, "operators_cuda", "the same,", "for CUDA")
+    arrow(ax, (cpu + 6, 46.9), (cpu + 6, 39.3))
+    ax.plot([cpu + 10, cpu + 10, cuda + 6.9], [46.9, 43.2, 43.2], color=INK, lw=1.4)
+    arrow(ax, (cuda + 6.9, 43.2), (cuda + 6.9, 39.3))
 
-    save(fig, path)
+    labels = (34.6, 22, "csrc/runtime/"), (34.6, 19.8, "threads, memory")
+    region(ax, (0.5, 15.6, 33.5, 10.2), *labels)
+    box(
+        ax,
+        (fast - 0.6, 16.6, 15, 8),
+        VIOLET,
+        "stateful_inference",
+        "a stack, in place",
+        "on its state",
+    )
+    box(ax, (cpu - 0.6, 16.6, 14.2, 8), VIOLET, "layer", "a layer over", "a sequence")
+    for start in (fast, cpu):
+        for end in (fast, cpu):
+            arrow(ax, (start + 6.9, 30.8), (end + 6.9 + (start - end) / 8, 24.8))
+    labels = (17.3, 11.7, "kernels"), (23.5, 11.7, "plain structs only")
+    region(ax, (0.5, 0.5, 51, 12.6), *labels)
+    box(ax, (fast - 0.6, 1.5, 15, 8.6), GREY, "csrc/cpu/", "one build for each", "instruction set")
+    box(ax, (cpu - 0.6, 1.5, 15, 8.6), GREY, "csrc/", "lstm_equations.h", "params.h")
+    box(ax, (cuda - 0.6, 1.5, 15, 8.6), GREY, "csrc/cuda/", "a kernel for each", "regime")
+    for start in (fast, cpu):
+        arrow(ax, (start + 6.9, 16.4), (fast + 6.9 + (start - fast) / 8, 10.3))
+    arrow(ax, (cuda + 13.5, 30.8), (cuda + 13.5, 10.3))
+    arrow(ax, (cpu - 0.8, 5), (fast + 14.6, 5))
+    arrow(ax, (cpu + 14.6, 5), (cuda - 0.8, 5))
 
 
 if __name__ == "__main__":

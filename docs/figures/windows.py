@@ -29,21 +29,22 @@ from stateful_lstm.data import ContinuousBatches
 COLOURS = (BLUE, ORANGE, GREEN, VIOLET, YELLOW)
 LENGTHS = (22, 9, 8, 5, 13)  # of sequences a, b, ...
 ROWS, STEPS = 3, 8
-CELL, LEFT, BETWEEN, ROW = 3.6, 12, 3, 7  # sizes in the picture
-TOP = 26  # lower edge of row 0
+CELL, LEFT, BETWEEN, ROW = 1.92, 5.4, 2, 5  # sizes in the figure
+TOP = 24  # lower edge of row 0
+TYPE = 9.5
 
 
 def draw(path):
     sequences = [torch.full((n, 1), k) for k, n in enumerate(LENGTHS)]
     windows = list(ContinuousBatches(sequences, batch_size=ROWS, window=STEPS))
-    fig, ax = canvas(110, 42)
+    fig, ax = canvas(56, 37)
 
     for row in range(ROWS):
-        label(ax, 3, TOP - row * ROW + CELL / 2, f"row {row}")
+        label(ax, 0.5, TOP - row * ROW + CELL / 2, f"row {row}", size=TYPE)
     for k, window in enumerate(windows):
         left = LEFT + k * (STEPS * CELL + BETWEEN)
-        title = {"size": 9.5, "weight": "bold", "color": INK, **CENTRED}
-        ax.text(left + STEPS * CELL / 2, TOP + 7.5, f"window {k}", **title)
+        title = {"size": 10.5, "weight": "bold", "color": INK, **CENTRED}
+        ax.text(left + STEPS * CELL / 2, TOP + 5, f"window {k}", **title)
         for row in range(ROWS):
             low = TOP - row * ROW
             for t in range(STEPS):
@@ -52,17 +53,20 @@ def draw(path):
                 end = left + STEPS * CELL
                 arrow(ax, (end + 0.2, low + CELL / 2), (end + BETWEEN - 0.2, low + CELL / 2))
 
-    lengths = "   ".join(f"{chr(ord('a') + k)}: {n}" for k, n in enumerate(LENGTHS))
-    label(ax, LEFT, 38.5, f"sequences and their steps:   {lengths}")
-    ax.plot([LEFT, LEFT], [5.2, 8.4], color=RED, lw=2.4)
-    label(ax, LEFT + 1.5, 6.8, "reset_mask is True: a sequence begins")
-    arrow(ax, (45, 6.8), (48, 6.8))
-    label(ax, 49.5, 6.8, "the state goes on")
-    ax.add_patch(Rectangle((70, 5.2), CELL, 3.2, fc="white", ec=QUIET, ls=":"))
-    label(ax, 75, 6.8, "padding: beyond lengths")
-    ax.add_patch(Rectangle((LEFT - 1, 1), 3.2, 3.2, fc=GREY, ec=INK, lw=0.8))
-    note = "target_mask is False: a sequence's last step has no next one"
-    label(ax, LEFT + 3.5, 2.6, note)
+    lengths = "  ".join(f"{chr(ord('a') + k)}: {n}" for k, n in enumerate(LENGTHS))
+    label(ax, LEFT, 33.5, f"sequences and their steps:  {lengths}", size=TYPE)
+    notes = (
+        "reset_mask is True: a sequence begins",
+        "the state continues",
+        "target_mask is False: the last step has no next step",
+        "padding: beyond lengths",
+    )
+    for k, note in enumerate(notes):
+        label(ax, LEFT + 4, 9.5 - 2.7 * k, note, size=TYPE)
+    ax.plot([LEFT + 1, LEFT + 1], [8.4, 10.6], color=RED, lw=2.4)
+    arrow(ax, (LEFT, 6.8), (LEFT + 2.4, 6.8))
+    ax.add_patch(Rectangle((LEFT, 3.15), CELL, CELL, fc=GREY, ec=INK, lw=0.8))
+    ax.add_patch(Rectangle((LEFT, 0.45), CELL, CELL, fc="white", ec=QUIET, ls=":"))
     save(fig, path)
 
 
@@ -78,10 +82,10 @@ def cell(ax, x, y, window, row, t):
     sequence = int(window.input[t, row, 0])
     colour = COLOURS[sequence] if window.target_mask[t, row] else GREY
     ax.add_patch(Rectangle((x, y), CELL, CELL, fc=colour, ec=INK, lw=0.8))
-    letter = {"family": MONO, "size": 9, "color": INK, **CENTRED}
+    letter = {"family": MONO, "size": TYPE, "color": INK, **CENTRED}
     ax.text(x + CELL / 2, y + CELL / 2, chr(ord("a") + sequence), **letter)
     if window.reset_mask[t, row]:
-        ax.plot([x, x], [y - 1, y + CELL + 1], color=RED, lw=2.4)
+        ax.plot([x, x], [y - 0.7, y + CELL + 0.7], color=RED, lw=2.4)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Python blocks of documents and docstrings run, links lead somewhere, pictures are as drawn."""
+"""Python blocks of documents and docstrings run, links lead somewhere, figures are as drawn."""
 
 import doctest
 import importlib.util
@@ -24,8 +24,8 @@ IN_DOCSTRINGS = {
     for public in module.__all__
     if ">>>" in (getattr(module, public).__doc__ or "")
 }
-PICTURES = ROOT / "docs" / "figures"
-SCRIPTS = sorted(PICTURES.glob("[!_]*.py"))
+FIGURES = ROOT / "docs" / "figures"
+SCRIPTS = sorted(FIGURES.glob("[!_]*.py"))
 LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 
 
@@ -147,10 +147,10 @@ def test_importing_needs_no_optional_package():
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """All pictures, drawn anew by one process."""
+    """All figures, redrawn by one process."""
     if not importlib.util.find_spec("matplotlib"):
         pytest.skip("matplotlib is not installed")
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("figures")
     code = (
         "import runpy, sys\n"
         "from pathlib import Path\n"
@@ -158,7 +158,7 @@ def drawn(tmp_path_factory):
         "    draw = runpy.run_path(str(script))['draw']\n"
         "    draw(Path(sys.argv[1]) / script.with_suffix('.svg').name)\n"
     )
-    paths = os.pathsep.join([str(ROOT), str(PICTURES)])
+    paths = os.pathsep.join([str(ROOT), str(FIGURES)])
     subprocess.run(
         [sys.executable, "-c", code, str(folder), *map(str, SCRIPTS)],
         check=True,
@@ -167,18 +167,18 @@ def drawn(tmp_path_factory):
     return folder
 
 
-def test_every_picture_has_a_script_and_a_page():
-    pictures = {path.stem for path in PICTURES.glob("*.svg")}
-    assert pictures == {path.stem for path in SCRIPTS}
+def test_every_figure_has_a_script_and_a_page():
+    figures = {path.stem for path in FIGURES.glob("*.svg")}
+    assert figures == {path.stem for path in SCRIPTS}
     text = "".join(prose(path) for path in DOCUMENTS)
-    assert pictures == set(re.findall(r"\]\((?:\.\./)?figures/(\w+)\.svg\)", text))
+    assert figures == set(re.findall(r"\]\((?:\.\./)?figures/(\w+)\.svg\)", text))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=name)
-def test_the_picture_is_what_its_script_draws(script, drawn):
+def test_the_figure_is_what_its_script_draws(script, drawn):
     old, new = (
         (folder / script.with_suffix(".svg").name).read_text(encoding="utf-8")
-        for folder in (PICTURES, drawn)
+        for folder in (FIGURES, drawn)
     )
 
     def words(svg):
@@ -191,3 +191,13 @@ def test_the_picture_is_what_its_script_draws(script, drawn):
     assert words(new) == words(old)
     if version(new) == version(old):  # another one may draw the same words in other curves
         assert new == old
+
+
+def test_the_table_of_performance_is_that_of_the_results():
+    if not importlib.util.find_spec("matplotlib"):
+        pytest.skip("matplotlib is not installed")
+    code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['table']())"
+    command = [sys.executable, "-c", code, str(FIGURES / "performance.py")]
+    env = {**os.environ, "PYTHONPATH": str(FIGURES)}
+    table = subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
+    assert table in (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
