@@ -72,7 +72,7 @@ def python(ax):
     left, width = MAIN
     middle = left + width / 2
     rows = (
-        (83, "module.py, resident.py", "StatefulLSTM: parameters;", "the state of a call"),
+        (83, "module.py, stateful_call.py", "StatefulLSTM: parameters;", "the state of a call"),
         (74, "functional.py", "lstm(): checks, backend,", "autocast"),
         (65, "backend/layer_stack.py", "layers × directions,", "dropout"),
         (56, "backend/autograd.py", "one layer, one direction:", "the autograd Function"),
@@ -90,7 +90,7 @@ def python(ax):
         ax,
         (x, 64.2, width, 8.9),
         BLUE,
-        "reference.py",
+        "reference_layer.py",
         "one layer in",
         "tensor maths: the",
         "specification",
