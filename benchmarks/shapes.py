@@ -19,7 +19,7 @@ class Shape(NamedTuple):
         return 4 * self.H * ((self.I + self.H) + (self.layers - 1) * 2 * self.H)
 
     def operations(self, train: bool) -> int:
-        """Floating-point operations of the products: 2 per multiply-add; backward needs twice forward.
+        """Floating-point operations of the products: 2 per multiply-add; backward needs 2x forward.
 
         The first layer's input needs no gradient, so backward skips that product.
         """
@@ -88,7 +88,7 @@ RESETS = [
     Shape(128, 64, 128, 128, 1),
 ]
 
-# For feature costs: a step is compared with an empty call, the others with a call without the feature.
+# For feature costs: STEP is compared with an empty call, the rest with a call without the feature.
 STEP = SHAPES[:1]
 FEATURE_COST = [Shape(100, 32, 128, 128, 1), Shape(1, 16, 256, 256, 1)]
 

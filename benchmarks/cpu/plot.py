@@ -27,7 +27,7 @@ SHOWN = 6  # losing shapes that are named
 
 
 def rows_of(contents: Mapping[str, Any]) -> list[Row]:
-    """The rows of a run's JSON, with the two times that the plot needs: ours and the best peer's."""
+    """The rows of a run's JSON, with the two times that the plot needs: ours and the peer's."""
     return [
         Row(
             kind=row["kind"],

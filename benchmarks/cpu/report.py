@@ -113,7 +113,7 @@ RowT = TypeVar("RowT", bound=Row)  # a GPU's rows are a subclass
 
 @dataclass
 class FeatureCost:
-    """The cost of a feature against the same call without: microseconds, or a share of that call."""
+    """The cost of a feature: microseconds, or a share of the same call without the feature."""
 
     what: str
     dtype: str
@@ -176,7 +176,7 @@ def mean(ratios: Iterable[float]) -> float | None:
 
 
 def targets(rows: list[Row]) -> list[Target]:
-    """The goals: ratios of a peer's time to ours, in one run on two cores. Noisy rows do not count."""
+    """The goals: ratios of a peer's time to ours, on two cores. Noisy rows do not count."""
     rows = trusted(rows)
 
     def found(kind: str, dtype: str) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Times variants of computing that an environment variable chooses, once in a process."""
+"""Times the variants of a computation that an environment variable selects once per process."""
 
 from __future__ import annotations
 

@@ -79,7 +79,9 @@ class Resumable:
                 },
             )
         elif alone and sharded.world()[1] > 1:
-            raise IsADirectoryError(f"{path} is a folder; the ranks train models of their own")
+            raise IsADirectoryError(
+                f"{path} is a folder, but each rank trains its own model: expected a file per rank"
+            )
         else:
             sharded.save(
                 path,
@@ -91,7 +93,7 @@ class Resumable:
             )
 
     def _beginning(self) -> Mapping[str, Any] | None:
-        """Where there is no position to go on from: how the running epoch began."""
+        """The random generators at the running epoch's start; None for data with a position."""
         if self._loaded is not None:
             return self._loaded.beginning
         source = self._source_without_position()
@@ -147,7 +149,7 @@ class Resumable:
         }
 
     def _fingerprint(self) -> int | None:
-        """Of the last window, where there is no position to go on from."""
+        """The fingerprint of the last window; None for data with a position."""
         if self._loaded is not None:
             return self._loaded.last
         if self._source_without_position() is None or self._last is None:
@@ -155,11 +157,11 @@ class Resumable:
         return fingerprint(self._last)
 
     def _source_without_position(self) -> Source | None:
-        """That of the running fit, if its windows have no position to go on from."""
+        """The source of the running fit, if its windows have no position."""
         return None if self._source is None or self._source.has_position else self._source
 
     def _parameter_names(self) -> list[list[str]]:
-        """Of each of the optimizer's groups; empty for one that the model has not."""
+        """The parameters' names in each of the optimizer's groups; "" for a foreign parameter."""
         names = {p: name for name, p in self.objective.bare.named_parameters()}
         groups = self.optimizer.param_groups
         return [[names.get(p, "") for p in group["params"]] for group in groups]
@@ -174,27 +176,26 @@ class Resumable:
             or not all(isinstance(progress[name], list) for name in ("history", "kinds"))
             or not isinstance(progress["position"], Mapping)
         ):
-            raise CheckpointError(f"{path} does not say how far training was")
-        for what, saved, has in zip(
+            raise CheckpointError(f"{path} does not contain the progress of a training")
+        for part, saved, has in zip(
             ("optimizer", "scheduler"), progress["kinds"], own["kinds"], strict=True
         ):
             if saved != has and "NoneType" not in (saved, has):
-                raise CheckpointError(f"{path} is of another {what}: {saved}, this one is {has}")
+                raise CheckpointError(f"{path} is of another {part}: expected {has}, got {saved}")
         saved, has = progress["parameters"], own["parameters"]
         if path.is_dir():  # by name, so that their order does not matter
             saved, has = ([sorted(group) for group in groups] for groups in (saved, has))
         if saved != has:
             raise CheckpointError(
-                f"{path} is of another optimizer: its parameters are {saved}, those of this one "
-                f"are {has}"
+                f"{path} is of another optimizer: expected the parameters {has}, got {saved}"
             )
-        for what, text in (("scheduler", "a scheduler"), ("scaler", "scaled gradients")):
-            if bool(own[what]) != bool(progress[what]):
-                has, lacks = ("this trainer", path) if own[what] else (path, "this trainer")
+        for part, text in (("scheduler", "a scheduler"), ("scaler", "scaled gradients")):
+            if bool(own[part]) != bool(progress[part]):
+                has, lacks = ("this trainer", path) if own[part] else (path, "this trainer")
                 raise CheckpointError(f"{has} has {text}, {lacks} has none")
 
     def _everything(self) -> tuple[dict[str, Any], Any, Mapping[str, Any]]:
-        """Copies of all that :meth:`_take` sets."""
+        """Copies of all values that :meth:`_take` sets."""
         contents = {
             "model": self.objective.bare.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -209,7 +210,7 @@ class Resumable:
         random: Mapping[str, Any] | None,
         apply: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        """Becomes what a checkpoint says; ``apply`` sees to model and optimizer."""
+        """Takes over a checkpoint's contents; ``apply`` loads model and optimizer."""
         apply(contents)
         progress = contents["progress"]
         if self.scheduler is not None:

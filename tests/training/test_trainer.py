@@ -347,7 +347,7 @@ def test_models_losses_and_windows_that_do_not_fit():
     model = Net()
     optimizer = torch.optim.SGD(model.parameters())
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-    with pytest.raises(ValueError, match="say schedule='epoch'"):
+    with pytest.raises(ValueError, match="pass schedule='epoch'"):
         Trainer(model, optimizer, nn.MSELoss(), scheduler=plateau)
     with pytest.raises(ValueError, match="has no parameters"):
         Trainer(nn.Identity(), optimizer, nn.MSELoss())
