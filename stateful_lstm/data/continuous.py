@@ -438,7 +438,9 @@ def _number(state: Mapping[str, Any], name: str) -> int:
     except TypeError:
         number = -1
     if number < 0:
-        raise ValueError(f"this position's {name} must be 0 or more, got {state[name]!r}")
+        raise ValueError(
+            f"this position's {name} must be a whole number from 0 on, got {state[name]!r}"
+        )
     return number
 
 

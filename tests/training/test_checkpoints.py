@@ -355,7 +355,7 @@ def test_a_fit_with_no_epoch_left_says_so_and_keeps_the_place(path):
     trainer, history = saved_in_the_second_epoch(path, make_data())
     resumed = make_trainer(seed=5)
     resumed.load(path)
-    with pytest.warns(UserWarning, match=r"had finished 1 epochs, and epochs=1") as seen:
+    with pytest.warns(UserWarning, match=r"has finished 1 epochs, and epochs=1") as seen:
         assert resumed.fit(make_data(), progress=False) == history[:1]
     assert seen[0].filename == __file__
     assert resumed.fit(make_data(), 2, progress=False) == history

@@ -359,7 +359,7 @@ def test_models_losses_and_windows_that_do_not_fit():
         last_step.update(window)
     other = Window.pad([torch.randn(4, 3)])
     with pytest.raises(
-        ValueError, match=r"target must be .* as its input, \(5, 2\); got shape \(4, 1, 3\)"
+        ValueError, match=r"target must be .* like its input, \(5, 2\); got shape \(4, 1, 3\)"
     ):
         bad = Window(
             window.input, other.target, window.reset_mask, window.lengths, other.target_mask

@@ -166,7 +166,7 @@ def test_where_it_cannot_go_on_it_says_so(tmp_path):
     other = make_trainer()
     other.load(tmp_path / "b")
     before = other.updates
-    with pytest.raises(RuntimeError, match="its window 10 is not the one that it was"):
+    with pytest.raises(RuntimeError, match="its window 10 is not the same as before"):
         other.fit(list(shuffled())[:3], progress=False)
     assert other.updates == before
 
