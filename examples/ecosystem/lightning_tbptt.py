@@ -27,7 +27,7 @@ ROWS, WINDOW = 8, 10
 
 
 class ResidentState(lightning.Callback):
-    """Preserves all states during validation, test and prediction, and saves them in checkpoints."""
+    """Preserves states during validation, test and prediction, and saves them in checkpoints."""
 
     def __init__(self) -> None:
         self.kept = ExitStack()

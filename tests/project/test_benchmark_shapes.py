@@ -12,7 +12,7 @@ import torch
 from support import assert_as_good_as, double, module_results, random_hx, twin
 from torch import nn
 
-from benchmarks.shapes import SHAPES, ROLLOUTS
+from benchmarks.shapes import ROLLOUTS, SHAPES
 
 # Products of nn.LSTM in bfloat16, which takes 10 to 40 times as long as float32 on a processor
 # that lacks instructions for it: there, and only there, large shapes get fewer steps.
