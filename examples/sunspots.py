@@ -39,7 +39,7 @@ class Model(nn.Module):
 
 
 @torch.no_grad()
-def go_on_alone(model: Model, x: Tensor, steps: int) -> Tensor:
+def predict_alone(model: Model, x: Tensor, steps: int) -> Tensor:
     """Forecasts from the current state, and restores it afterwards."""
     outputs = []
     with model.lstm.preserve_state():
@@ -77,7 +77,7 @@ def main() -> None:
     one_ahead, alone, misses = [], [], []
     for k in range(known - 1, len(x) - 1):  # from year k on to year k + 1
         if (k - known + 1) % AHEAD == 0:
-            forecast = counts(go_on_alone(model, x[k : k + 1], AHEAD))
+            forecast = counts(predict_alone(model, x[k : k + 1], AHEAD))
             happened = counts(x[k + 1 : k + 1 + AHEAD])
             alone.append((years[k], forecast))
             misses.append(forecast[: len(happened)] - happened)

@@ -106,7 +106,7 @@ def train_on_a_horizon(model: Model, wave: Tensor, epochs: int) -> None:
 
 
 @torch.no_grad()
-def go_on_alone(model: Model, wave: Tensor) -> Tensor:
+def predict_alone(model: Model, wave: Tensor) -> Tensor:
     """Reads the waves, then runs on its own outputs."""
     model.lstm.reset_state()
     output = model.head(model.lstm(wave)[0])[-1:]
@@ -137,7 +137,7 @@ def main() -> None:
         ("true inputs", forced, "#c8641b"),
         ("a horizon", own, "#1f6fb4"),
     ):
-        alone = go_on_alone(model, fresh[:SEEN])
+        alone = predict_alone(model, fresh[:SEEN])
         errors.append(float((alone - fresh[SEEN:]).square().mean().sqrt()))
         print(f"trained on {name:12} off by {errors[-1]:.3f} over {ALONE} steps alone")
         axes.plot(range(SEEN, SEEN + ALONE), alone[:, 0], color=colour, label=f"trained on {name}")

@@ -32,7 +32,11 @@ def without_layers(model: nn.Module) -> str:
         for name, m in model.named_modules()
         if isinstance(m, nn.RNNBase)
     ]
-    has = f" It has {', '.join(others)}: stateful_lstm.convert turns nn.LSTM." if others else ""
+    has = (
+        f" It has {', '.join(others)}: stateful_lstm.convert turns nn.LSTM into StatefulLSTM."
+        if others
+        else ""
+    )
     return f"{type(model).__name__} has no StatefulLSTM inside.{has}"
 
 

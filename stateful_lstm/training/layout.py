@@ -58,7 +58,11 @@ class Layout:
         if part is not None and window.batch_first not in self._sound:
             layers = self._layers(part, {window.batch_first})
             if layers:
-                with _unnoticed(self._model), _watched(layers, part), _other_errors_ignored():
+                with (
+                    _side_effects_undone(self._model),
+                    _watched(layers, part),
+                    _other_errors_ignored(),
+                ):
                     run(part)
             self._sound.add(window.batch_first)
         questions = self._open_questions(window)
@@ -66,7 +70,7 @@ class Layout:
         if not layers:
             return run(window)
         if self._rehearse and is_compiled(self._model, self._forward):
-            with _unnoticed(self._model), _watched(layers, window):
+            with _side_effects_undone(self._model), _watched(layers, window):
                 run(window)
             result = run(window)
         else:
@@ -200,7 +204,7 @@ def is_compiled(model: nn.Module, forward: Callable[..., Any] | None) -> bool:
 
 
 @contextmanager
-def _unnoticed(model: nn.Module) -> Iterator[None]:
+def _side_effects_undone(model: nn.Module) -> Iterator[None]:
     """Inside, the model runs eagerly; on exit the model is the same as before."""
     places: list[tuple[dict[str, Any], dict[str, Any]]] = [
         (place, dict(place))
