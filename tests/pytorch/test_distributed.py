@@ -261,10 +261,10 @@ def test_a_file_gives_way_to_a_folder_and_other_folders_do_not(tmp_path):
     mine = tmp_path / "results"
     mine.mkdir()
     (mine / "precious").write_text("here")
-    with pytest.raises(FileExistsError, match="a folder and no checkpoint"):
+    with pytest.raises(FileExistsError, match="a folder but no checkpoint"):
         save_empty(mine)
     trainer = make_trainer(Net(dropout=0.0))
-    with pytest.raises(FileExistsError, match="a folder and no checkpoint"):
+    with pytest.raises(FileExistsError, match="a folder but no checkpoint"):
         trainer.save(mine)
     assert (mine / "precious").read_text() == "here"
 
