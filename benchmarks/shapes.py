@@ -1,4 +1,4 @@
-"""The shapes that are timed, and tested: what is fast must also be right."""
+"""The shapes that the benchmarks time. Tests check their results too: speed needs correctness."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Shape(NamedTuple):
         return 4 * self.H * ((self.I + self.H) + (self.layers - 1) * 2 * self.H)
 
     def operations(self, train: bool) -> int:
-        """Of the products: two a multiply-add; backward takes twice what forward does.
+        """Floating-point operations of the products: 2 per multiply-add; backward needs 2x forward.
 
-        The first layer's input needs no gradient, so backward leaves that product out.
+        The first layer's input needs no gradient, so backward skips that product.
         """
         forward = 2 * self.T * self.B * self.weights()
         unneeded = 2 * self.T * self.B * 4 * self.H * self.I
@@ -31,7 +31,7 @@ class Shape(NamedTuple):
         return ", ".join(map(str, self))
 
 
-GRID = [
+SHAPES = [
     Shape(1, 1, 64, 64, 1),
     Shape(1, 1, 100, 100, 1),
     Shape(1, 1, 128, 128, 1),
@@ -59,8 +59,8 @@ GRID = [
     Shape(512, 8, 256, 256, 2),
 ]
 
-# As on-policy learners and short windows have them, many weights for little work; and some sizes
-# between those of the grid. Beside it, since no target is of them, in a table of their own.
+# Shapes of on-policy learners and short windows, with many weights for little work; and some sizes
+# between those of SHAPES. They have a table of their own, because no target covers them.
 ROLLOUTS = [
     Shape(5, 12, 128, 128, 1),
     Shape(5, 32, 64, 128, 1),
@@ -81,18 +81,18 @@ ROLLOUTS = [
     Shape(100, 16, 384, 384, 1),
 ]
 
-# With resets inside the window, forward and backward.
+# Windows with resets inside, forward and backward.
 RESETS = [
     Shape(128, 16, 256, 256, 1),
     Shape(512, 8, 128, 128, 1),
     Shape(128, 64, 128, 128, 1),
 ]
 
-# Where a call of this library is timed beside an empty one, and beside one without what is priced.
-STEP = GRID[:1]
-EXTRAS = [Shape(100, 32, 128, 128, 1), Shape(1, 16, 256, 256, 1)]
+# For feature costs: STEP is compared with an empty call, the rest with a call without the feature.
+STEP = SHAPES[:1]
+FEATURE_COST = [Shape(100, 32, 128, 128, 1), Shape(1, 16, 256, 256, 1)]
 
-# Small ones, at least one of each kind: does the benchmark itself still run?
-QUICK = [GRID[0], GRID[5], Shape(16, 4, 32, 32, 2)]
+# Small shapes, at least one of each kind: they show that the benchmark itself still runs.
+QUICK = [SHAPES[0], SHAPES[5], Shape(16, 4, 32, 32, 2)]
 QUICK_RESETS = [Shape(16, 4, 32, 32, 1)]
-QUICK_EXTRAS = [Shape(16, 4, 32, 32, 1)]
+QUICK_FEATURE_COST = [Shape(16, 4, 32, 32, 1)]

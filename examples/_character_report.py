@@ -1,4 +1,4 @@
-"""What examples/character_model.py found out, as one table, one picture and a file of figures."""
+"""The results of examples/character_model.py, as one table, one plot and a JSON file."""
 
 import json
 import statistics
@@ -32,7 +32,7 @@ class Result:
 
 @dataclass
 class Speed:
-    """Characters per second (medians) and the ratios of the single pairs of blocks."""
+    """Characters per second (medians), and the ratio of each pair of blocks."""
 
     ours: float
     nn_lstm: float
@@ -49,9 +49,9 @@ def table(
     def bits(name: str, left: float, right: float) -> str:
         return row(name, f"{left:.3f}", f"{right:.3f}", f"{left - right:+.3f}")
 
-    def speed(name: str, one: Speed) -> str:
-        spread = f"{one.ratio:.2f} ({min(one.ratios):.2f} to {max(one.ratios):.2f})"
-        return row(name, f"{one.ours:,.0f}", f"{one.nn_lstm:,.0f}", spread)
+    def speed(name: str, found: Speed) -> str:
+        spread = f"{found.ratio:.2f} ({min(found.ratios):.2f} to {max(found.ratios):.2f})"
+        return row(name, f"{found.ours:,.0f}", f"{found.nn_lstm:,.0f}", spread)
 
     lines = [
         row("bits per character", "state carried", "state dropped", "difference"),
@@ -94,7 +94,7 @@ def write(
 
 
 def smooth(losses: list[float]) -> tuple[list[int], list[float]]:
-    """Means over about eighty stretches, each placed at its middle."""
+    """Means over about eighty intervals, each at the middle of its interval."""
     width = max(1, len(losses) // 80)
     starts = range(0, len(losses) - width + 1, width)
     return (
@@ -124,7 +124,7 @@ def draw(path: Path, carried: Result, fresh: Result) -> None:
             f"{first:.2f}", (0, first), (0, below), textcoords="offset points", color=color
         )
     left.set(title="Training text", xlabel="update", ylabel="bits per character")
-    left.set_ylim(top=max(fresh.losses[len(fresh.losses) // 40 :]))  # not the steep start
+    left.set_ylim(top=max(fresh.losses[len(fresh.losses) // 40 :]))  # without the steep start
     right.set(
         title="Held-out text",
         xlabel=f"place of the character in its window of {window}",

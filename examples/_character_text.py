@@ -1,7 +1,7 @@
-"""Real text that every CPython carries: the help pages of the language, as rows of characters.
+"""Real text that every CPython contains: the help pages of the language, as rows of characters.
 
-A batch of B rows walks through the text in B places at once: row b reads its own 1/B of the text
-from start to end, so window k + 1 continues window k in every row.
+A batch has B rows: row b reads its own 1/B of the text from start to end, so window k + 1 continues
+window k in every row.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the examples share: their arguments, and where a picture goes."""
+"""Shared parts of the examples: their arguments, and the files of their figures."""
 
 import argparse
 from pathlib import Path
@@ -12,11 +12,16 @@ from matplotlib.figure import Figure
 
 
 def options(text: str, quick: str) -> argparse.Namespace:
-    """--quick, which `quick` explains, and --out. Nets as small as these want a single thread."""
+    """Parses --quick, which `quick` explains, and --out. One thread is fastest for small nets."""
+    torch.set_num_threads(1)
+    return arguments(text, quick)
+
+
+def arguments(text: str, quick: str) -> argparse.Namespace:
+    """Parses --quick, which `quick` explains, and --out; the number of threads stays."""
     parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--out", type=Path, default=Path("build/examples"), metavar="DIR")
-    torch.set_num_threads(1)
     return parser.parse_args()
 
 

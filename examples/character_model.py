@@ -1,14 +1,14 @@
 """A character model trained on short windows, with and without its state carried between them.
 
-Truncated back-propagation cuts a long text into windows of 16 characters. A layer that forgets at
-each cut must guess the first characters of every window from nothing; a layer that keeps its state
-reads on. Both models here have the same size and seed and see the same windows in the same order.
+Truncated back-propagation cuts a long text into windows of 16 characters. A layer that drops its
+state at each cut guesses the first characters of every window from nothing; a layer that carries
+its state knows the text before. Both models here have the same size, seed and order of windows.
 
     python examples/character_model.py [--quick] [--updates N] [--seed N] [--out DIR]
 
 It trains both, compares them on text that neither has seen, compares the speed with `nn.LSTM`
-trained the same way, lets the model write, and leaves a table, a picture and the text in DIR.
-The exit status is 1 if the carried state is not the better one.
+trained on the same windows, lets the model write, and writes a table, a plot and the text to DIR.
+The exit status is 1 if the carried state does not give the lower loss.
 """
 
 import argparse
@@ -40,7 +40,7 @@ Hidden = tuple[Tensor, Tensor]
 
 
 class CharacterModel(nn.Module):
-    """Characters in, scores of the next character out. The layer is either kind of LSTM."""
+    """From characters to scores of the next character, with either kind of LSTM."""
 
     def __init__(self, characters: int, lstm: StatefulLSTM | nn.LSTM) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class CharacterModel(nn.Module):
 
 
 def new_model(text: Text, seed: int, kind: str) -> CharacterModel:
-    """The same seed gives the same weights whichever the kind: carried, fresh or nn.LSTM."""
+    """The same seed gives the same weights for each kind: carried, fresh or nn.LSTM."""
     torch.manual_seed(seed)
     if kind == "nn.LSTM":
         return CharacterModel(len(text.alphabet), nn.LSTM(EMBEDDING, HIDDEN))
@@ -66,12 +66,12 @@ def new_model(text: Text, seed: int, kind: str) -> CharacterModel:
 
 
 class Training:
-    """One model on its way through the text, over and over, one window an update."""
+    """Trains one model on the text, pass after pass, one window per update."""
 
     def __init__(self, model: CharacterModel, windows: Windows, updates: int) -> None:
         self.model, self.windows = model, windows
         self.done = 0
-        self.hx: Hidden | None = None  # used with nn.LSTM only, which keeps no state itself
+        self.hx: Hidden | None = None  # only for nn.LSTM, which keeps no state
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01
         )
@@ -115,9 +115,9 @@ def train(name: str, training: Training, updates: int) -> list[float]:
 
 @torch.no_grad()
 def bits_by_position(model: CharacterModel, windows: Windows) -> list[float]:
-    """Bits per character at each place in the window, the state treated as in training."""
+    """Bits per character at each place in the window, with the state handled as in training."""
     total = torch.zeros(WINDOW, dtype=torch.float64)
-    with preserve_state(model):  # the training state is there again afterwards
+    with preserve_state(model):  # on exit the training state is restored
         reset_state(model)
         for inputs, targets in windows:
             scores, _ = model(inputs)
@@ -128,11 +128,11 @@ def bits_by_position(model: CharacterModel, windows: Windows) -> list[float]:
 
 @torch.no_grad()
 def generate(model: CharacterModel, text: Text, prompt: str, length: int, seed: int) -> str:
-    """Text drawn one character at a time: T = 1, B = 1, the layer keeps the state."""
+    """Samples text one character at a time: T = 1, B = 1, and the layer keeps the state."""
     generator = torch.Generator().manual_seed(seed)
     lstm, hx, extras = model.lstm, None, {}
     if isinstance(lstm, StatefulLSTM):
-        extras = {"state": lstm.new_state(1)}  # beside the 32 rows of training
+        extras = {"state": lstm.new_state(1)}  # separate from the 32 rows of training
     written = text.encode(prompt).tolist()
     scores = torch.empty(0)
     for i in range(len(prompt) + length):
@@ -148,11 +148,11 @@ def generate(model: CharacterModel, text: Text, prompt: str, length: int, seed: 
 def compare(
     name: str, ours: Callable[[], object], peer: Callable[[], object], characters: int, blocks: int
 ) -> Speed:
-    """Both in the same process in short alternating blocks, so that they share any disturbance."""
+    """Times both in one process, in short alternating blocks, so that noise reaches both."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
     bar = tqdm(range(-2, blocks), desc=f"speed of {name}", unit="block", mininterval=REDRAW)
     for block in bar:
-        # Turn about: a, b, then b, a. The first two blocks are a warm-up.
+        # The order alternates: a, b, then b, a. The first two blocks are a warm-up.
         for is_ours in (block % 2 == 0, block % 2 == 1):
             start = time.perf_counter()
             (ours if is_ours else peer)()
@@ -191,7 +191,7 @@ def measure_speed(text: Text, windows: Windows, seed: int, quick: bool) -> dict[
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--updates", type=int, help=f"for each of the two runs ({UPDATES})")
-    parser.add_argument("--quick", action="store_true", help="seconds only; proves nothing")
+    parser.add_argument("--quick", action="store_true", help="a few seconds; proves nothing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/demo"), metavar="DIR")
     options = parser.parse_args()
@@ -246,9 +246,9 @@ def main() -> None:
     for file in ("character_model.png", "table.txt", "figures.json", "sample.txt"):
         print(options.out / file)
 
-    if not (options.quick or carried.held_out < fresh.held_out):  # also when it is not a number
+    if not (options.quick or carried.held_out < fresh.held_out):  # NaN fails too
         sys.exit(
-            f"The carried state should have been better, but took {carried.held_out:.3f} bits per "
+            f"Expected a lower loss with the carried state, got {carried.held_out:.3f} bits per "
             f"character, against {fresh.held_out:.3f} without (after {options.updates} updates)."
         )
 

@@ -1,13 +1,14 @@
 """A critic with a gradient penalty: gradients of gradients through the layer and its state.
 
-The critic scores a series at every step, window after window, and is to score noisy sines above
-random walks. How far apart the scores get tells how far apart the two sources are, if the critic's
-slope is held at 1 (Gulrajani et al. 2017, "Improved training of Wasserstein GANs"): the loss then
-holds a gradient, which training differentiates again. Without the penalty the slope keeps growing.
+The critic scores a series at every step, window after window, and learns higher scores for noisy
+sines than for random walks. The difference of the scores measures the distance of the two sources,
+if the critic's slope stays at 1 (Gulrajani et al. 2017, "Improved training of Wasserstein GANs").
+The loss then contains a gradient, which training differentiates again. Without the penalty the
+slope keeps growing.
 
     python examples/gradient_penalty.py [--quick] [--out DIR]
 
-(cuDNN, behind nn.LSTM on a GPU, has no such second derivative.)
+(cuDNN, the backend of nn.LSTM on a GPU, has no second derivative.)
 """
 
 import math
@@ -45,7 +46,7 @@ def sources() -> tuple[Tensor, Tensor]:
 
 
 def slope(critic: Critic, x: Tensor) -> Tensor:
-    """For each row the norm of its score's gradient by its inputs, itself differentiable: (B,)."""
+    """The norm of the score's gradient with respect to each row's inputs, (B,); differentiable."""
     x = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(x).mean(0).sum(), x, create_graph=True)
     steepness: Tensor = torch.linalg.vector_norm(gradient * WINDOW**0.5, dim=(0, 2))
@@ -53,7 +54,7 @@ def slope(critic: Critic, x: Tensor) -> Tensor:
 
 
 def train(penalty: float, updates: int) -> tuple[list[float], list[float]]:
-    """Distance of the sources and slope of the critic after every pass over the windows."""
+    """The distance of the sources and the critic's slope after every pass over the windows."""
     torch.manual_seed(0)
     critic = Critic()
     optimizer = torch.optim.Adam(critic.parameters(), lr=3e-3)
@@ -65,7 +66,7 @@ def train(penalty: float, updates: int) -> tuple[list[float], list[float]]:
         reset_state(critic)
         distance = steepness = 0.0
         for x in joined.split(WINDOW):
-            # The penalty starts from the window's own state, and leaves it where it was.
+            # The penalty starts from the window's own state, and does not change it.
             with critic.lstm.preserve_state():
                 steep = slope(critic, x)[-ROWS:]
             score = critic(x)
@@ -89,7 +90,7 @@ def main() -> None:
     for penalty in (10.0, 0.0):
         name = "with the penalty" if penalty else "without"
         distances, slopes = train(penalty, updates)
-        last[name] = slopes[-late:]  # one pass alone may be anything: it goes up and down
+        last[name] = slopes[-late:]  # a single pass is too noisy
         print(f"{name:17} distance {distances[-1]:8.2f}, slope {slopes[-1]:8.2f}")
         for axis, values in zip(axes, (distances, slopes), strict=True):
             axis.plot(values, label=name)

@@ -1,7 +1,7 @@
 """Keras's own example of stateful=True: 32 sequences of 21 steps, fed ten steps at a time.
 
-The batch (32, 21, 16) goes in as steps 0 to 9, to predict the next ones up to step 10, and then as
-steps 10 to 19. Row i of the second window goes on with the state that row i of the first one left.
+The batch (32, 21, 16) enters as steps 0 to 9, to predict steps 1 to 10, and then as steps 10 to 19.
+Row i of the second window continues from the state that row i of the first window left.
 
     python examples/keras_batches.py [--quick] [--out DIR]
 """
@@ -32,7 +32,7 @@ class Model(nn.Module):
 
 
 def rotations() -> Tensor:
-    """Sequences that can be predicted: features that turn, each row at a speed of its own."""
+    """Predictable sequences: features that rotate, each row at its own speed."""
     speed = torch.linspace(0.2, 0.8, ROWS).view(ROWS, 1, 1)
     phase = torch.rand(ROWS, 1, FEATURES) * 6
     return torch.sin(speed * torch.arange(STEPS).view(1, STEPS, 1) + phase)
@@ -48,14 +48,14 @@ def main() -> None:
     model = Model()
     with torch.no_grad():
         first = model(data[:, 0:10])  # predicts steps 1 to 10
-        second = model(data[:, 10:20])  # goes on, and predicts steps 11 to 20
+        second = model(data[:, 10:20])  # continues, and predicts steps 11 to 20
         stateful_lstm.reset_state(model)
         whole = model(data[:, 0:20])
     assert_close(torch.cat([first, second], 1), whole)
     print("steps 0-9, then 10-19: the same as steps 0-19 in one call")
 
-    # A batch of another size would meet the states of other rows. The error says what to do, which
-    # here is what reset_states() does in Keras; then the batch size may change.
+    # A batch of another size would read the states of other rows. The error explains the remedies.
+    # Here it is a reset, like reset_states() in Keras; then the batch size may change.
     try:
         model(data[:5, 0:10])
     except ValueError as error:
@@ -66,7 +66,7 @@ def main() -> None:
     assert_close(model(data[:5, 0:10]), first[:5])
     stateful_lstm.reset_state(model)
 
-    # The same windows by ContinuousBatches, which begin every row with a reset.
+    # The same windows by ContinuousBatches, which begins every row with a reset.
     windows = ContinuousBatches(data, ROWS, WINDOW, batch_first=True)
     w = list(windows)
     assert torch.equal(w[0].input, data[:, 0:10]) and torch.equal(w[1].input, data[:, 10:20])
@@ -76,7 +76,7 @@ def main() -> None:
     assert w[0].reset_mask[:, 0].all() and not w[1].reset_mask.any()
 
     trainer = Trainer(model, torch.optim.Adam(model.parameters(), 1e-2), nn.MSELoss())
-    before = trainer.evaluate(windows)  # from zero states, and the resident ones stay
+    before = trainer.evaluate(windows)  # from zero states; the resident states do not change
     history = trainer.fit(windows, epochs=20 if settings.quick else 200, progress=False)
     after = trainer.evaluate(windows)
     print(f"loss of the first epoch {history[0]:.4f}, of the last {history[-1]:.4f}")

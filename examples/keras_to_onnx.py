@@ -1,22 +1,22 @@
 """From Keras through PyTorch to ONNX: the same numbers in three places, window by window.
 
-The weights of two layers, laid out as Keras's `get_weights()` returns them, become one
-StatefulLSTM, which carries its state along. It goes out as an ONNX model whose states are inputs
-and outputs, and ONNX Runtime runs that over the same windows, with the states handed on by hand.
-Beside both runs the LSTM as Keras defines it, in numpy.
+The weights of two layers, in the layout of Keras's `get_weights()`, become one StatefulLSTM, which
+carries its state. The export gives an ONNX model whose states are inputs and outputs. ONNX Runtime
+runs it over the same windows, and the example passes the states from call to call. A third run is
+the LSTM in numpy, by Keras's definition.
 
     python examples/keras_to_onnx.py [--quick] [--out DIR]
 
 It needs onnx and onnxruntime: pip install -r requirements/interop.txt.
 """
 
-import argparse
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _common import arguments
 from numpy.typing import NDArray
 from torch.testing import assert_close
 
@@ -27,7 +27,7 @@ ROWS, WINDOW, FEATURES, UNITS = 4, 10, 3, 16
 
 
 def keras_weights(random: np.random.Generator) -> list[list[Array]]:
-    """Of two stacked layers. A live Keras model gives them by [l.get_weights() for l in layers]."""
+    """Weights of two stacked layers, like [l.get_weights() for l in layers] of a Keras model."""
 
     def layer(inputs: int) -> list[Array]:
         kernel, recurrent = (random.normal(0, 0.3, (n, 4 * UNITS)) for n in (inputs, UNITS))
@@ -48,7 +48,7 @@ def keras_step(layer: list[Array], x: Array, h: Any, c: Any) -> tuple[Any, Any]:
 
 
 class AsKeras:
-    """stateful=True, as Keras has it: every call goes on where the last one ended."""
+    """Keras's stateful=True: every call continues from the last call's state."""
 
     def __init__(self, layers: list[list[Array]]) -> None:
         self.layers = layers
@@ -82,13 +82,10 @@ class InRuntime:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="From Keras through PyTorch to ONNX")
-    parser.add_argument("--quick", action="store_true", help="fewer windows")
-    parser.add_argument("--out", type=Path, default=Path("build/examples"), metavar="DIR")
-    options = parser.parse_args()
+    options = arguments("From Keras through PyTorch to ONNX", "fewer windows")
     lacking = [name for name in ("onnx", "onnxruntime") if not find_spec(name)]
     if lacking:
-        print(f"left out: it needs {' and '.join(lacking)} (requirements/interop.txt)")
+        print(f"skipped: it needs {' and '.join(lacking)} (requirements/interop.txt)")
         return
 
     random = np.random.default_rng(0)

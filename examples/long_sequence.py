@@ -1,8 +1,8 @@
 """One window of 100,000 steps, trained within a budget of memory: "mirroring" in other systems.
 
-Backward needs what forward has made of every step. `recompute="auto"` keeps as much of it as
-`set_memory_budget` allows and computes the rest anew, with the same gradients. What each way keeps
-is counted, and drawn.
+Backward needs the activations of every step. `recompute="auto"` keeps as many of them as
+`set_memory_budget` allows and recomputes the rest, with the same gradients. The example counts and
+plots the bytes that each mode keeps.
 
     python examples/long_sequence.py [--quick] [--out DIR]
 """
@@ -31,7 +31,7 @@ class Model(nn.Module):
 
 
 def train(recompute: str, x: Tensor, target: Tensor, updates: int) -> tuple[int, list[float]]:
-    """The bytes that the layer keeps for backward, and the losses of some updates."""
+    """The bytes that the layer keeps for backward, and the losses of a few updates."""
     torch.manual_seed(0)
     model = Model(recompute)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
@@ -61,12 +61,12 @@ def main() -> None:
     x = torch.randn(steps, 1, 1)
     target = x.cumsum(0) / torch.arange(1, steps + 1).sqrt().view(-1, 1, 1)
     stateful_lstm.set_memory_budget(budget)
-    found = {way: train(way, x, target, 2) for way in ("none", "gates", "segments", "auto")}
-    stateful_lstm.set_memory_budget(1 << 30)  # what it was
+    found = {mode: train(mode, x, target, 2) for mode in ("none", "gates", "segments", "auto")}
+    stateful_lstm.set_memory_budget(1 << 30)  # the default
 
     print(f"one window of {steps:,} steps, {HIDDEN} units, a budget of {budget / MiB:.0f} MiB:")
-    for way, (kept, losses) in found.items():
-        print(f"  {way:10}{kept / MiB:7.1f} MiB kept, loss {losses[0]:.4f}, then {losses[1]:.4f}")
+    for mode, (kept, losses) in found.items():
+        print(f"  {mode:10}{kept / MiB:7.1f} MiB kept, loss {losses[0]:.4f}, then {losses[1]:.4f}")
         torch.testing.assert_close(losses, found["none"][1], atol=1e-5, rtol=1e-4)
     assert found["auto"][0] == found["segments"][0] < budget < found["gates"][0]
 

@@ -1,10 +1,10 @@
-"""Two processes train together: each has rows and states of its own; the weights are shared.
+"""Two processes train together: each has its own rows and states; the weights are the same.
 
     torchrun --nproc-per-node 2 examples/many_processes.py [--quick] [--out DIR]
 
-In the end it shows that the states differ and the weights do not. Run by plain python, it starts
-its two processes itself, and then goes on from the checkpoint that the two have written in the
-middle of an epoch, as one process with all rows: it ends with the same weights.
+At the end it checks that the states differ and the weights do not. With plain python, it starts its
+two processes itself. Then one process with all rows continues from their checkpoint, written in the
+middle of an epoch, and ends with the same weights.
 """
 
 import os
@@ -50,7 +50,7 @@ def make_trainer(model: nn.Module) -> Trainer:
 
 
 def together(checkpoint: Path, epochs: int) -> None:
-    """What each of the processes does."""
+    """The work of each process."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)
     model = Model()
@@ -78,12 +78,12 @@ def together(checkpoint: Path, epochs: int) -> None:
 
 
 def weights_of(checkpoint: Path) -> Path:
-    """Where the processes leave the weights that they end with."""
+    """The file of the final weights of the processes."""
     return checkpoint.with_name("many_processes.weights.pt")
 
 
 def alone(checkpoint: Path, epochs: int) -> None:
-    """One process with all rows goes on from what the others have written."""
+    """One process with all rows continues from the checkpoint of the others."""
     model = Model()
     trainer = make_trainer(model)
     trainer.load(checkpoint)
@@ -91,10 +91,10 @@ def alone(checkpoint: Path, epochs: int) -> None:
     assert model.lstm.state is not None and model.lstm.state.slots == ROWS
     assert model.lstm.state.h.any() and trainer.position["window"] > 0
     history = trainer.fit(windows, epochs, progress=False)
-    print(f"one process with the rows of all goes on from the middle: loss {history[-1]:.4f}")
+    print(f"one process with all rows continues from the middle: loss {history[-1]:.4f}")
     for name, weight in torch.load(weights_of(checkpoint)).items():
         torch.testing.assert_close(model.state_dict()[name], weight, atol=1e-4, rtol=1e-3)
-    print("and ends with the weights that the two have ended with")
+    print("and ends with the same weights as the two")
 
 
 def main() -> None:
@@ -105,11 +105,11 @@ def main() -> None:
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
         together(checkpoint, epochs)
-        # The model is gone by now: it would keep the group from ending, and wait for it for ever.
+        # The model no longer exists: otherwise the group could wait for it forever.
         dist.destroy_process_group()
         return
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    # The cores are shared out: a thread for each process.
+    # One thread per process, so that the processes do not compete for cores.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *launcher, *sys.argv], check=True, env=environment)
     alone(checkpoint, epochs)

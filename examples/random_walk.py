@@ -1,9 +1,9 @@
-"""A random walk, from its steps: what a net with state can follow, and one without cannot.
+"""A random walk, from its steps: a net with state can follow it, a net without state cannot.
 
-The walk is 1000 steps of +1 or -1, added up. Two LSTM layers of 50 units and a Dense(1) see one
-step after the other and say where the walk is. For that they must remember all steps so far. With
-the state carried from window to window they can; the same net, started from zero in every window,
-knows only the steps since then. Every epoch begins with a reset. Both are fitted to this one walk.
+The walk is the sum of 1000 steps of +1 or -1. Two LSTM layers of 50 units and a Dense(1) see one
+step at a time and predict the level of the walk, so they must remember all earlier steps. With the
+state carried from window to window they can; the same net from zero in every window only knows the
+steps of this window. Every epoch begins with a reset. Both nets are fitted to this one walk.
 
     python examples/random_walk.py [--quick] [--out DIR]
 """
@@ -27,8 +27,8 @@ class Walker(nn.Module):
         self.first = StatefulLSTM(1, UNITS, unit_forget_bias=True, stateful=stateful)
         self.second = StatefulLSTM(UNITS, UNITS, unit_forget_bias=True, stateful=stateful)
         self.dense = nn.Linear(UNITS, 1)
-        # To add up, gates must stay open for long: the first layer's remember for 1 to 1000 steps,
-        # and let in the less the longer they do (Tallec and Ollivier, 2018).
+        # A sum needs a long memory: the first layer's units remember for 1 to 1000 steps, and a
+        # longer memory gets a smaller input gate (Tallec and Ollivier, 2018).
         remember = torch.empty(UNITS).uniform_(1, STEPS - 1).log()
         bias = self.first.get_parameter("bias_ih_l0").data
         bias[:UNITS], bias[UNITS : 2 * UNITS] = -remember, remember
@@ -41,7 +41,7 @@ class Walker(nn.Module):
 
 
 def train(stateful: bool, steps: Tensor, walk: Tensor, epochs: int) -> tuple[list[float], Tensor]:
-    """The mean loss of each epoch, and the walk as the trained net follows it."""
+    """The mean loss of each epoch, and the trained net's prediction of the walk."""
     torch.manual_seed(1)
     model = Walker(stateful)
     optimizer = torch.optim.Adam(model.parameters(), 5e-3, betas=(0.9, 0.95))
@@ -54,7 +54,7 @@ def train(stateful: bool, steps: Tensor, walk: Tensor, epochs: int) -> tuple[lis
             loss = nn.functional.mse_loss(model(x), target)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 0.2)  # longer ones lose their way
+            nn.utils.clip_grad_norm_(model.parameters(), 0.2)  # larger steps diverge
             optimizer.step()
             total += loss.item() * WINDOW / STEPS
         schedule.step()

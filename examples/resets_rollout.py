@@ -1,9 +1,9 @@
 """Episodes that end inside a rollout, as in recurrent PPO: one call in place of a loop over time.
 
 A rollout of T steps in B environments comes with `episode_starts`, (T, B). Where it is True, the
-state must be zero before the step. Libraries for reinforcement learning loop over the steps for
-that; here the whole rollout is one call with `reset_mask`. Both are timed, forward and backward,
-and so is the call without a mask.
+state must be zero before the step. For this, libraries for reinforcement learning loop over the
+steps; here the whole rollout is one call with `reset_mask`. The example times both, forward and
+backward, and the call without a mask.
 
     python examples/resets_rollout.py [--quick] [--out DIR]
 
@@ -35,8 +35,8 @@ def step_by_step(
     """The usual loop: zero the state where an episode starts, then one step."""
     outputs = []
     for t in range(len(x)):
-        going_on = (~starts[t]).to(x.dtype).view(1, -1, 1)
-        output, (h, c) = lstm(x[t : t + 1], (going_on * h, going_on * c))
+        keep = (~starts[t]).to(x.dtype).view(1, -1, 1)
+        output, (h, c) = lstm(x[t : t + 1], (keep * h, keep * c))
         outputs.append(output)
     return torch.cat(outputs), (h, c)
 
@@ -47,7 +47,7 @@ def differentiate(
     inputs: Result,
     towards: Tensor,
 ) -> Result:
-    """Runs forward and backward; `towards` is the gradient that reaches the output."""
+    """Runs forward and backward; `towards` is the gradient of the output."""
     leaves = [tensor.clone().requires_grad_() for tensor in inputs]
     output, _ = forward(leaves[0], leaves[1], leaves[2])
     return [output.detach(), *torch.autograd.grad(output, [*leaves, *weights], towards)]
@@ -89,7 +89,7 @@ def main() -> None:
             lambda x, h, c: ours(x, (h, c)), list(ours.parameters()), inputs, towards
         )
 
-    # The truth is the loop in double precision; one call may err as much as the float32 loop does.
+    # The truth is the loop in double precision; one call may err about as much as the float32 loop.
     exact_lstm = nn.LSTM(observation, H, dtype=torch.float64)
     exact_lstm.load_state_dict(loop_lstm.state_dict())
     exact = differentiate(
@@ -107,11 +107,11 @@ def main() -> None:
         print(f"{name:<16}{loop_error:>10.1e}{call_error:>10.1e}")
         assert call_error <= 4 * loop_error, f"{name} differs by more than rounding"
 
-    # Turn about, in one process, so that both share whatever else the machine does.
+    # The runs take turns in one process, so that noise of the machine reaches all of them.
     runs = {"loop": loop, "one call": one_call, "no mask": no_mask}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repetition in range(-2, 9 if options.quick else 15):
-        order = list(runs.items())  # forth and back, as the loop leaves the caches to the next one
+        order = list(runs.items())  # alternating order: a run inherits the caches of the last run
         for name, run in order if repetition % 2 else order[::-1]:
             began = time.perf_counter()
             run()

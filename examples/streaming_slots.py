@@ -1,26 +1,23 @@
-"""A toy streaming server: many streams come and go, one layer holds a slot for each.
+"""A toy streaming server: streams come and go, and one layer has a slot for each.
 
-Streams start and end at random. At every tick some of the live ones have an input, in no
-particular order; they form a batch, filled up with -1 to a fixed size. START is a True in
-`reset_mask`, END frees the slot for the next stream. In the end every stream is run once more,
-alone, through nn.LSTM, and must have had the same outputs.
+Streams start and end at random. At every tick some of the live streams have an input, in random
+order; they form a batch, padded with -1 to a fixed size. START is a True in `reset_mask`; END frees
+the slot for the next stream. At the end the example runs every stream alone through nn.LSTM, and
+checks that the outputs are the same.
 
     python examples/streaming_slots.py [--quick] [--out DIR]
 
-It prints steps per second, and draws which stream sat in which slot.
+It prints steps per second, and plots the slot of each stream.
 """
 
-import argparse
 import random
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from _common import arguments, save
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -28,7 +25,7 @@ from stateful_lstm import StatefulLSTM
 
 SLOTS, BATCH = 16, 8
 FEATURES, HIDDEN, LAYERS = 24, 64, 2
-ARRIVAL = 0.45  # the chance that a new stream knocks at a tick
+ARRIVAL = 0.45  # the probability of a new stream at a tick
 
 
 @dataclass(eq=False)
@@ -37,7 +34,7 @@ class Stream:
     slot: int
     opened: int  # the tick of START, and of END
     closed: int = -1
-    ticks: list[int] = field(default_factory=list)  # when it was in the batch
+    ticks: list[int] = field(default_factory=list)  # its ticks in a batch
     outputs: list[Tensor] = field(default_factory=list)
 
     @property
@@ -46,7 +43,7 @@ class Stream:
 
 
 class Server:
-    """Batches of streams through one layer; all state lives in the layer's slots."""
+    """Runs batches of streams through one layer; the layer's slots hold all states."""
 
     def __init__(self, lstm: StatefulLSTM) -> None:
         self.lstm = lstm
@@ -55,7 +52,7 @@ class Server:
 
     @torch.no_grad()
     def step(self, streams: list[Stream]) -> None:
-        x = torch.randn(1, BATCH, FEATURES)  # whatever the padding rows hold must not matter
+        x = torch.randn(1, BATCH, FEATURES)  # the values of padding rows must not matter
         slots = torch.full((BATCH,), -1)
         starts = torch.zeros(1, BATCH, dtype=torch.bool)
         for row, stream in enumerate(streams):
@@ -100,8 +97,8 @@ def check(streams: list[Stream], alone: nn.LSTM) -> None:
             assert_close(torch.stack(stream.outputs), expected)
 
 
-def draw(streams: list[Stream], ticks: int, path: Path) -> None:
-    """A bar for every stream, from START to END, and a dot for each of its steps."""
+def draw(streams: list[Stream], ticks: int) -> Figure:
+    """Plots a bar for every stream, from START to END, and a dot for each of its steps."""
     figure, axes = plt.subplots(figsize=(11, 4.2), layout="constrained")
     shades = ["#9ecae1", "#fdd0a2", "#c7e9c0", "#dadaeb"]
     shown = [stream for stream in streams if stream.opened < ticks]
@@ -127,15 +124,11 @@ def draw(streams: list[Stream], ticks: int, path: Path) -> None:
         yticks=range(0, SLOTS, 3),
     )
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Many streams through one layer")
-    parser.add_argument("--quick", action="store_true", help="fewer ticks")
-    parser.add_argument("--out", type=Path, default=Path("build/examples"), metavar="DIR")
-    options = parser.parse_args()
+    options = arguments("Many streams through one layer", "fewer ticks")
     ticks = 200 if options.quick else 5000
 
     random.seed(0)
@@ -148,15 +141,12 @@ def main() -> None:
     check(streams, alone)
     steps = sum(stream.position for stream in streams)
     print(f"{len(streams)} streams took turns in {SLOTS} slots, at most {BATCH} in a batch")
-    print(f"{steps} steps: the outputs are those of each stream fed alone")
+    print(f"{steps} steps: the outputs are those of each stream alone")
     print(
         f"{steps / server.seconds:,.0f} steps per second, "
         f"{1e6 * server.seconds / ticks:.0f} microseconds a batch"
     )
-    options.out.mkdir(parents=True, exist_ok=True)
-    picture = options.out / "streaming_slots.png"
-    draw(streams, min(ticks, 160), picture)
-    print(picture)
+    save(draw(streams, min(ticks, 160)), options.out, "streaming_slots.png")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A forecast of a real series: the yearly number of sunspots since 1700.
 
-Trained on the years up to 1960 with the state carried from window to window. Then the same layer
-goes through all years once, step by step, and its state is what the forecasts start from: one year
-ahead for every later year, and eleven years on its own from several of them.
+Training uses the years up to 1960, with the state carried from window to window. Then the layer
+runs over all years once, step by step, and the forecasts start from its state: one year ahead for
+every later year, and eleven years without observations from several of them.
 
     python examples/sunspots.py [--quick] [--out DIR]
 
@@ -21,11 +21,11 @@ from stateful_lstm.data import ContinuousBatches
 from stateful_lstm.training import Trainer
 
 LAST = 1960  # year of the training
-AHEAD = 11  # years of a forecast on its own: about a cycle
+AHEAD = 11  # years of a forecast without observations: about one cycle
 
 
 class Model(nn.Module):
-    """Predicts next year's value as this year's and a change."""
+    """Predicts next year's value as this year's value plus a change."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,8 +39,8 @@ class Model(nn.Module):
 
 
 @torch.no_grad()
-def go_on_alone(model: Model, x: Tensor, steps: int) -> Tensor:
-    """From the state as it is, which is put back afterwards."""
+def predict_alone(model: Model, x: Tensor, steps: int) -> Tensor:
+    """Forecasts from the current state, and restores it afterwards."""
     outputs = []
     with model.lstm.preserve_state():
         for _ in range(steps):
@@ -77,7 +77,7 @@ def main() -> None:
     one_ahead, alone, misses = [], [], []
     for k in range(known - 1, len(x) - 1):  # from year k on to year k + 1
         if (k - known + 1) % AHEAD == 0:
-            forecast = counts(go_on_alone(model, x[k : k + 1], AHEAD))
+            forecast = counts(predict_alone(model, x[k : k + 1], AHEAD))
             happened = counts(x[k + 1 : k + 1 + AHEAD])
             alone.append((years[k], forecast))
             misses.append(forecast[: len(happened)] - happened)

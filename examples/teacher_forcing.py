@@ -1,11 +1,11 @@
 """One step at a time: teacher forcing, and a loss over a horizon of the model's own predictions.
 
-Calls of a single step carry the state on by themselves; gradients then reach through one step. To
-reach through k steps, hand `hx` from call to call: that is the same as one call of k steps.
+Calls of a single step carry the state, and gradients then reach through one step. To reach through
+k steps, pass `hx` from call to call: the result is the same as one call of k steps.
 
-A model is first trained on true inputs, with an update at every step. Then one copy goes on like
-that, and another gets a loss over a horizon: eight steps of true inputs, and seven of its own
-predictions. Both take about as long. In the end both go on alone, on waves that they have not seen.
+A model is first trained on true inputs, with an update at every step. Then one copy continues so,
+and another copy gets a loss over a horizon: eight steps of true inputs, and seven steps of its own
+predictions. Both take about as long. At the end both predict new waves from their own outputs.
 
     python examples/teacher_forcing.py [--quick] [--out DIR]
 """
@@ -21,7 +21,7 @@ from torch.testing import assert_close
 from stateful_lstm import StatefulLSTM
 
 UNITS, RATE = 48, 5e-3
-ROWS, SEEN, ALONE = 16, 200, 40  # waves, their steps, and the steps to go on alone
+ROWS, SEEN, ALONE = 16, 200, 40  # waves, their steps, and the steps from the model's own outputs
 HORIZON = 8
 
 
@@ -34,20 +34,20 @@ class Model(nn.Module):
     def step(
         self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x (1, B, 1). Without hx it goes on from the state of the last call."""
+        """x (1, B, 1). Without hx the call continues from the last call's state."""
         y, state = self.lstm(x, hx)
         return self.head(y), state
 
 
 def waves() -> Tensor:
-    """(steps, ROWS, 1): sums of two sines, each of a random phase."""
+    """(steps, ROWS, 1): sums of two sines with random phases."""
     t = torch.arange(SEEN + ALONE).view(-1, 1, 1)
     phases = torch.rand(2, 1, ROWS, 1) * 6.28
     return torch.sin(0.2 * t + phases[0]) + 0.5 * torch.sin(0.31 * t + phases[1])
 
 
 def gradients_are_those_of_one_call(model: Model, wave: Tensor) -> None:
-    """k calls that hand hx on, against one call of k steps."""
+    """Compares k calls that pass hx on with one call of k steps."""
     weights = list(model.parameters())
     zero = torch.zeros(1, ROWS, UNITS)
     state, outputs = (zero, zero), []
@@ -63,7 +63,7 @@ def gradients_are_those_of_one_call(model: Model, wave: Tensor) -> None:
 
 
 class Updates:
-    """Adam, with a learning rate that falls to zero."""
+    """Adam with a learning rate that decreases to zero."""
 
     def __init__(self, model: Model, rate: float, epochs: int) -> None:
         self.model = model
@@ -78,7 +78,7 @@ class Updates:
 
 
 def train_on_true_inputs(model: Model, wave: Tensor, epochs: int) -> None:
-    """Teacher forcing: an update at every step. The state goes on from call to call."""
+    """Teacher forcing: an update at every step. The layer carries the state from call to call."""
     updates = Updates(model, RATE, epochs)
     for _ in range(epochs):
         model.lstm.reset_state()
@@ -89,14 +89,14 @@ def train_on_true_inputs(model: Model, wave: Tensor, epochs: int) -> None:
 
 
 def train_on_a_horizon(model: Model, wave: Tensor, epochs: int) -> None:
-    """Eight true inputs, then its own predictions: one update, with gradients through all."""
+    """Eight true inputs, then own predictions: one update, with gradients through all steps."""
     updates = Updates(model, RATE, epochs)
     for _ in range(epochs):
         model.lstm.reset_state()
         for t in range(0, len(wave) - 2 * HORIZON + 1, HORIZON):
             seen, state = model.step(wave[t : t + HORIZON])  # true inputs, in one call
             output, outputs = seen[-1:], [seen]
-            # The state after the true inputs is where the next update goes on.
+            # The next update continues from the state after the true inputs.
             with model.lstm.preserve_state():
                 for _ in range(HORIZON - 1):
                     output, state = model.step(output, state)
@@ -106,8 +106,8 @@ def train_on_a_horizon(model: Model, wave: Tensor, epochs: int) -> None:
 
 
 @torch.no_grad()
-def go_on_alone(model: Model, wave: Tensor) -> Tensor:
-    """Sees the waves, then feeds itself."""
+def predict_alone(model: Model, wave: Tensor) -> Tensor:
+    """Reads the waves, then runs on its own outputs."""
     model.lstm.reset_state()
     output = model.head(model.lstm(wave)[0])[-1:]
     outputs = [output]
@@ -137,7 +137,7 @@ def main() -> None:
         ("true inputs", forced, "#c8641b"),
         ("a horizon", own, "#1f6fb4"),
     ):
-        alone = go_on_alone(model, fresh[:SEEN])
+        alone = predict_alone(model, fresh[:SEEN])
         errors.append(float((alone - fresh[SEEN:]).square().mean().sqrt()))
         print(f"trained on {name:12} off by {errors[-1]:.3f} over {ALONE} steps alone")
         axes.plot(range(SEEN, SEEN + ALONE), alone[:, 0], color=colour, label=f"trained on {name}")

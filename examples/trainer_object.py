@@ -1,7 +1,8 @@
 """A trainer object: update() enqueues, current_loss() waits, and batches come from a generator.
 
-As with the Wolfram Language's trainer objects: gen(i) makes batch i, the next one while the device
-may still be busy with the last; a callback may stop training; the state can be read at any time.
+The design follows the Wolfram Language's trainer objects: gen(i) makes the next batch while the
+device may still work on the last batch; a callback may stop training; the state can be read at any
+time.
 
     python examples/trainer_object.py [--quick] [--out DIR]
 """
@@ -31,7 +32,7 @@ class Model(nn.Module):
 
 
 def gen(i: int) -> Window:
-    """Batch i of endless signals: noisy waves, whose clean next value is to be predicted."""
+    """Batch i of endless signals: noisy waves; the target is the clean next value."""
     t = torch.arange(i * STEPS, (i + 1) * STEPS + 1).view(-1, 1, 1)
     clean = torch.sin(t * torch.linspace(0.1, 0.4, ROWS).view(1, -1, 1))
     noisy = clean + 0.3 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(i))
@@ -54,16 +55,16 @@ def main() -> None:
     window = gen(0)
     for i in range(updates):
         trainer.update(window)  # on CUDA this returns at once,
-        window = gen(i + 1)  # so this goes on beside the device's work,
+        window = gen(i + 1)  # so this runs during the device's work,
         losses.append(trainer.current_loss())  # and this waits for it
     print(f"after {trainer.updates} updates the loss is {losses[-1]:.4f}, from {losses[0]:.4f}")
 
     state = model.lstm.state
     assert state is not None
     h, c = state.read()
-    print(f"the state, read out between two updates: h {tuple(h.shape)}, c {tuple(c.shape)}")
+    print(f"the state, read between two updates: h {tuple(h.shape)}, c {tuple(c.shape)}")
 
-    # fit goes on with the next batches, until a callback ends it.
+    # fit continues with the next batches, until a callback stops it.
     before, usual, good = trainer.updates, sum(losses[-20:]) / 20, []
 
     def enough(trainer: Trainer) -> str | None:
@@ -73,7 +74,7 @@ def main() -> None:
     trainer.fit([gen(i) for i in range(before, before + 100)], progress=False, callback=enough)
     assert 10 <= trainer.updates - before < 100 and sum(good) == 10
     print(
-        f"fit ended after {trainer.updates - before} updates more, at {trainer.current_loss():.4f}"
+        f"fit ended after {trainer.updates - before} more updates, at {trainer.current_loss():.4f}"
     )
 
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")

@@ -1,9 +1,9 @@
-"""Sequences of different lengths in one training set: buckets, padding, and a loss without it.
+"""Sequences of different lengths in one training set: buckets, padding, and a loss without padding.
 
-bucket_by_length batches sequences of about the same length; Window.pad lays a batch out, and says
-by `lengths` and `target_mask` what is padding: no state moves there, and no loss is taken.
+bucket_by_length groups sequences of about the same length; Window.pad makes a window from a batch,
+and marks the padding by `lengths` and `target_mask`: padding changes no state and adds no loss.
 
-The task: sequences of 0 and 1, and at every step, whether the ones so far are odd in number.
+The task: sequences of 0 and 1; at every step the target is the parity of the ones so far.
 
     python examples/variable_lengths.py [--quick] [--out DIR]
 """
@@ -53,7 +53,7 @@ def collate(batch: list[Tensor]) -> Window:
 
 
 def padding(batches: list[list[int]], lengths: list[int]) -> float:
-    """Which part of all steps is padding."""
+    """The share of padding among all steps."""
     padded = sum(len(batch) * max(lengths[k] for k in batch) for batch in batches)
     return 1 - sum(lengths[k] for batch in batches for k in batch) / padded
 
@@ -71,7 +71,7 @@ def main() -> None:
         f"padding: {parts[0]:.1%} of all steps in buckets, {parts[1]:.1%} in batches as they come"
     )
 
-    # The loss is that of each sequence by itself: no padding in it.
+    # The loss equals the loss of each sequence alone, without padding.
     model = Parity()
     window = collate([data[k] for k in batches[0]])
     together = model(window.input, window.reset_mask, window.lengths)[window.target_mask]

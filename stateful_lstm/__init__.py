@@ -1,8 +1,8 @@
 """An LSTM for PyTorch whose state stays on the device between calls.
 
-:class:`StatefulLSTM` stands wherever a ``torch.nn.LSTM`` stood; :func:`lstm` is the pure function
-under it, and :mod:`stateful_lstm.reference` the specification of both. ``stateful_lstm.data``,
-``stateful_lstm.training`` and ``stateful_lstm.interop`` are imported when they are first used.
+:class:`StatefulLSTM` replaces ``torch.nn.LSTM``; :func:`lstm` is the pure function under it, and
+:mod:`stateful_lstm.reference` is the specification of both. ``stateful_lstm.data``,
+``stateful_lstm.training`` and ``stateful_lstm.interop`` are imported on first use.
 """
 
 from importlib import import_module

@@ -1,6 +1,6 @@
-"""``python -m stateful_lstm``: what is built here, and which CUDA kernel a call gets.
+"""``python -m stateful_lstm``: the build and the machine, and the CUDA kernel of a call.
 
-python -m stateful_lstm                      what info() says
+python -m stateful_lstm                      the result of info()
 python -m stateful_lstm plan 512 16 1024     T steps, B rows, H units; see plan --help
 python -m stateful_lstm --version
 """
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="python -m stateful_lstm")
     whole.add_argument("--version", action="version", version=f"stateful_lstm {__version__}")
     plan = whole.add_subparsers(dest="command").add_parser(
-        "plan", help="which CUDA kernel a call gets, and why"
+        "plan", help="the CUDA kernel of a call, and the reason"
     )
     for name, meaning in (("T", "steps"), ("B", "rows"), ("H", "hidden size")):
         plan.add_argument(name, type=int, help=meaning)
@@ -34,10 +34,10 @@ def parser() -> argparse.ArgumentParser:
         choices=[str(dtype).removeprefix("torch.") for dtype in cuda.DTYPES],
         default="float32",
     )
-    plan.add_argument("--tf32", action="store_true", help="float32 may be multiplied as TF32")
+    plan.add_argument("--tf32", action="store_true", help="allow TF32 for float32 products")
     plan.add_argument("--why", action="store_true", help="why each other kernel does not fit")
     plan.add_argument(
-        "--chip", choices=cuda.KNOWN, help="instead of the GPUs that are here, or of all known"
+        "--chip", choices=cuda.KNOWN, help="default: the GPUs present, or else all known chips"
     )
     return whole
 
@@ -68,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 tf32=given.tf32,
                 backward=backward,
             )
-            said = text if given.why else cuda.brief(text)
-            print(f"{chip}, {'backward' if backward else 'forward'}: {said}")
+            shown = text if given.why else cuda.brief(text)
+            print(f"{chip}, {'backward' if backward else 'forward'}: {shown}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""``info()``: the compiled backends and the machine's capabilities."""
+"""``info()``: the build and the machine."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from .backend import cuda, operators
 
 
 def info() -> dict[str, Any]:
-    """What is built and what the machine offers.
+    """Describes the build and the machine.
 
     Returns:
         A dict of
 
-        * version, torch, python: version strings, of what runs now.
-        * torch_cuda: the CUDA version that torch itself was built with, or None.
-        * backends: name -> True, or the reason why it is not available.
-        * quick_step: True if short inference goes past torch's dispatcher here, or the reason why
-          it takes the longer way, to the same results.
+        * version, torch, python: version strings of this package, torch and Python.
+        * torch_cuda: the CUDA version that torch was built with, or None.
+        * backends: name -> True, or the reason why the backend is unavailable.
+        * quick_step: True if short inference takes the fast path past torch's dispatcher, or the
+          reason why it does not. The results are the same.
         * cpu_capability: instruction set of the CPU kernels ("amx", "avx512bf16", "avx512", "avx2",
           "portable"), None if not built.
-        * cpu_capabilities: all that this machine can run, the best first. The environment variable
-          STATEFUL_LSTM_CPU may name any of them.
-        * cpu_threads: how many threads the CPU kernels may use, ``torch.get_num_threads()``.
-        * cuda_built: architectures that CUDA kernels were built for.
-        * cuda_present: architectures of the GPUs present, one each.
-        * cuda_kernels: for each GPU present, True if there are kernels for it, or why not.
-        * cuda_plan: for each GPU present, which kernel some calls get there, and why: in a few
+        * cpu_capabilities: all instruction sets that this machine supports, the best first. The
+          environment variable STATEFUL_LSTM_CPU selects one of them.
+        * cpu_threads: the most threads that the CPU kernels use, ``torch.get_num_threads()``.
+        * cuda_built: the architectures of the compiled CUDA kernels.
+        * cuda_present: the architecture of each GPU present.
+        * cuda_kernels: for each GPU present, True if kernels for it are built, or the reason why
+          not.
+        * cuda_plan: for each GPU present, the kernels of some calls, and the reason in a few
           words. For other calls and chips: ``python -m stateful_lstm plan --help``.
     """
     gpus = [torch.cuda.get_device_capability(k) for k in range(torch.cuda.device_count())]

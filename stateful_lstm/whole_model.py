@@ -1,4 +1,4 @@
-"""Functions for a whole model: every :class:`StatefulLSTM` inside it, at any depth."""
+"""Functions for every :class:`StatefulLSTM` inside a model, at any depth."""
 
 from __future__ import annotations
 
@@ -15,27 +15,35 @@ from .state import LSTMState, as_pair
 
 
 def layers_of(model: nn.Module) -> dict[str, StatefulLSTM]:
-    """Every StatefulLSTM of a model, by its name there."""
+    """Every StatefulLSTM of a model, by its name in the model.
+
+    Raises:
+        TypeError: the argument is not a module.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {described(model)}")
     return {name: m for name, m in model.named_modules() if isinstance(m, StatefulLSTM)}
 
 
 def without_layers(model: nn.Module) -> str:
-    """A sentence on a model that has no StatefulLSTM, and on the recurrent layers that it has."""
+    """A sentence for a model without a StatefulLSTM; it names the other recurrent layers."""
     others = [
         f"{name or 'the model itself'} ({type(m).__name__})"
         for name, m in model.named_modules()
         if isinstance(m, nn.RNNBase)
     ]
-    has = f" It has {', '.join(others)}: stateful_lstm.convert turns nn.LSTM." if others else ""
+    has = (
+        f" It has {', '.join(others)}: stateful_lstm.convert turns nn.LSTM into StatefulLSTM."
+        if others
+        else ""
+    )
     return f"{type(model).__name__} has no StatefulLSTM inside.{has}"
 
 
 def _layers(model: nn.Module, function: str, above: int = 0) -> dict[str, StatefulLSTM]:
-    """For a public function that would do nothing, silently, to a model without such layers.
+    """The layers of a model; warns if the model has none and ``function`` would do nothing.
 
-    ``above``: functions between the public one and its caller, at whom the warning points.
+    ``above``: the number of frames between the public function and its caller, for the warning.
     """
     layers = layers_of(model)
     if not layers:
@@ -49,13 +57,13 @@ def reset_state(model: nn.Module, which: Any = None) -> None:
 
     Args:
         model: any module.
-        which: None: all rows; a bool mask (S,); or int32 or int64 indices, each once. Checked
-            against every layer before any is touched.
+        which: None: all rows; a bool mask (S,); or int32 or int64 indices, each once. It is checked
+            against every layer before any state changes.
 
     Raises:
-        TypeError: for another dtype, as :meth:`LSTMState.reset`.
-        ValueError: for a wrong shape, or a slot named twice.
-        IndexError: for a slot that is not there.
+        TypeError: ``which`` has another dtype, as in :meth:`LSTMState.reset`.
+        ValueError: ``which`` has a wrong shape, or names a slot twice.
+        IndexError: a slot is out of range.
 
     Warns:
         UserWarning: the model has no StatefulLSTM.
@@ -71,7 +79,7 @@ def reset_state(model: nn.Module, which: Any = None) -> None:
 
 @contextmanager
 def preserve_state(model: nn.Module) -> Iterator[None]:
-    """A context manager: on leaving, every layer has exactly the state that it had on entry.
+    """A context manager that restores every layer's state on exit, bit for bit.
 
     Args:
         model: any module.
@@ -86,14 +94,14 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
 
 
 def get_state(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Copies of the resident states, to be saved beside ``state_dict()``.
+    """Copies of the resident states, to save beside ``state_dict()``.
 
     Args:
         model: any module.
 
     Returns:
-        (h (L*D, S, P), c (L*D, S, H)) by the layers' names, without the layers that have none yet.
-        :func:`set_state` resumes exactly there.
+        (h (L*D, S, P), c (L*D, S, H)) by the layers' names, without the layers that have no state
+        yet. :func:`set_state` restores them exactly.
 
     Warns:
         UserWarning: the model has no StatefulLSTM.
@@ -106,18 +114,18 @@ def get_state(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def set_state(model: nn.Module, states: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """Puts back what :func:`get_state` returned; nothing is changed when something does not fit.
+    """Restores the result of :func:`get_state`. An error changes nothing.
 
     Args:
         model: any module.
-        states: (h, c), tensors or arrays, by the layers' names; layers that it does not name have
-            no state then.
+        states: (h (L*D, S, P), c (L*D, S, H)), tensors or arrays, by the layers' names. A layer
+            without an entry loses its state.
 
     Raises:
-        KeyError: for a name that is no layer of the model.
-        TypeError: for a model that is no module, and anything but a dict of pairs of
+        KeyError: a name belongs to no layer of the model.
+        TypeError: the model is not a module, or ``states`` is not a dict of pairs of
             floating-point tensors or arrays.
-        ValueError: for tensors that have not three dimensions, or do not fit a layer.
+        ValueError: a tensor does not have three dimensions, or does not fit its layer.
 
     Warns:
         UserWarning: the model has no StatefulLSTM.
@@ -127,18 +135,23 @@ def set_state(model: nn.Module, states: Mapping[str, tuple[Tensor, Tensor]]) -> 
     layers = layers_of(model) if states else _layers(model, "set_state")
     unknown = [name for name in states if name not in layers]
     if unknown:
-        raise KeyError(f"no StatefulLSTM of the model is named {unknown}; there are {list(layers)}")
+        raise KeyError(
+            f"no StatefulLSTM of the model is named {unknown}: expected names among {list(layers)}"
+        )
     new: dict[str, LSTMState] = {}
     for name, hc in states.items():
         h, c = as_pair(hc)
         if h.dim() != 3 or c.dim() != 3:
-            raise ValueError(f"{name}: expected (h, c), each of three dimensions")
+            raise ValueError(
+                f"{name}: expected (h, c) with three dimensions each, got shapes "
+                f"{tuple(h.shape)} and {tuple(c.shape)}"
+            )
         new[name] = layers[name].new_state(h.size(1))
         new[name].write((h, c))
     for name, layer in layers.items():
         old, fresh = layer.state, new.get(name)
         if old is not None and fresh is not None and old.slots == fresh.slots:
-            old.write((fresh.h, fresh.c))  # in place: its address stays
+            old.write((fresh.h, fresh.c))  # in place, so that the address stays
         else:
             layer._state = fresh
 
@@ -146,26 +159,25 @@ def set_state(model: nn.Module, states: Mapping[str, tuple[Tensor, Tensor]]) -> 
 def convert(model: nn.Module, stateful: bool = True) -> nn.Module:
     """Turns every ``nn.LSTM`` inside the model, or the model itself, into a StatefulLSTM.
 
-    In place: parameters, hooks, mode and all references to the module stay what they are. Only
-    plain ``nn.LSTM`` modules are turned, and parametrized ones; a subclass, a scripted or quantised
-    module, and one with a ``forward`` set on it are left alone.
+    The conversion is in place: parameters, hooks, mode and all references to the module stay the
+    same. It converts plain and parametrized ``nn.LSTM`` modules. It leaves alone subclasses,
+    scripted and quantized modules, and modules with their own ``forward`` attribute.
 
     Args:
         model: any module.
-        stateful: whether a call without ``hx`` starts from where the last one ended. For a model
-            that hands states over by itself, or whose sequences have nothing to do with each
-            other: False.
+        stateful: whether a call without ``hx`` starts from the last call's final state. Use False
+            for a model that passes states itself, or whose calls have unrelated sequences.
 
     Returns:
         The model.
 
     Raises:
-        TypeError: if ``stateful`` is no bool.
-        ValueError: if such a module has something of its own under a name that StatefulLSTM needs
-            (``state``, for one). Nothing is turned then.
+        TypeError: ``stateful`` is not a bool.
+        ValueError: a module has its own attribute under a name that StatefulLSTM needs (``state``,
+            for example). No module is converted then.
 
     Warns:
-        UserWarning: a module that is left alone, by name; or the model has no LSTM at all.
+        UserWarning: a module is left alone, by name; or the model has no LSTM.
     """
     if not isinstance(stateful, bool):
         raise TypeError(f"stateful must be True or False, got {stateful!r}")
@@ -181,8 +193,8 @@ def convert(model: nn.Module, stateful: bool = True) -> nn.Module:
         if type(module) is nn.LSTM:
             kind = StatefulLSTM
         elif nn.utils.parametrize.is_parametrized(module) and type(module).__bases__ == (nn.LSTM,):
-            # torch gave this one module a class of its own, with a property per weight, and one
-            # that refuses to be pickled. Copying is our own class's.
+            # torch gave this module its own class, with a property per weight and a __getstate__
+            # that refuses pickling. Copies use our class's method.
             given = vars(type(module)).items()
             own = {k: v for k, v in given if isinstance(v, property) or k == "__getstate__"}
             kind = type(f"Parametrized{StatefulLSTM.__name__}", (StatefulLSTM,), own)
@@ -197,8 +209,8 @@ def convert(model: nn.Module, stateful: bool = True) -> nn.Module:
         }
         if taken:
             raise ValueError(
-                f"{name or 'the model'} cannot be turned: StatefulLSTM needs the names "
-                f"{sorted(taken)}, which this nn.LSTM has for something else"
+                f"{name or 'the model'} cannot be converted: StatefulLSTM needs the names "
+                f"{sorted(taken)}, which this nn.LSTM uses for its own attributes"
             )
         found.append((module, kind))
     for module, kind in found:
@@ -213,8 +225,8 @@ def convert(model: nn.Module, stateful: bool = True) -> nn.Module:
     return model
 
 
-# What an nn.LSTM may not have of its own: all that StatefulLSTM has and it has not. Names like
-# __overloads__ are torch's: torch.jit.script leaves that one on an nn.LSTM.
+# Names that an nn.LSTM may not use: those that StatefulLSTM adds. Names like __overloads__ belong
+# to torch: torch.jit.script leaves it on an nn.LSTM.
 _OWN_NAMES = {
     name for name in vars(StatefulLSTM) if name not in dir(nn.LSTM) and not name.startswith("__")
 } | {*("stateful", "recurrent_dropout", "unit_forget_bias", "recompute", "_state")}

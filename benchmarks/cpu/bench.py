@@ -1,8 +1,8 @@
 """Times this library on the CPU against nn.LSTM, ONNX Runtime and OpenVINO.
 
-The candidates of a shape take turns in one process, after a check that they compute the same. The
-table gives medians, spreads and ratios, losing shapes first. Milliseconds are of this machine at
-this moment; only the ratios compare. Peers that are not installed are named and left out:
+The candidates of a shape take turns in one process, after a check that their results agree. The
+table gives medians, spreads and ratios, losing shapes first. Milliseconds depend on the machine and
+the moment; only ratios can be compared. The report names peers that are not installed;
 requirements/peers.txt lists them.
 
     python -m benchmarks.cpu.bench [--quick] [--out build/bench] [--name cpu] [--seconds 1]
@@ -30,24 +30,24 @@ from tqdm import tqdm
 from benchmarks import shapes
 from benchmarks.cpu import feature_cost, machine, peers, report, resets, weight_read_floor
 from benchmarks.cpu.plot import draw, panels, subject
-from benchmarks.cpu.report import KINDS, Extra, Row
+from benchmarks.cpu.report import KINDS, FeatureCost, Row
 from benchmarks.cpu.timing import SLOW, Candidate, interleaved_turns, of_turns
 from benchmarks.shapes import Shape
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-# Loose: it must tell another computation from rounding, no more.
+# Loose: the check only separates another computation from rounding.
 # tests/project/test_benchmark_shapes.py is strict.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
 def flat(result: Any) -> list[Tensor]:
-    """What a call computed: the output, and in training the weights' gradients."""
+    """The results of a call: the output, and in training the weights' gradients."""
     output, grads = result if isinstance(result, tuple) else (result, [])
     return [torch.as_tensor(output).detach(), *grads]
 
 
 def wrong(candidate: Candidate, expected: list[Any], dtype: torch.dtype) -> str:
-    """What is wrong with what it computes in its first calls; keeps the first call's time."""
+    """The fault in the results of the first calls, or ""; stores the first call's time."""
     with candidate.context():
         for truth in expected:
             begin = time.perf_counter()
@@ -55,7 +55,7 @@ def wrong(candidate: Candidate, expected: list[Any], dtype: torch.dtype) -> str:
             candidate.first = candidate.first or time.perf_counter() - begin
             for got, want in zip(flat(result), flat(truth), strict=True):
                 error = (got.reshape(want.shape).double() - want.double()).norm()
-                if not error <= TOLERANCE[dtype] * want.norm():  # nor when it is NaN
+                if not error <= TOLERANCE[dtype] * want.norm():  # NaN fails too
                     return f"computes something else: norm {want.norm():.1e}, error {error:.1e}"
             if candidate.first > SLOW:
                 break
@@ -65,9 +65,9 @@ def wrong(candidate: Candidate, expected: list[Any], dtype: torch.dtype) -> str:
 def check(
     candidates: list[Candidate], expected: list[Any], dtype: torch.dtype
 ) -> tuple[list[Candidate], dict[str, str]]:
-    """The candidates, and what is wrong with peers that compute something else; we must not.
+    """The candidates, and the faults of peers whose results differ; a fault of ours raises.
 
-    Such a peer is timed all the same: leaving it out would flatter us.
+    A peer with a fault is timed all the same: leaving it out would flatter us.
     """
     faults = {candidate.name: wrong(candidate, expected, dtype) for candidate in candidates}
     for name, fault in faults.items():
@@ -77,7 +77,7 @@ def check(
 
 
 def problem(shape: Shape, dtype: torch.dtype) -> tuple[nn.LSTM, Tensor, nn.LSTM, Tensor]:
-    """An nn.LSTM and its input; then both in single precision at least, for what is expected."""
+    """An nn.LSTM and its input; then both in float32 or wider, for the expected results."""
     torch.manual_seed(0)
     T, B, I, H, layers = shape  # noqa: E741
     lstm = nn.LSTM(I, H, layers, dtype=dtype)
@@ -89,7 +89,7 @@ def problem(shape: Shape, dtype: torch.dtype) -> tuple[nn.LSTM, Tensor, nn.LSTM,
 def candidates_of(
     kind: str, shape: Shape, dtype: torch.dtype
 ) -> tuple[list[Candidate], dict[str, str]]:
-    """The candidates, checked; and for the peers left out, why."""
+    """The checked candidates; and the reason for each missing or faulty peer."""
     lstm, x, exact, exact_x = problem(shape, dtype)
     if kind in ("step", "infer"):
         candidates, absent = peers.inference(lstm.eval(), x, shape)
@@ -117,8 +117,8 @@ def candidates_of(
     return candidates, faults
 
 
-def costs(kind: str, shape: Shape, name: str, seconds: float) -> list[Extra]:
-    """What belongs to a call of this library alone, beside the same call without."""
+def costs(kind: str, shape: Shape, name: str, seconds: float) -> list[FeatureCost]:
+    """The costs of features that only this library has, against the same call without them."""
     lstm, x, _, _ = problem(shape, DTYPES[name])
     if kind == "step":
         return [feature_cost.empty_call(lstm, x, shape, name, seconds)]
@@ -138,7 +138,7 @@ def choices(text: str, known: tuple[str, ...]) -> list[str]:
 
 
 def listed(text: str) -> list[Shape]:
-    """The shapes of a list of shapes.py, or a shape's five numbers."""
+    """The shapes of a list in shapes.py, or one shape from five numbers."""
     if text == "rollouts":
         return shapes.ROLLOUTS
     numbers = text.split(",")
@@ -153,9 +153,9 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few small shapes")
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
-    parser.add_argument("--name", default="cpu", help="of the files")
+    parser.add_argument("--name", default="cpu", help="name of the files")
     parser.add_argument("--seconds", type=float, help="for each row; 1, or 0.1 with --quick")
-    parser.add_argument("--passes", type=int, default=1, help="over all rows: minutes lie between")
+    parser.add_argument("--passes", type=int, default=1, help="passes over all rows, minutes apart")
     parser.add_argument("--only", type=lambda text: choices(text, KINDS), default=list(KINDS))
     parser.add_argument(
         "--dtypes",
@@ -167,11 +167,11 @@ def main() -> None:
         type=listed,
         nargs="+",
         metavar="T,B,I,H,L",
-        help="these in place of the grid, without what belongs to its shapes alone; or rollouts",
+        help="time these shapes instead, without targets and feature costs; or rollouts",
     )
     options = parser.parse_args()
     seconds = options.seconds or (0.1 if options.quick else 1.0)
-    sequences = shapes.QUICK if options.quick else shapes.GRID
+    sequences = shapes.QUICK if options.quick else shapes.SHAPES
     windows = shapes.QUICK_RESETS if options.quick else shapes.RESETS
     if options.shapes:
         sequences, windows = [shape for found in options.shapes for shape in found], []
@@ -184,11 +184,9 @@ def main() -> None:
     }
     work = [(k, name, s) for name in options.dtypes for k in options.only for s in by_kind[k]]
     if not work:
-        parser.error(
-            "none of these shapes is of a kind that --only names: step has T = 1, infer more"
-        )
+        parser.error("no shape has a kind from --only: step needs T = 1, infer needs T > 1")
 
-    # Setting the flags of oneDNN warns about a GPU that is not there.
+    # Setting the flags of oneDNN warns about a missing GPU.
     warnings.filterwarnings("ignore", "TF32 acceleration")
     about = machine.description()
     rated = list(dict.fromkeys(["float32", *options.dtypes]))  # cells are in float32 in any case
@@ -221,24 +219,24 @@ def main() -> None:
         rows.append(Row(kind, name, shape, times, *peak, sum(shares) / len(shares), absent))
     alone: dict[str, list[Shape]] = {
         "step": shapes.STEP,
-        "infer": shapes.QUICK_EXTRAS if options.quick else shapes.EXTRAS,
+        "infer": shapes.QUICK_FEATURE_COST if options.quick else shapes.FEATURE_COST,
         "resets": windows,
     }
     if options.shapes:
         alone = {}
     measured = [
-        extra
+        cost
         for name in options.dtypes
         for kind in options.only
         for shape in alone.get(kind, [])
-        for extra in costs(kind, shape, name, seconds)
+        for cost in costs(kind, shape, name, seconds)
     ]
 
     goals = [] if options.shapes else report.targets(rows)
     with redirect_stdout(StringIO()) as text:
         report.print_rows(rows)
         if measured:
-            report.print_extras(measured)
+            report.print_feature_costs(measured)
         report.print_summary(rows)
         if goals:
             report.print_targets(goals)
@@ -253,7 +251,7 @@ def main() -> None:
         "targets": [
             {"target": t.text, "goal": t.goal, "got": t.got, "verdict": t.verdict} for t in goals
         ],
-        "extras": [extra.json() for extra in measured],
+        "extras": [cost.json() for cost in measured],
         "rows": [row.json() for row in sorted(rows, key=lambda row: row.ratio)],
     }
     path.write_text(json.dumps(contents, indent=1) + "\n")

@@ -1,6 +1,7 @@
-"""What masks, lengths, slots and a second direction cost, beside the same call without.
+"""The cost of masks, lengths, slots and a second direction, against the same call without.
 
-All are calls of this library, so they take turns call by call: a neighbour's noise hits all alike.
+All calls belong to this library, so they alternate call by call: noise of the machine hits all
+alike.
 """
 
 from __future__ import annotations
@@ -12,27 +13,29 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cpu.peers import our_twin, settings, train_step
-from benchmarks.cpu.report import Extra
+from benchmarks.cpu.report import FeatureCost
 from benchmarks.cpu.resets import EPISODE, random_resets
 from benchmarks.cpu.timing import Candidate, alternating
 from benchmarks.shapes import Shape
 from stateful_lstm import StatefulLSTM
 
-MOST = 0.1  # of the call without
+MOST = 0.1  # target: the largest share of the call without the feature
 
 
 def compared(
     names: list[str], runs: list[Candidate], shape: Shape, dtype: str, seconds: float
-) -> list[Extra]:
-    """What each run but the first costs beside the first."""
+) -> list[FeatureCost]:
+    """The cost of each run but the first, against the first."""
     base, *times = alternating(runs, seconds)
     return [
-        Extra(name, dtype, shape, time, base, most=MOST)
+        FeatureCost(name, dtype, shape, time, base, most=MOST)
         for name, time in zip(names, times, strict=True)
     ]
 
 
-def inference(lstm: nn.LSTM, x: Tensor, shape: Shape, dtype: str, seconds: float) -> list[Extra]:
+def inference(
+    lstm: nn.LSTM, x: Tensor, shape: Shape, dtype: str, seconds: float
+) -> list[FeatureCost]:
     T, B = x.shape[:2]
     ours = our_twin(lstm.eval(), stateful=True)
     ours.allocate_state(B)
@@ -51,8 +54,8 @@ def inference(lstm: nn.LSTM, x: Tensor, shape: Shape, dtype: str, seconds: float
     return compared(list(arguments)[1:], runs, shape, dtype, seconds)
 
 
-def both_directions(x: Tensor, shape: Shape, dtype: str, seconds: float) -> list[Extra]:
-    """One call of a bidirectional layer, beside a call of a plain one for each direction."""
+def both_directions(x: Tensor, shape: Shape, dtype: str, seconds: float) -> list[FeatureCost]:
+    """One call of a bidirectional layer, against a call of a plain layer for each direction."""
     sizes = shape.I, shape.H, shape.layers
     one, other, both = (
         StatefulLSTM(*sizes, dtype=x.dtype, bidirectional=two).eval()
@@ -68,7 +71,7 @@ def both_directions(x: Tensor, shape: Shape, dtype: str, seconds: float) -> list
 
 def training(
     lstm: nn.LSTM, x: Tensor, grad: Tensor, shape: Shape, dtype: str, seconds: float
-) -> list[Extra]:
+) -> list[FeatureCost]:
     ours = our_twin(lstm.train(), stateful=False)
     mask = random_resets(shape)
     context = settings(True, inference=False)
@@ -88,10 +91,10 @@ class Empty(nn.Module):
         return x
 
 
-def empty_call(lstm: nn.LSTM, x: Tensor, shape: Shape, dtype: str, seconds: float) -> Extra:
-    """A small step beside the call of a module that does nothing."""
+def empty_call(lstm: nn.LSTM, x: Tensor, shape: Shape, dtype: str, seconds: float) -> FeatureCost:
+    """A small step, against the call of a module that does nothing."""
     empty, ours = Empty(), our_twin(lstm.eval(), stateful=True)
     context = settings(True, inference=True)
     nothing = Candidate("empty", lambda: empty(x), context)
     base, step = alternating([nothing, Candidate("step", lambda: ours(x), context)], seconds)
-    return Extra("a step over an empty module", dtype, shape, step, base, False, 8.0)
+    return FeatureCost("a step over an empty module", dtype, shape, step, base, False, 8.0)

@@ -1,4 +1,4 @@
-"""What the figures were measured on, and the most that machine can do."""
+"""The machine of a benchmark run, and its peak rates."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from benchmarks.shapes import Shape
 
 SIZES = [1 << power for power in range(17, 28)]  # bytes: from the L2 cache to main memory
 
-# Of gates and cell of one unit: five functions, each of 16 instructions at the least, any of which
-# could have been a multiply-add.
+# For the gates and the cell of one unit: five functions of at least 16 instructions each, and each
+# instruction could have been a multiply-add.
 CELL_OPERATIONS = 160
-IN_L1 = 1 << 18  # bytes of weights: what is smaller may lie where it is read faster than SIZES tell
+IN_L1 = 1 << 18  # bytes: smaller weights may lie in a cache that is faster than any rate of SIZES
 
 
 def flop_rate(dtype: torch.dtype) -> float:
-    """Floating-point operations a second of the fastest large matrix product there is."""
-    # Without instructions for bfloat16, float32 is the faster way to multiply such numbers. And
-    # torch takes MKL for float32 where oneDNN may be twice as fast.
+    """Floating-point operations per second of the fastest large matrix product in torch."""
+    # On a processor without bfloat16 instructions, float32 products are faster. And torch takes MKL
+    # for float32 where oneDNN may be twice as fast.
     dtypes = [dtype, torch.float32] if dtype == torch.bfloat16 else [dtype]
     pairs = [torch.randn(2, 1024, 1024).to(d) for d in dtypes]
     products = [Candidate("", partial(torch.mm, a, b)) for a, b in pairs]
@@ -40,26 +40,26 @@ def flop_rate(dtype: torch.dtype) -> float:
 
 
 def read_rates() -> dict[int, float]:
-    """Bytes a second at which a buffer of so many bytes is read, over and over.
+    """Bytes per second of repeated reads of a buffer, by the buffer's size in bytes.
 
-    By the better of a sum and a product with a vector; a buffer that fits a larger, slower cache
-    fits the faster ones too, so a small one counts as no slower than a large one.
+    The better of a sum and a product with a vector counts. A small buffer fits every cache that a
+    large buffer fits, so it never counts as slower.
     """
     rates: dict[int, float] = {}
     fastest = 0.0
     for size in reversed(SIZES):
         matrix, vector = torch.randn(size // 4096, 1024), torch.randn(1024)
-        ways = [Candidate("", matrix.sum), Candidate("", partial(torch.mv, matrix, vector))]
-        fastest = max(fastest, *(size / timing.median for timing in interleaved(ways, 0.2)))
+        reads = [Candidate("", matrix.sum), Candidate("", partial(torch.mv, matrix, vector))]
+        fastest = max(fastest, *(size / timing.median for timing in interleaved(reads, 0.2)))
         rates[size] = fastest
     return rates
 
 
-Peaks = tuple[dict[int, float], dict[str, float]]  # what is read and multiplied a second
+Peaks = tuple[dict[int, float], dict[str, float]]  # read rates and product rates, per second
 
 
 def peaks(dtypes: list[str]) -> Peaks:
-    """The rates of reading, by size, and of products, by the dtype's name."""
+    """The read rates by size, and the product rates by the dtype's name."""
     return read_rates(), {name: flop_rate(getattr(torch, name)) for name in dtypes}
 
 
@@ -75,28 +75,28 @@ def fastest(found: list[Peaks]) -> Peaks:
 def floor(
     shape: Shape, train: bool, name: str, flops: dict[str, float], reads: dict[int, float]
 ) -> tuple[float, str]:
-    """Seconds at the peak, and the peak of what, where the numbers have the dtype of that name.
+    """Seconds at the machine's peak for a dtype's name, and the peak's unit: bytes/s or FLOP/s.
 
-    A single step must read its weights, and every step of a sequence weight_hh, or multiply with
-    it, if that takes longer; the other products and the cells come on top.
+    A single step must read its weights. Every step of a sequence must read weight_hh or multiply
+    with it, whichever takes longer; the other products and the cells come on top.
     """
     itemsize = getattr(torch, name).itemsize
     cells = shape.T * shape.B * shape.H * shape.layers * CELL_OPERATIONS / flops["float32"]
     products = shape.operations(train) / flops[name]
     if shape.T == 1:
-        reading, computing = _reading(shape.weights() * itemsize, reads), products + cells
+        reading, computing = _read_seconds(shape.weights() * itemsize, reads), products + cells
         return (reading, "bytes/s") if reading > computing else (computing, "FLOP/s")
     recurrent = 4 * shape.H * shape.H
     step = 2 * shape.B * recurrent / flops[name]
     size = recurrent * itemsize
-    reading = _reading(size, reads) if size >= IN_L1 else 0.0
+    reading = _read_seconds(size, reads) if size >= IN_L1 else 0.0
     steps = shape.T * shape.layers * (2 if train else 1)
     seconds = products + cells + steps * max(0.0, reading - step)
     return seconds, "bytes/s" if reading > step else "FLOP/s"
 
 
-def _reading(size: int, reads: dict[int, float]) -> float:
-    """Seconds to read so many bytes of weights, over and over."""
+def _read_seconds(size: int, reads: dict[int, float]) -> float:
+    """Seconds of a repeated read of ``size`` bytes of weights."""
     return size / next((rate for s, rate in sorted(reads.items()) if s >= size), reads[SIZES[-1]])
 
 
@@ -107,18 +107,18 @@ def processor() -> str:
 
 
 class Others:
-    """The share of the processors that others took since it was made; 0 if not known."""
+    """The share of the processors that other processes took since the creation; 0 if unknown."""
 
     def __init__(self) -> None:
         self.begin = time.perf_counter()
         self.busy = self._busy()
 
     def _busy(self) -> float:
-        """Seconds of processor time of everyone but this process."""
+        """Seconds of processor time of all other processes."""
         path = Path("/proc/stat")
         if not path.exists():
             return 0.0
-        # user, nice, system, idle, iowait, irq, softirq, steal: what a virtual machine's host took
+        # user, nice, system, idle, iowait, irq, softirq, steal (time of a virtual machine's host)
         ticks = [int(field) for field in path.read_text().splitlines()[0].split()[1:9]]
         return (sum(ticks[:3]) + sum(ticks[7:])) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
@@ -144,12 +144,21 @@ def commit() -> str:
     return done.stdout.strip()
 
 
+def program() -> list[str]:
+    """The command that runs this program, without its arguments."""
+    path, root = Path(sys.argv[0]).resolve(), Path(__file__).resolve().parents[2]
+    if root not in path.parents:
+        return ["python", path.name]
+    return ["python", "-m", ".".join(path.relative_to(root).with_suffix("").parts)]
+
+
 def description() -> dict[str, Any]:
+    """The machine, the command and the packages of this run."""
     return {
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "commit": commit(),
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join([*program(), *sys.argv[1:]]),
         "packages": {name: package(name) for name in ("torch", "onnxruntime", "openvino")},
         "info": stateful_lstm.info(),
     }

@@ -1,7 +1,7 @@
 """The candidates of a sequence or a step: this library, nn.LSTM, ONNX Runtime, OpenVINO.
 
-All of them carry their state from call to call in inference, as their users do; each starts from
-zeros. Training starts from zeros in every call.
+In inference all carry their state from call to call, as their users do, and start from zeros.
+Training starts from zeros in every call.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def our_twin(lstm: nn.LSTM, stateful: bool) -> StatefulLSTM:
 
 
 def settings(onednn: bool, inference: bool) -> Context:
-    """A context for a turn: oneDNN on or off, with or without gradients."""
+    """The context of a turn: oneDNN on or off, with or without gradients."""
 
     @contextmanager
     def context() -> Any:
@@ -76,7 +76,7 @@ def torch_inference(lstm: nn.LSTM, x: Tensor, name: str) -> Candidate:
 
 
 def onnx_model(lstm: nn.LSTM, shape: Shape) -> bytes:
-    """One standard LSTM node a layer, float32; h and c of each layer are inputs and outputs."""
+    """One standard float32 LSTM node per layer; h and c of each layer are inputs and outputs."""
     onnx = importlib.import_module("onnx")
     helper, array = importlib.import_module("onnx.helper"), onnx.numpy_helper.from_array
     T, B, I, H, layers = shape  # noqa: E741
@@ -118,7 +118,7 @@ def onnx_model(lstm: nn.LSTM, shape: Shape) -> bytes:
 
 
 def zero_feed(x: Tensor, shape: Shape) -> dict[str, Float]:
-    """Inputs by name, in the order of the model's."""
+    """Inputs by name, in the model's order."""
     feed: dict[str, Float] = {"x": x.float().numpy()}
     for k in range(shape.layers):
         for name in "hc":
@@ -127,7 +127,7 @@ def zero_feed(x: Tensor, shape: Shape) -> dict[str, Float]:
 
 
 def onnx_runtime(lstm: nn.LSTM, x: Tensor, shape: Shape) -> Candidate:
-    """A session call; the states it returns are fed to the next one. It has no bfloat16 LSTM."""
+    """A session call; its final states go to the next call. It has no bfloat16 LSTM."""
     ort = importlib.import_module("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -148,9 +148,10 @@ def onnx_runtime(lstm: nn.LSTM, x: Tensor, shape: Shape) -> Candidate:
 
 
 def openvino(lstm: nn.LSTM, x: Tensor, shape: Shape) -> Candidate:
-    """The same model. Two requests in turn, each reading the states that the other one wrote.
+    """The same model, with two requests in turn: each reads the states that the other wrote.
 
-    So nothing is copied, which is its quickest way: tensors bound once, no inputs in the call.
+    Nothing is copied: tensors are bound once, and a call has no inputs. This is OpenVINO's fastest
+    form.
     """
     ov = importlib.import_module("openvino")
     core = ov.Core()
@@ -181,7 +182,7 @@ def openvino(lstm: nn.LSTM, x: Tensor, shape: Shape) -> Candidate:
 
 
 def inference(lstm: nn.LSTM, x: Tensor, shape: Shape) -> tuple[list[Candidate], dict[str, str]]:
-    """Ours first, then the peers; and for those that cannot take part, why."""
+    """Ours first, then the peers; and the reason for each missing peer."""
     candidates = [ours_inference(lstm, x), *(torch_inference(lstm, x, name) for name in ONEDNN)]
     if x.dtype == torch.float64:
         return candidates, dict.fromkeys(("ONNX Runtime", "OpenVINO"), "not in float64")
@@ -204,7 +205,7 @@ def inference(lstm: nn.LSTM, x: Tensor, shape: Shape) -> tuple[list[Candidate], 
 def train_step(
     lstm: nn.Module, forward: Callable[[], Tensor], grad: Tensor
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Forward and backward, from no gradients; what it returns is looked at by the check."""
+    """Forward and backward from empty gradients; the check reads the returned tensors."""
     parameters = list(lstm.parameters())
     for parameter in parameters:
         parameter.grad = None

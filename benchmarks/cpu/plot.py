@@ -1,6 +1,6 @@
-"""The ratios to the best peer as dots, one picture for a run, to be read on a phone.
+"""Plots the ratios to the best peer as dots, one plot per run, readable on a phone.
 
-python -m benchmarks.cpu.plot benchmarks/results/cpu.json ...    draws each one's .png beside it
+python -m benchmarks.cpu.plot benchmarks/results/cpu.json ...    draws a .png beside each file
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHOWN = 6  # losing shapes that are named
 
 
 def rows_of(contents: Mapping[str, Any]) -> list[Row]:
-    """The rows of a run's JSON, with our time and the best peer's, which the picture needs."""
+    """The rows of a run's JSON, with the two times that the plot needs: ours and the peer's."""
     return [
         Row(
             kind=row["kind"],
@@ -50,23 +50,23 @@ def timing_of(times: Mapping[str, Any]) -> Timing:
 
 
 def panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of each group, by its title."""
+    """The rows of each group, by the group's title."""
     return {title: [row for row in rows if row.group == group] for group, title in TITLES.items()}
 
 
 def subject(about: Mapping[str, Any]) -> str:
-    """The machine in a line."""
+    """The machine in one line."""
     return f"{about['processor']}, {about['threads']} threads, torch {about['packages']['torch']}"
 
 
 def draw(panels: Mapping[str, Sequence[Row]], about: str, path: Path) -> None:
-    """A panel for each title, a line for each type, a dot for each row; losing rows are named."""
+    """Draws a panel per title, a line per dtype and a dot per row; names the losing rows."""
     panels = {title: rows for title, rows in panels.items() if rows}
     rows = [row for found in panels.values() for row in found]
     losing = sorted((row for row in rows if row.ratio < 1), key=lambda row: row.ratio)
     lines = [len({row.dtype for row in found}) for found in panels.values()]
     words = losing_words(losing, len(rows))
-    # In inches, and on a phone 380 pixels wide: 13 points are 14 pixels high there.
+    # In inches. On a phone 380 pixels wide, 13 points are 14 pixels high.
     above, below = 1.35, 0.8 + 0.27 * len(words)
     heights = [0.45 + 0.42 * count for count in lines]
     height = sum(heights) + above + below
@@ -100,7 +100,7 @@ def draw(panels: Mapping[str, Sequence[Row]], about: str, path: Path) -> None:
         figure.text(
             0.03,
             1 - 0.5 / height,
-            "right of 1x: ours is faster\nbar: mean; hollow: noisy, not in it",
+            "right of 1x: ours is faster\nbar: mean; hollow: noisy, not counted",
             va="top",
         )
         figure.text(0.03, (below - 0.5) / height, "\n".join(words), va="top", color=BEHIND)
@@ -110,7 +110,7 @@ def draw(panels: Mapping[str, Sequence[Row]], about: str, path: Path) -> None:
 
 
 def losing_words(losing: Sequence[Row], count: int) -> list[str]:
-    """How many rows lose, and the worst of them by name."""
+    """The number of losing rows, and the worst of them by name."""
     if not losing:
         return [f"slower in none of {count}"]
     words = [f"slower in {len(losing)} of {count} (T, B, I, H, layers):"]
@@ -119,7 +119,7 @@ def losing_words(losing: Sequence[Row], count: int) -> list[str]:
 
 
 def panel(axis: Any, rows: Sequence[Row]) -> None:
-    """A line of dots for each type, its mean as a bar and in words beside it."""
+    """Draws a line of dots per dtype, with the mean as a bar and a number beside it."""
     dtypes = sorted({row.dtype for row in rows}, reverse=True)  # float32 before bfloat16
     for place, dtype in enumerate(dtypes):
         found = [row for row in rows if row.dtype == dtype]
@@ -143,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", type=Path, nargs="+", help="what benchmarks/cpu/bench.py wrote")
+    parser.add_argument("files", type=Path, nargs="+", help="JSON files of benchmarks/cpu/bench.py")
     for path in parser.parse_args().files:
         contents = json.loads(path.read_text())
         draw(panels(rows_of(contents)), subject(contents["machine"]), path.with_suffix(".png"))

@@ -1,4 +1,4 @@
-"""What the times say: ratios to the best peer, losing shapes first, and the targets."""
+"""The report on the times: ratios to the best peer, losing shapes first, and the targets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import geometric_mean
 from typing import Any, NamedTuple, TypeVar
 
 from benchmarks.cpu.timing import Timing
-from benchmarks.cpu.weight_read_floor import NAME as READING
+from benchmarks.cpu.weight_read_floor import NAME as WEIGHT_READ_FLOOR
 from benchmarks.shapes import Shape
 
 KINDS = ("step", "infer", "train", "resets")  # "step": inference with T = 1
@@ -30,9 +30,9 @@ class Row:
     shape: Shape
     times: dict[str, Timing]
     floor: float  # seconds at the machine's peak
-    limit: str  # the peak of what
+    limit: str  # unit of the peak: bytes/s or FLOP/s
     others: float  # share of the processors that other processes took meanwhile
-    absent: dict[str, str]  # peers left out, or that compute something else, and why
+    absent: dict[str, str]  # missing peers and peers with wrong results, and the reason
 
     @property
     def ours(self) -> Timing:
@@ -44,7 +44,9 @@ class Row:
 
     @property
     def best_peer(self) -> str:
-        peers = [name for name in self.times if not name.startswith("ours") and name != READING]
+        peers = [
+            name for name in self.times if not name.startswith("ours") and name != WEIGHT_READ_FLOOR
+        ]
         return min(peers, key=lambda name: self.times[name].over(self.ours))
 
     @property
@@ -52,29 +54,31 @@ class Row:
         return self.times[self.best_peer].over(self.ours)
 
     @property
-    def reading(self) -> Timing | None:
-        """Of a call that does the step's products and nothing else, in the same rounds."""
-        return self.times.get(READING)
+    def weight_read(self) -> Timing | None:
+        """Time of a call with only the step's products, in the same rounds."""
+        return self.times.get(WEIGHT_READ_FLOOR)
 
     @property
     def share(self) -> float:
-        """Of our time, what the products take at the least."""
-        return self.reading.over(self.ours) if self.reading else self.floor / self.ours.median
+        """The share of our time that the products need at least."""
+        return (
+            self.weight_read.over(self.ours) if self.weight_read else self.floor / self.ours.median
+        )
 
     @property
     def at_most(self) -> float:
-        """The ratio of a call that takes no longer than its products do at the machine's peak."""
+        """The ratio of an ideal call, whose products run at the machine's peak."""
         peer = self.times[self.best_peer]
-        return peer.over(self.reading) if self.reading else self.ratio / self.share
+        return peer.over(self.weight_read) if self.weight_read else self.ratio / self.share
 
     @property
     def noisy(self) -> bool:
-        """Not to be trusted: it is shown with a "?", and no mean or worst counts it."""
+        """Whether the row is too noisy to trust: it gets a "?", and summaries leave it out."""
         spreads = self.ours.spread, self.times[self.best_peer].spread
         return max(spreads) > 0.25 or self.others > 0.1
 
     def against(self, peer: str) -> float | None:
-        """The ratio to the best candidate whose name begins so."""
+        """The ratio to the best candidate whose name begins with ``peer``."""
         found = [timing for name, timing in self.times.items() if name.startswith(peer)]
         return min((timing.over(self.ours) for timing in found), default=None)
 
@@ -96,7 +100,7 @@ class Row:
             "best peer": self.best_peer,
             "ratio at most": round(self.at_most, 3),
             "share of peak": round(self.share, 3),
-            "peak of": READING if self.reading else self.limit,
+            "peak of": WEIGHT_READ_FLOOR if self.weight_read else self.limit,
             "taken by other processes": round(self.others, 3),
             "times": times,
             "left out": {name: why for name, why in self.absent.items() if name not in self.times},
@@ -104,12 +108,12 @@ class Row:
         }
 
 
-RowT = TypeVar("RowT", bound=Row)  # a GPU's rows have more to them
+RowT = TypeVar("RowT", bound=Row)  # a GPU's rows are a subclass
 
 
 @dataclass
-class Extra:
-    """What something costs beside the same call without: microseconds, or a share of that call."""
+class FeatureCost:
+    """The cost of a feature: microseconds, or a share of the same call without the feature."""
 
     what: str
     dtype: str
@@ -121,8 +125,8 @@ class Extra:
 
     @property
     def cost(self) -> float:
-        extra = self.ours.median - self.base.median
-        return extra / self.base.median if self.relative else extra * 1e6
+        more = self.ours.median - self.base.median
+        return more / self.base.median if self.relative else more * 1e6
 
     def text(self, cost: float) -> str:
         return f"{cost:.0%}" if self.relative else f"{cost:.1f} us"
@@ -138,7 +142,7 @@ class Extra:
 
 
 class Target(NamedTuple):
-    """What was hoped for, and what came of it; None: no row to be trusted shows it."""
+    """A goal and the measured result; None: no trusted row shows it."""
 
     text: str
     goal: float
@@ -152,12 +156,12 @@ class Target(NamedTuple):
 
 
 def trusted(rows: Iterable[RowT]) -> list[RowT]:
-    """The rows that a summary counts."""
+    """The rows that count in a summary."""
     return [row for row in rows if not row.noisy]
 
 
 def uncounted(rows: Sequence[Row]) -> str:
-    """How many rows a summary does not count, and how many of those are losses."""
+    """The number of rows that do not count in a summary, and the losses among them."""
     noisy = [row for row in rows if row.noisy]
     losing = sum(row.ratio < 1 for row in noisy)
     return (
@@ -172,10 +176,7 @@ def mean(ratios: Iterable[float]) -> float | None:
 
 
 def targets(rows: list[Row]) -> list[Target]:
-    """The goals, all of them ratios of a peer's time to ours, in one run on two cores.
-
-    Rows that are not to be trusted do not count.
-    """
+    """The goals: ratios of a peer's time to ours, on two cores. Noisy rows do not count."""
     rows = trusted(rows)
 
     def found(kind: str, dtype: str) -> list[Row]:
@@ -217,7 +218,7 @@ def microseconds(seconds: float) -> str:
 
 
 def print_rows(rows: list[Row]) -> None:
-    """Medians in microseconds, spreads and ratios; the worst first."""
+    """Prints medians in microseconds, spreads and ratios; the worst row first."""
     rows = sorted(rows, key=lambda row: row.ratio)
     losing = [row for row in rows if row.ratio < 1]
     print(f"\nSlower than the best peer in {len(losing)} of {len(rows)} rows", end="")
@@ -230,35 +231,35 @@ def print_rows(rows: list[Row]) -> None:
     for row in rows:
         print(f"{row.kind:7}{row.dtype:9}{row.shape!s:>22}{row.ratio:>6.2f}x", end="")
         print(f"{row.at_most:>8.2f}x", end="")
-        star = "+" if row.reading else "*" if row.limit == "bytes/s" else " "
+        star = "+" if row.weight_read else "*" if row.limit == "bytes/s" else " "
         doubt = "?" if row.noisy else " "
         print(f"{row.share:>8.0%}{star} {doubt} ", end="")
         order = sorted(row.times.items(), key=lambda item: (item[0] != "ours", item[1].median))
         print(", ".join(f"{n} {microseconds(t.median)} ±{t.spread:.0%}" for n, t in order))
     print(
-        "\nratio: the best peer's time / ours, in each round of turns; the median of the rounds.\n"
-        "at most: the ratio of a call that takes no longer than its products and cells do at the\n"
-        "rate of the fastest large product; or than reading a step's weights, if longer (*); or\n"
-        "than a module's call that reads them, multiplies, and does nothing else, in the same\n"
-        "rounds of turns (+).\n"
-        "±: half the distance of the quartiles, of the median. ?: not to be trusted: above 25%\n"
-        "for ours or the best peer, or other processes took more than 10% of the processors."
+        "\nratio: the best peer's time / ours in each round of turns; median of the rounds.\n"
+        "at most: the ratio of an ideal call: its products and cells run at the rate of the\n"
+        "fastest large product. (*): reading a step's weights takes longer, and sets the limit.\n"
+        "(+): the limit is a module call that reads the weights, multiplies, and does nothing\n"
+        "else, in the same rounds of turns.\n"
+        "±: half the distance between the quartiles, as a share of the median. ?: noisy: above\n"
+        "25% for ours or the best peer, or other processes took over 10% of the processors."
     )
 
 
-def print_extras(extras: list[Extra]) -> None:
-    print("\nWhat it costs, beside the same call without:")
-    for extra in extras:
-        print(f"{extra.what:30}{extra.dtype:9}{extra.shape!s:>22}", end="")
-        print(f"{extra.text(extra.cost):>9}", end="")
-        if extra.most is not None:
-            met = "met" if extra.cost <= extra.most else "MISSED"
-            print(f"   target {extra.text(extra.most):>6}: {met}", end="")
+def print_feature_costs(costs: list[FeatureCost]) -> None:
+    print("\nCost of a feature, against the same call without:")
+    for cost in costs:
+        print(f"{cost.what:30}{cost.dtype:9}{cost.shape!s:>22}", end="")
+        print(f"{cost.text(cost.cost):>9}", end="")
+        if cost.most is not None:
+            met = "met" if cost.cost <= cost.most else "MISSED"
+            print(f"   target {cost.text(cost.most):>6}: {met}", end="")
         print()
 
 
 def print_absent(rows: list[Row]) -> None:
-    """The peers that are not there, and those that compute something else; each reason once."""
+    """Prints missing peers and peers with wrong results; each reason once."""
     reasons: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         for item in row.absent.items():
@@ -272,7 +273,7 @@ def print_absent(rows: list[Row]) -> None:
 
 
 def print_summary(rows: list[Row]) -> None:
-    """Means and the worst of the rows that can be trusted, for each group and type."""
+    """Prints the mean and the worst of the trusted rows, for each group and dtype."""
     print(f"\n{'':32}{'dtype':9}{'rows':>5}{'mean':>8}{'at most':>9}{'worst':>8}")
     for group, title in TITLES.items():
         for dtype in dict.fromkeys(row.dtype for row in rows):

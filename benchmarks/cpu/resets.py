@@ -1,7 +1,7 @@
-"""The candidates of a window with resets: a reset zeroes a row's state before a step.
+"""The candidates for a window with resets: a reset zeroes a row's state before a step.
 
-nn.LSTM has no such thing. Libraries for reinforcement learning either call it step by step, or cut
-the rows at the resets and pad the pieces to one batch.
+nn.LSTM has no resets. Libraries for reinforcement learning either call it step by step, or cut the
+rows at the resets and pad the pieces to one batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EPISODE = 50  # mean number of steps between resets
 
 
 def random_resets(shape: Shape) -> Tensor:
-    """(T, B), True at random; every row has one at least, after its first step."""
+    """Random resets, bool (T, B); every row has at least one after its first step."""
     resets = torch.rand(shape.T, shape.B) < 1 / EPISODE
     resets[torch.randint(1, shape.T, (shape.B,)), torch.arange(shape.B)] = True
     return resets
@@ -37,11 +37,11 @@ def step_by_step(lstm: nn.LSTM, x: Tensor, resets: Tensor) -> Tensor:
 
 
 def split_and_pad(lstm: nn.LSTM, x: Tensor, resets: Tensor) -> Tensor:
-    """Every stretch between resets becomes a row of its own."""
+    """Every stretch between two resets becomes a row of a padded batch."""
     T, B, width = x.shape
     first = resets.clone()
     first[0] = True
-    first = first.T.flatten()  # rows one after another, so that a stretch lies together
+    first = first.T.flatten()  # row after row, so that a stretch is contiguous
     starts = first.nonzero().squeeze(1)
     piece = first.cumsum(0) - 1
     step = torch.arange(T * B, device=x.device) - starts[piece]
@@ -54,7 +54,7 @@ def split_and_pad(lstm: nn.LSTM, x: Tensor, resets: Tensor) -> Tensor:
 
 
 def training(lstm: nn.LSTM, x: Tensor, grad: Tensor, resets: Tensor) -> list[Candidate]:
-    """Forward and backward; NO_RESETS computes something else, to show what they cost."""
+    """Forward and backward; NO_RESETS ignores the resets, to show their cost."""
     ours = our_twin(lstm, stateful=False)
     run = partial(train_step, ours, lambda: ours(x, reset_mask=resets)[0], grad)
     plain = partial(train_step, ours, lambda: ours(x)[0], grad)
@@ -62,9 +62,9 @@ def training(lstm: nn.LSTM, x: Tensor, grad: Tensor, resets: Tensor) -> list[Can
         Candidate(OURS, run, settings(True, inference=False)),
         Candidate(NO_RESETS, plain, settings(True, inference=False)),
     ]
-    for way, forward in (("loop over", step_by_step), ("split and pad,", split_and_pad)):
+    for method, forward in (("loop over", step_by_step), ("split and pad,", split_and_pad)):
         for name, onednn in ONEDNN.items():
             theirs = partial(train_step, lstm, partial(forward, lstm, x, resets), grad)
             context = settings(onednn, inference=False)
-            candidates.append(Candidate(f"{way} {name}", theirs, context))
+            candidates.append(Candidate(f"{method} {name}", theirs, context))
     return candidates

@@ -11,23 +11,23 @@ from typing import Any, NamedTuple
 
 BURST = 0.015  # seconds of timed calls in a turn
 WARM = 0.002  # seconds of untimed calls before them
-BATCH = 20e-6  # calls shorter than this are timed several at once
-SLOW = 2.0  # a call that takes longer is not repeated
-ROUNDS = 3  # at the least
+BATCH = 20e-6  # seconds: shorter calls are timed in groups
+SLOW = 2.0  # seconds: a longer call is not repeated
+ROUNDS = 3  # the fewest rounds
 
 
 @dataclass
 class Candidate:
-    """Something to time. run() makes one call and returns what it computed."""
+    """A call to time: run() makes one call and returns its results."""
 
     name: str
     run: Callable[[], Any]
     context: Callable[[], AbstractContextManager[Any]] = nullcontext  # entered once a turn
-    first: float = 0.0  # seconds of the very first call, if known
+    first: float = 0.0  # seconds of the first call, if known
 
 
 class Timing(NamedTuple):
-    """Seconds a call: the median and the quartiles; and how many samples they come from."""
+    """Seconds per call: the median and the quartiles; and the number of samples."""
 
     median: float
     low: float
@@ -37,15 +37,15 @@ class Timing(NamedTuple):
 
     @property
     def spread(self) -> float:
-        """Half the distance of the quartiles, in parts of the median."""
+        """Half the distance between the quartiles, as a share of the median."""
         return (self.high - self.low) / 2 / self.median
 
     def over(self, other: Timing) -> float:
-        """How many times as long as the other: the median of the rounds' ratios.
+        """This time divided by the other: the median of the rounds' ratios.
 
-        The machine is quick in one minute and slow in the next, and each candidate in its own
-        measure; a round is short, so that both have run on the same machine. Of too few rounds, or
-        of those that one of them sat out: the ratio of the medians.
+        The machine's speed changes from minute to minute, by a different amount for each candidate;
+        a round is short, so both run at the same speed. With too few rounds, or with a round that
+        one candidate missed, the result is the ratio of the medians.
         """
         if len(self.turns) != len(other.turns) or len(self.turns) < ROUNDS:
             return self.median / other.median
@@ -53,10 +53,10 @@ class Timing(NamedTuple):
 
 
 def settle() -> None:
-    """Waits until the threads of the last call rest, at most 0.1 s.
+    """Waits until the threads of the last call sleep, at most 0.1 s.
 
-    Thread pools go on spinning for a while (OpenMP 10 ms, ONNX Runtime 40 ms) and would take the
-    cores from the next candidate. The system's account of processor time is as coarse as 4 ms.
+    Thread pools keep spinning for a while (OpenMP 10 ms, ONNX Runtime 40 ms) and would take cores
+    from the next candidate. The system counts processor time in steps of up to 4 ms.
     """
     for _ in range(12):
         before = time.process_time()
@@ -73,7 +73,7 @@ def calls_take(run: Callable[[], Any], calls: int) -> float:
 
 
 def burst(candidate: Candidate) -> list[float]:
-    """One turn: seconds a call, for each sample."""
+    """One turn: seconds per call, for each sample."""
     settle()
     with candidate.context():
         samples: list[float] = []
@@ -84,13 +84,15 @@ def burst(candidate: Candidate) -> list[float]:
         end = time.perf_counter() + BURST
         while not samples or time.perf_counter() < end:
             samples.append(calls_take(candidate.run, calls))
-    candidate.first = min(candidate.first or samples[0], samples[0])  # it had more to set up
+    candidate.first = min(candidate.first or samples[0], samples[0])  # the first call also set up
     return samples
 
 
 def alternating(candidates: Sequence[Candidate], seconds: float) -> list[Timing]:
-    """Times candidates call by call, all in the context of the first: for those of one library,
-    whose threads do not get in each other's way."""
+    """Alternates candidates call by call, all in the context of the first.
+
+    For candidates of one library, whose threads do not disturb each other.
+    """
     settle()
     samples: list[list[float]] = [[] for _ in candidates]
     with candidates[0].context():
@@ -104,15 +106,15 @@ def alternating(candidates: Sequence[Candidate], seconds: float) -> list[Timing]
 
 
 def interleaved(candidates: Sequence[Candidate], seconds: float) -> list[Timing]:
-    """Times candidates turn about, once."""
+    """The times of candidates that take turns."""
     return [of_turns(turns) for turns in interleaved_turns(candidates, seconds)]
 
 
 def interleaved_turns(candidates: Sequence[Candidate], seconds: float) -> list[list[list[float]]]:
-    """Turn about for so many seconds, and for ROUNDS at least; the order rotates.
+    """Runs candidates in turns for ``seconds``, and at least ROUNDS rounds; the order rotates.
 
-    Returns the samples of each candidate's turns. Fewer rounds for slow calls: two above a second;
-    above SLOW the first call has to do.
+    Returns the samples of each candidate's turns. Slow calls get fewer rounds: two above a second;
+    above SLOW the first call is the only sample.
     """
     turns: list[list[list[float]]] = [[[c.first]] if c.first > SLOW else [] for c in candidates]
 
@@ -130,7 +132,7 @@ def interleaved_turns(candidates: Sequence[Candidate], seconds: float) -> list[l
 
 
 def of_turns(turns: list[list[float]]) -> Timing:
-    """Of all samples; and the median of each turn, for ratios round by round."""
+    """The summary of all samples, with the median of each turn for ratios by round."""
     samples = [taken for turn in turns for taken in turn]
     return summary(samples)._replace(turns=tuple(map(median, turns)))
 

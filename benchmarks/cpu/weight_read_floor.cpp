@@ -1,4 +1,4 @@
-// The products of a step of one row, and nothing else: what no such step is quicker than. For reading.py.
+// The products of a step of one row, and nothing else: the floor of such a step. For weight_read_floor.py.
 //
 // Weights are read once, where they lie, by the threads that steps have, and each vector of them is multiplied and
 // added once; 16-bit numbers go as half as many floats. In the quickest order found: four gates side by side, and in

@@ -1,7 +1,7 @@
-"""What no step of one row is quicker than: a call that reads the weights and multiplies with them.
+"""The floor of a step of one row: a call that reads the weights and multiplies with them.
 
-Compiled here, since no operator of torch reads as fast. It takes turns with the others, and so
-meets the same machine, which differs from one minute to the next by more than a few percent.
+The call is compiled here, because no torch operator reads as fast. It takes turns with the other
+candidates: the machine's speed changes by more than a few percent from minute to minute.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from torch.utils import cpp_extension
 from benchmarks.cpu.timing import Candidate
 
 NAME = "reading alone"
-ALONE = 1 << 19  # bytes that one thread reads about as soon as two, of whom one must wake
+ONE_THREAD = 1 << 19  # bytes: up to here one thread is as fast as two, because a wake-up costs time
 
 
 @cache
 def _library() -> Any:
-    """Built beside the results of builds, once for each change of its source."""
+    """The library, compiled in build/ after each change of its source."""
     source = Path(__file__).with_name("weight_read_floor.cpp")
     place = Path(__file__).parents[2] / "build/weight_read_floor"
     place.mkdir(parents=True, exist_ok=True)
     cpp_extension.load(
-        "reading",
+        "weight_read_floor",
         [str(source)],
         extra_cflags=["-O3", "-march=native", "-ffp-contract=fast"],
         build_directory=str(place),
         is_python_module=False,
     )
-    library = ctypes.PyDLL(str(place / "reading.so"))
+    library = ctypes.PyDLL(str(place / "weight_read_floor.so"))
     library.make_step.restype = ctypes.c_void_p
     library.free_step.argtypes = [ctypes.c_void_p]
     return library
 
 
-class _Reading(nn.Module):
-    """A step of an LSTM's weights without all but the products: its output is no result."""
+class _WeightRead(nn.Module):
+    """Only the products of an LSTM's step: its output has no meaning."""
 
     def __init__(self, lstm: nn.LSTM) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class _Reading(nn.Module):
             ctypes.c_int64(count),
             ctypes.c_int64(lstm.hidden_size),
         )
-        small = sum(w.nbytes for w in self.weights) <= ALONE
+        small = sum(w.nbytes for w in self.weights) <= ONE_THREAD
         threads = 1 if small else torch.get_num_threads()
         self.run = partial(
             self.library.run_step, ctypes.c_void_p(self.step), ctypes.c_int64(threads)
@@ -72,10 +72,10 @@ class _Reading(nn.Module):
 
 
 def candidate(lstm: nn.LSTM, x: torch.Tensor, context: Any) -> Candidate:
-    """Such a call of a module, in the context in which ours is timed.
+    """The module call that is the floor, in the context of our own calls.
 
     Raises:
-        RuntimeError: if it cannot be compiled.
+        RuntimeError: the source does not compile.
     """
-    module = _Reading(lstm).eval()
+    module = _WeightRead(lstm).eval()
     return Candidate(NAME, lambda: module(x), context)

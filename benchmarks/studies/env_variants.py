@@ -1,4 +1,4 @@
-"""Times ways of computing that an environment variable chooses, once in a process."""
+"""Times the variants of a computation that an environment variable selects once per process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-REST = 0.02  # seconds in which the threads of the process before fall asleep
+REST = 0.02  # seconds: the threads of the last process fall asleep
 
 
 def timed(run: Callable[[], object], seconds: float = 0.2) -> float:
@@ -28,38 +28,38 @@ def timed(run: Callable[[], object], seconds: float = 0.2) -> float:
 
 
 def serve(measure: Callable[[int], Any]) -> None:
-    """Answers each number of a row from standard input with what `measure` returns of it."""
+    """Reads row numbers from standard input, and prints `measure` of each as JSON."""
     for line in sys.stdin:
         print(json.dumps(measure(int(line))), flush=True)
 
 
 def in_turns(
-    script: str, variable: str, ways: Sequence[str], rows: int, rounds: int
+    module: str, variable: str, variants: Sequence[str], rows: int, rounds: int
 ) -> dict[str, list[list[Any]]]:
-    """What `script serve` says of each row, with the variable set to each way, turn about.
+    """The answers of `python -m module serve` to each row, by variant, row and round.
 
-    A process for each way lives all the while: a row's turns follow each other, so that they meet
-    the same machine. Returns for each way, row and round; "auto" leaves the variable unset.
+    Each variant has a process with the variable set to it; "auto" leaves the variable unset. The
+    processes take turns at a row, so that all variants run at the same speed of the machine.
     """
     workers = {}
-    for way in ways:
+    for variant in variants:
         env = {k: v for k, v in os.environ.items() if k != variable}
-        env |= {} if way == "auto" else {variable: way}
-        pipe, command = subprocess.PIPE, [sys.executable, script, "serve"]
-        workers[way] = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
-    found: dict[str, list[list[Any]]] = {way: [] for way in ways}
+        env |= {} if variant == "auto" else {variable: variant}
+        pipe, command = subprocess.PIPE, [sys.executable, "-m", module, "serve"]
+        workers[variant] = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
+    found: dict[str, list[list[Any]]] = {variant: [] for variant in variants}
     for row in tqdm(range(rows), desc="timing", unit="row"):
-        for way in ways:
-            found[way].append([])
+        for variant in variants:
+            found[variant].append([])
         for _ in range(rounds):
-            for way, worker in workers.items():
+            for variant, worker in workers.items():
                 assert worker.stdin is not None
                 assert worker.stdout is not None
                 print(row, file=worker.stdin, flush=True)
                 answer = worker.stdout.readline()
                 if not answer:
-                    raise RuntimeError(f"{script} with {variable}={way} ended early")
-                found[way][row].append(json.loads(answer))
+                    raise RuntimeError(f"{module} with {variable}={variant} ended early")
+                found[variant][row].append(json.loads(answer))
                 time.sleep(REST)
     for worker in workers.values():
         worker.communicate()

@@ -1,8 +1,8 @@
-"""Times short inference with its weights packed, read in place, and as the library itself decides.
+"""Times short inference with packed weights, with weights in place, and with the library's choice.
 
-Each way has a process of its own (the choice is made once in a process), which take turns; the
-tables give medians of the rounds' ratios, first packed over in place: above 1 in place is quicker.
-Then what the library's choice takes, over the better of the two.
+The library chooses once per process, so each variant has its own process, and the processes take
+turns. The first table gives packed / in place: above 1, in place is faster. The second table gives
+the library's choice / the better variant. All values are medians of the rounds' ratios.
 
     python -m benchmarks.studies.packing
 """
@@ -20,14 +20,13 @@ from stateful_lstm import StatefulLSTM
 DTYPES = (torch.float32, torch.bfloat16)
 SIZES = (32, 64, 100, 128, 192, 256, 384, 512)
 STEPS = [(8, 1), (16, 1), (32, 1), (64, 1), (8, 2), (16, 2), (32, 2), (8, 4), (16, 4)]  # T, B
-WAYS = ("always", "never", "auto")
-
-
+MODULE = "benchmarks.studies.packing"
+VARIANTS = ("always", "never", "auto")
 ROWS = [(dtype, H, steps) for dtype in DTYPES for H in SIZES for steps in STEPS]
 
 
 def measure(row: int) -> float:
-    """Seconds of a call."""
+    """Seconds per call."""
     dtype, H, (T, B) = ROWS[row]
     lstm = StatefulLSTM(H, H, dtype=dtype, stateful=False).eval()
     with torch.inference_mode():
@@ -46,10 +45,10 @@ def main() -> None:
     if sys.argv[1:] == ["serve"]:
         serve(measure)
         return
-    found = in_turns(__file__, "STATEFUL_LSTM_PACK", WAYS, len(ROWS), rounds=5)
-    packed, in_place, own = (found[way] for way in WAYS)
+    found = in_turns(MODULE, "STATEFUL_LSTM_PACK", VARIANTS, len(ROWS), rounds=5)
+    packed, in_place, own = (found[variant] for variant in VARIANTS)
     table("packed / in place", list(map(ratio, packed, in_place)))
-    worse = (map(ratio, own, way) for way in (packed, in_place))
+    worse = (map(ratio, own, variant) for variant in (packed, in_place))
     table("choice / better", list(map(max, *worse)))
 
 

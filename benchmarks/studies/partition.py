@@ -1,8 +1,8 @@
-"""Times the recurrence shared out by rows, by units, and as the library itself decides.
+"""Times the recurrence partitioned by rows, by units, and by the library's choice.
 
-Each way has a process of its own (the choice is made once in a process), which take turns; the
-table gives medians of the rounds' ratios, rows over units, and what the library's choice takes
-over the better of the two.
+The library chooses once per process, so each variant has its own process, and the processes take
+turns. The table gives rows / units, and the library's choice / the better variant, as medians of
+the rounds' ratios.
 
     python -m benchmarks.studies.partition
 """
@@ -45,14 +45,15 @@ SHAPES = [
     (32, 64, 256),
     (16, 64, 512),
 ]
-WAYS = ("rows", "units", "auto")
+MODULE = "benchmarks.studies.partition"
+VARIANTS = ("rows", "units", "auto")
 ROWS = [
     (dtype, shape) for dtype in (torch.float32, torch.bfloat16, torch.float64) for shape in SHAPES
 ]
 
 
 def measure(row: int) -> tuple[float, float]:
-    """Seconds forward and backward."""
+    """Seconds of a forward and of a backward call."""
     dtype, (T, B, H) = ROWS[row]
     x, w = torch.randn(T, B, H, dtype=dtype), torch.randn(4 * H, H, dtype=dtype) / H**0.5
     h, c = torch.randn(B, H, dtype=dtype), torch.randn(B, H, dtype=accumulation_dtype(dtype))
@@ -69,18 +70,18 @@ def main() -> None:
     if sys.argv[1:] == ["serve"]:
         serve(measure)
         return
-    found = in_turns(__file__, "STATEFUL_LSTM_SPLIT", WAYS, len(ROWS), rounds=5)
+    found = in_turns(MODULE, "STATEFUL_LSTM_SPLIT", VARIANTS, len(ROWS), rounds=5)
     print(f"{'':24}rows / units        choice / better")
     print(
         f"{'dtype':9}{'T, B, H':>15}{'forward':>10}{'backward':>10}{'forward':>10}{'backward':>10}"
     )
     for k, (dtype, shape) in enumerate(ROWS):
         line = f"{str(dtype)[6:]:9}{', '.join(map(str, shape)):>15}"
-        rows, units, own = (list(zip(*found[way][k], strict=True)) for way in WAYS)
+        rows, units, own = (list(zip(*found[variant][k], strict=True)) for variant in VARIANTS)
         for direction in (0, 1):
             line += f"{ratio(rows[direction], units[direction]):>10.2f}"
         for direction in (0, 1):
-            costs = (ratio(own[direction], way[direction]) for way in (rows, units))
+            costs = (ratio(own[direction], variant[direction]) for variant in (rows, units))
             line += f"{max(costs):>10.2f}"
         print(line)
 

@@ -1,14 +1,14 @@
-"""What `recompute` saves in memory and costs in time, against keeping every activation.
+"""The memory that `recompute` saves and the time that it costs, against recompute="none".
 
     python -m benchmarks.studies.recompute [--quick] [--out DIR]
 
-Time: forward and backward of one layer with a head and a loss, the ways turn about, medians. At
-least: that of "none" and of what is run again of forward's products, half of them with "gates", at
-the rate of a large library product.
-Kept: bytes that autograd holds between forward and backward, each memory counted once.
-Error: how far the layer's gradients are from those in float64, the worst weight's, relative.
-Long: one window of 100,000 steps, each way in a process of its own; how far its resident memory
-rose above what it was with model, optimizer and input in place.
+Time: forward and backward of one layer with a head and a loss, alternating modes, medians.
+At least: the time of "none" plus the recomputed products of forward, at the rate of a large library
+product; "gates" recomputes half of them, "segments" all.
+Kept: bytes that autograd holds between forward and backward; each storage counts once.
+Error: relative distance of the layer's gradients from float64, for the worst weight.
+Long: one window of 100,000 steps, each mode in its own process; the growth of its resident memory
+after model, optimizer and input are in place.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from benchmarks.cpu.timing import Candidate, alternating
 from benchmarks.shapes import Shape
 from stateful_lstm import StatefulLSTM
 
-WAYS = ("none", "gates", "segments")
-SHARES = {"none": 0.0, "gates": 0.5, "segments": 1.0}  # of forward's products, once more
+MODES = ("none", "gates", "segments")
+SHARES = {"none": 0.0, "gates": 0.5, "segments": 1.0}  # recomputed share of forward's products
 SHAPES = [
     (128, 64, 256, 256),
     (512, 8, 256, 256),
@@ -39,9 +39,9 @@ SHAPES = [
     (2000, 4, 64, 256),
     (500, 32, 8, 128),
 ]
-NARROW = SHAPES[:2]  # in bfloat16, too
+NARROW = SHAPES[:2]  # in bfloat16 too
 LONG = (100_000, 4, 8, 128)
-LIMIT = 800  # MiB, for "segments"
+LIMIT = 800  # MiB for "segments"
 MiB = 1 << 20
 
 
@@ -60,7 +60,7 @@ class Model(nn.Module):
 def training(
     shape: tuple[int, ...], recompute: str, dtype: torch.dtype = torch.float32
 ) -> tuple[Model, Callable[[], Tensor]]:
-    """A model, and a function that makes one update's gradients."""
+    """A model, and a function that computes one update's gradients."""
     T, B, inputs, hidden = shape
     torch.manual_seed(0)
     model = Model(inputs, hidden, recompute).to(dtype)
@@ -76,7 +76,7 @@ def training(
 
 
 def gradients(shape: tuple[int, ...], recompute: str, dtype: torch.dtype) -> list[Tensor]:
-    """Of the layer's weights, in float64; the same numbers go in, whatever the dtype."""
+    """Gradients of the layer's weights as float64; every dtype gets the same numbers."""
     T, B, inputs, hidden = shape
     torch.manual_seed(0)
     lstm = StatefulLSTM(inputs, hidden, recompute=recompute).bfloat16().to(dtype)
@@ -91,7 +91,7 @@ def error(found: list[Tensor], truth: list[Tensor]) -> float:
 
 
 def kept(shape: tuple[int, ...], recompute: str, dtype: torch.dtype) -> int:
-    """Bytes that the layer holds for backward, but for its parameters and its input."""
+    """Bytes that the layer holds for backward, without its parameters and its input."""
     T, B, inputs, hidden = shape
     lstm = StatefulLSTM(inputs, hidden, recompute=recompute, dtype=dtype)
     x = torch.randn(T, B, inputs, dtype=dtype)
@@ -111,9 +111,9 @@ def kept(shape: tuple[int, ...], recompute: str, dtype: torch.dtype) -> int:
 
 
 def peak() -> int:
-    """The most memory that this process has had resident, in bytes.
+    """The peak resident memory of this process, in bytes.
 
-    Not getrusage's, which begins with that of the process that has started this one.
+    getrusage's value does not do: it starts from the peak of the parent process.
     """
     with open("/proc/self/status") as file:
         (line,) = (line for line in file if line.startswith("VmHWM:"))
@@ -126,9 +126,9 @@ def resident() -> int:
 
 
 def train_long(recompute: str) -> None:
-    """One window of 100,000 steps; prints by how many bytes memory rose, and the loss."""
+    """Trains one window of 100,000 steps; prints the growth of memory in bytes, and the loss."""
     _, warm = training((50, *LONG[1:]), recompute)
-    warm()  # whatever torch sets up at its first update
+    warm()  # torch allocates buffers in its first update
     model, update = training(LONG, recompute)
     optimizer = torch.optim.SGD(model.parameters(), 1e-2)
     before = resident()
@@ -144,31 +144,31 @@ def measure(quick: bool) -> dict[str, list[dict[str, object]]]:
     cases += [(shape, torch.bfloat16) for shape in ([] if quick else NARROW)]
     rates = {dtype: flop_rate(dtype) for _, dtype in cases}
     for shape, dtype in tqdm(cases, desc="time, bytes kept, error", unit="shape"):
-        candidates = [Candidate(way, training(shape, way, dtype)[1]) for way in WAYS]
+        candidates = [Candidate(mode, training(shape, mode, dtype)[1]) for mode in MODES]
         times = [timing.median for timing in alternating(candidates, 0.2 if quick else 8.0)]
-        sizes = [kept(shape, way, dtype) for way in WAYS]
+        sizes = [kept(shape, mode, dtype) for mode in MODES]
         truth = gradients(shape, "none", torch.float64)
-        errors = [error(gradients(shape, way, dtype), truth) for way in WAYS]
+        errors = [error(gradients(shape, mode, dtype), truth) for mode in MODES]
         T, B, inputs, hidden = shape
         again = Shape(T, B, inputs, hidden, 1).operations(train=False) / rates[dtype]
-        for way, seconds, size, off in zip(WAYS, times, sizes, errors, strict=True):
+        for mode, seconds, size, off in zip(MODES, times, sizes, errors, strict=True):
             rows["shapes"].append(
                 {
                     "shape": shape,
                     "dtype": str(dtype).removeprefix("torch."),
-                    "recompute": way,
+                    "recompute": mode,
                     "ms": 1e3 * seconds,
                     "time": seconds / times[0],
-                    "at least": 1 + SHARES[way] * again / times[0],
+                    "at least": 1 + SHARES[mode] * again / times[0],
                     "MiB": size / MiB,
                     "memory": size / sizes[0],
                     "error": off,
                 }
             )
-    for way in tqdm(() if quick else WAYS, desc="100,000 steps", unit="process"):
-        command = [sys.executable, __file__, "--long", way]
+    for mode in tqdm(() if quick else MODES, desc="100,000 steps", unit="process"):
+        command = [sys.executable, "-m", "benchmarks.studies.recompute", "--long", mode]
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        rows["long"].append({"recompute": way, **json.loads(out)})
+        rows["long"].append({"recompute": mode, **json.loads(out)})
     return rows
 
 
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write recompute.json and .txt there"
     )
-    parser.add_argument("--long", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--long", choices=MODES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.long:
         train_long(options.long)

@@ -1,9 +1,9 @@
-"""Truncated back-propagation with Lightning, which took its own support for it out in 2.0.
+"""Truncated back-propagation with Lightning, which removed its own support in 2.0.
 
-`ContinuousBatches` cuts long sequences into windows, each row going on where it was, and the layer
-keeps its state from one training step to the next: nothing is split, carried or detached by hand.
-What Lightning does besides, a callback makes known to the state: a run of validation, test or
-prediction leaves no trace, and a checkpoint holds the state, so that a fit goes on from it exactly.
+`ContinuousBatches` cuts long sequences into windows, where each row continues in the next window,
+and the layer keeps its state from one training step to the next: no code splits, carries or
+detaches states. A callback connects the state with Lightning: validation, test and prediction do
+not change it, and a checkpoint contains it, so that a fit continues exactly.
 
     python examples/ecosystem/lightning_tbptt.py [--quick] [--out DIR]
 
@@ -27,7 +27,7 @@ ROWS, WINDOW = 8, 10
 
 
 class ResidentState(lightning.Callback):
-    """Keeps the state of all layers over validation, test and prediction, and in checkpoints."""
+    """Preserves states during validation, test and prediction, and saves them in checkpoints."""
 
     def __init__(self) -> None:
         self.kept = ExitStack()
@@ -65,19 +65,19 @@ class ResidentState(lightning.Callback):
         pl_module: lightning.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        if trainer.state.fn == "fit":  # the others begin at zero
+        if trainer.state.fn == "fit":  # validation, test and prediction begin at zero
             self.loaded = checkpoint.get("resident_state")
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        if self.loaded is not None:  # the layers are on their device by now
+        if self.loaded is not None:  # here the layers are on their device already
             stateful_lstm.set_state(pl_module, self.loaded)
             self.loaded = None
 
 
 class Answers(lightning.LightningModule):
-    """Answers at every step. Nothing in it knows that the sequences come in windows."""
+    """Answers at every step. Its code does not know about windows."""
 
     def __init__(self, stateful: bool = True) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Answers(lightning.LightningModule):
 
 
 def keys(count: int, seed: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Sequences whose first step holds a key, +1 or -1, that is asked for at every step."""
+    """Sequences whose first step contains a key, +1 or -1; the key is the target at every step."""
     random = torch.Generator().manual_seed(seed)
     sequences, targets = [], []
     for length in torch.randint(30, 120, (count,), generator=random).tolist():
@@ -129,7 +129,7 @@ def windows(count: int, seed: int, shuffle: bool = False) -> ContinuousBatches:
 
 
 def make_trainer(epochs: int, **options: Any) -> lightning.Trainer:
-    """A quiet one on the CPU: nets as small as this one gain nothing elsewhere."""
+    """A quiet trainer on the CPU: a small net is not faster on a GPU."""
     return lightning.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -155,7 +155,7 @@ def main() -> None:
         lightning.seed_everything(0, verbose=False)
         model = Answers(stateful)
         trainer = make_trainer(epochs)
-        # Any iterable is a loader to Lightning, and one with a position is resumed at it.
+        # Lightning accepts any iterable as a loader, and resumes it at its position if it has one.
         trainer.fit(model, windows(32, seed=1, shuffle=True), windows(16, seed=2))
         losses[stateful] = float(trainer.callback_metrics["val_loss"])
         if stateful:
@@ -163,7 +163,7 @@ def main() -> None:
             trainer.save_checkpoint(options.out / "lightning_tbptt.ckpt")
             print(options.out / "lightning_tbptt.ckpt")
     print(f"sequences of 30 to 120 steps in windows of {WINDOW}")
-    print(f"loss of validation, with the state: {losses[True]:.3f}, without: {losses[False]:.3f}")
+    print(f"validation loss with the state: {losses[True]:.3f}, without: {losses[False]:.3f}")
     assert losses[True] < losses[False] / 2
 
 

@@ -1,8 +1,8 @@
 """SB3-contrib's RecurrentPPO with one call in place of its loop over time.
 
-Its policy resets the state where an episode starts by a loop of single steps. `OneCallPolicy` gives
-the starts to the layer as `reset_mask` instead. Both train from the same seed on a cart pole whose
-velocities are hidden, and an update of each is timed.
+RecurrentPPO's policy loops over single steps to reset the state where an episode starts.
+`OneCallPolicy` passes the starts to the layer as `reset_mask` instead. Both train from the same
+seed on a cart pole with hidden velocities, and the example times an update of each.
 
     python examples/ecosystem/recurrent_ppo.py [--quick] [--out DIR]
 
@@ -31,17 +31,17 @@ States = tuple[Tensor, Tensor]
 
 
 class OneCallPolicy(MlpLstmPolicy):
-    """The states are the policy's own to hand over, so the layers keep none."""
+    """The policy passes the states itself, so the layers keep no state."""
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        stateful_lstm.convert(self, stateful=False)  # the optimizer's parameters stay these
+        stateful_lstm.convert(self, stateful=False)  # the optimizer's parameters stay the same
 
     @staticmethod
     def _process_sequence(
         features: Tensor, lstm_states: States, episode_starts: Tensor, lstm: nn.Module
     ) -> tuple[Tensor, States]:
-        """Rows of features, sequence after sequence: the layer takes and gives (T, B, ...)."""
+        """Features come sequence after sequence; the layer takes and returns (T, B, ...)."""
         B = lstm_states[0].size(1)
         x = features.unflatten(0, (B, -1)).transpose(0, 1)
         starts = episode_starts.unflatten(0, (B, -1)).transpose(0, 1) != 0
@@ -50,7 +50,7 @@ class OneCallPolicy(MlpLstmPolicy):
 
 
 class HiddenVelocities(gymnasium.ObservationWrapper[Any, Any, Any]):
-    """Position and angle alone: what is missing has to be remembered."""
+    """Only position and angle: the policy must infer the velocities from earlier steps."""
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -63,7 +63,7 @@ class HiddenVelocities(gymnasium.ObservationWrapper[Any, Any, Any]):
 def make_model(
     policy: type[MlpLstmPolicy], steps: int, hidden: int, **options: Any
 ) -> RecurrentPPO:
-    """``options``: of the policy."""
+    """``options`` are the policy's options."""
     environments = make_vec_env("CartPole-v1", 8, seed=0, wrapper_class=HiddenVelocities)
     return RecurrentPPO(
         policy,
@@ -91,20 +91,20 @@ def main() -> None:
     }
     weights = []
     for model in models.values():
-        model.set_random_seed(0)  # both draw from the generators of the process
-        model.learn(steps * 8)  # one rollout, and the updates on it
+        model.set_random_seed(0)  # both models draw from the process's global generators
+        model.learn(steps * 8)  # one rollout and its updates
         weights.append(nn.utils.parameters_to_vector(model.policy.parameters()).detach())
     difference = float((weights[0] - weights[1]).abs().max())
     print(f"after a rollout and its updates, parameters differ by at most {difference:.1e}")
-    assert difference < 1e-4  # one step of Adam's is three times that
+    assert difference < 1e-4  # one Adam step is three times as large
 
-    # Turn about, in one process, so that both share whatever else the machine does.
+    # The models take turns in one process, so that noise of the machine reaches both.
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for repetition in range(-1, repetitions):
         for name, model in models.items():
             began = time.perf_counter()
-            model.train()  # all updates on the rollout that it holds
-            if repetition >= 0:  # the first one is a warm-up
+            model.train()  # all updates on the stored rollout
+            if repetition >= 0:  # the first repetition is a warm-up
                 seconds[name].append(time.perf_counter() - began)
     medians = {name: 1000 * statistics.median(each) for name, each in seconds.items()}
     ratio = medians["loop"] / medians["one call"]

@@ -1,4 +1,4 @@
-"""Data for training on sequences: windows that go on row by row, and batches of similar length."""
+"""Data for training on sequences: windows with continuous rows, and batches of similar length."""
 
 from .buckets import bucket_by_length
 from .continuous import ContinuousBatches

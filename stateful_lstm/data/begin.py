@@ -1,12 +1,12 @@
-"""``Begin``: where the next ``iter()`` begins, in a process of its own and in workers.
+"""``Begin``: the start of the next ``iter()``, in the main process and in workers.
 
-A ``DataLoader`` copies the data into its workers when an iteration starts them, and that copy says
-where to begin. Persistent workers have older copies, so they read the place in shared memory.
+A ``DataLoader`` copies the data into its workers when an iteration starts them, and the copy holds
+the start. Persistent workers have older copies, so they read the start from shared memory.
 
-A place inside an epoch holds for one iteration. The main process does not hear of the iterations of
-workers, so workers leave a mark in shared memory: which place they used, and in which iteration.
-All workers of an iteration leave the same mark, by the seed that the iteration drew. Another one
-draws another seed, unless torch's generator is set back to where it was.
+A start inside an epoch holds for one iteration. The main process does not see the iterations of
+workers, so workers leave a mark in shared memory: the start that they used, and their iteration.
+All workers of an iteration leave the same mark, from the seed that the iteration drew. The next
+iteration draws another seed, unless torch's generator is set back.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from torch.utils.data import get_worker_info
 
 
 class Start(NamedTuple):
-    """Where an iteration begins, and which windows it makes from there on."""
+    """The start of an iteration, and this process's share of the windows from there."""
 
     epoch: int
     window: int
-    first: int  # the window at which workers began to take turns
+    first: int  # the window at which the workers' turns began
     workers: int = 1
     worker: int = 0
 
@@ -38,31 +38,31 @@ class Start(NamedTuple):
 class _Place(NamedTuple):
     epoch: int
     window: int
-    change: int  # a number for each change of the place: the mark of a worker tells which it used
+    change: int  # counts the changes of the place: a worker's mark contains it
 
 
 class Begin:
-    """Where the next ``iter()`` begins. A change in a worker is that worker's alone."""
+    """The start of the next ``iter()``. A change in a worker affects only this worker."""
 
     def __init__(self) -> None:
         self._changes = 0
         self._place = _Place(0, 0, 0)
         self._own: Start | None = None  # set in a worker, for its next iteration
-        self._iterations = 0  # of this worker
+        self._iterations = 0  # iterations of this worker
         self._share()
 
     def _share(self) -> None:
         self._owner = os.getpid()
-        # The place, for persistent workers; and the mark, which only workers write.
+        # The place, for persistent workers; and the mark, which workers write.
         self._shared = torch.zeros(4, dtype=torch.int64, device="cpu").share_memory_()
 
     @property
     def epoch(self) -> int:
-        """Of the next iteration."""
+        """The epoch of the next iteration."""
         return self._place_of_main().epoch if self._own is None else self._own.epoch
 
     def set(self, epoch: int, window: int, first: int | None = None) -> None:
-        """The next iteration begins here; workers take turns from ``first`` on, or from here."""
+        """Sets the next start; workers take turns from window ``first``, or from ``window``."""
         worker = get_worker_info()
         if worker is not None:
             first = window if first is None else first
@@ -72,18 +72,18 @@ class Begin:
         self._write(_Place(epoch, window, self._changes))
 
     def take(self) -> Start:
-        """Where the iteration that begins now does begin; the next one begins with its epoch."""
+        """The start of the iteration that begins now; the next one starts at its epoch's start."""
         worker = get_worker_info()
         epoch, window, change = self._place_of_main()
         mark = 0
         if worker is not None:
             self._iterations += 1
-            # Persistent workers keep their seed, and count.
+            # Persistent workers keep their seed, so the mark contains a count too.
             iteration = (worker.seed - worker.id, worker.num_workers, self._iterations)
             mark = change << 32 | zlib.crc32(repr(iteration).encode())
         found = int(self._shared[3])
         if found >> 32 == change and found != mark:
-            window = 0  # another iteration has used the place
+            window = 0  # another iteration has used this place
         if worker is None:
             self.set(epoch, 0)
             return Start(epoch, window, window)
@@ -94,7 +94,7 @@ class Begin:
 
     @contextmanager
     def at_the_first_window(self) -> Iterator[None]:
-        """Inside, iterations take all of the epoch; afterwards the place is what it was."""
+        """Inside, iterations take the whole epoch; on exit the place is restored."""
         before = self._place
         self.set(before.epoch, 0)
         try:
@@ -108,13 +108,13 @@ class Begin:
         return _Place(*self._shared[:3].tolist())
 
     def _write(self, place: _Place) -> None:
-        if self._owner != os.getpid():  # a fork, which has workers of its own
+        if self._owner != os.getpid():  # a fork has its own workers
             self._share()
         self._place = place
         self._shared[:3] = torch.tensor(place, device="cpu")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if not self._shared.is_shared():  # a copy, which has workers of its own
+        if not self._shared.is_shared():  # a copy has its own workers
             self._owner = os.getpid()
             self._shared = self._shared.clone().share_memory_()

@@ -1,4 +1,4 @@
-"""``bucket_by_length``: whole sequences, batched with those of about their length."""
+"""``bucket_by_length``: batches of whole sequences of similar length."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..backend.arguments import described
 from .sequences import as_tensor, whole_number, yes_or_no
 
 
@@ -21,26 +22,26 @@ def bucket_by_length(
     seed: int = 0,
     drop_last: bool = False,
 ) -> list[list[int]]:
-    """Batches of sequences of similar length, so that little is padded.
+    """Groups sequences of similar length into batches with little padding.
 
-    Sequences are sorted by length and cut into batches, from the shortest one on. With all batches
-    full but that of the longest, no other way pads less. Every sequence is in one batch. The result
-    is what a ``DataLoader`` takes as ``batch_sampler``; :meth:`Window.pad` makes a batch into a
-    window.
+    Sequences are sorted by length and cut into batches, the shortest first. Only the batch of the
+    longest sequences may be smaller, and no other partition into such batches has less padding.
+    Every sequence is in one batch. A ``DataLoader`` takes the result as ``batch_sampler``;
+    :meth:`Window.pad` makes a window from a batch.
 
     Args:
-        lengths: (N,), of all sequences, each 1 or more; a list, an array or a tensor.
-        batch_size: sequences in a batch; the longest ones' batch may have fewer.
-        shuffle: puts the batches, and sequences of the same length, in random order.
-        seed: of the order; another one for each epoch.
-        drop_last: leaves out the batch that has fewer.
+        lengths: (N,), the lengths of all sequences, each 1 or more; a list, an array or a tensor.
+        batch_size: sequences in a batch; the batch of the longest sequences may have fewer.
+        shuffle: whether to put the batches, and sequences of the same length, in random order.
+        seed: of the random order; use another seed for each epoch.
+        drop_last: whether to leave out the smaller batch.
 
     Returns:
         Lists of indices into ``lengths``.
 
     Raises:
-        ValueError: for a batch size or a length below 1, and for lengths that are not (N,).
-        TypeError: for lengths that are no whole numbers.
+        ValueError: the batch size or a length is below 1, or the lengths are not (N,).
+        TypeError: the lengths are not whole numbers.
     """
     batch_size, seed = whole_number(batch_size, "batch_size"), whole_number(seed, "seed")
     shuffle, drop_last = yes_or_no(shuffle, "shuffle"), yes_or_no(drop_last, "drop_last")
@@ -73,7 +74,9 @@ def _whole_numbers(lengths: Any) -> Tensor:
             lengths = as_tensor(np.asarray(lengths))
         given = torch.as_tensor(lengths, device="cpu")
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{expected}, say [len(s) for s in sequences]; got others") from None
+        raise TypeError(
+            f"{expected}, like [len(s) for s in sequences]; got {described(lengths)}"
+        ) from None
     if given.dim() != 1:
         raise ValueError(f"{expected}, (N,), got shape {tuple(given.shape)}")
     if len(given) and (

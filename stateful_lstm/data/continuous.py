@@ -4,9 +4,9 @@
     row 1   cccddddd|dddddddd|deeee...        | ends a window, . is padding
               window 0  window 1  window 2
 
-The next sequence always goes to the row that is free first, so that rows end about together. The
-rows of all ranks are laid out as one batch, of which each rank makes its own: the windows of many
-ranks, side by side, are those of one process with so many rows.
+The next sequence always goes to the first free row, so that all rows end at about the same step.
+The layout covers the rows of all ranks, and each rank makes its own rows: the windows of all ranks,
+side by side, are those of one process with as many rows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .window import Blank, Window
 
 Sequences = Sequence[Steps] | Steps | Dataset[Steps]
 
-# A worker's state has these beside a position: where workers began to take turns, and its number.
+# The extra keys of a worker's state: the window where the turns began, and the worker's number.
 _TURNS = ("turns from window", "workers", "worker")
 
 
@@ -57,40 +57,44 @@ class _Piece(NamedTuple):
 class ContinuousBatches(IterableDataset[Window]):
     """Windows of many sequences, where row i of window k + 1 continues row i of window k.
 
-    A sequence that ends inside a window is followed in the same row by the next one, with
-    ``reset_mask`` True where it begins. There is padding only at the very end; every step of every
-    sequence comes exactly once in an epoch. Arrays are read slice by slice, so a memory-mapped one
-    may be larger than memory; workers that are spawned map its file anew.
+    After a sequence ends inside a window, the next sequence follows in the same row, with
+    ``reset_mask`` True at its first step. Padding comes only at the end of an epoch, and every step
+    of every sequence comes exactly once in an epoch. Arrays are read slice by slice, so that a
+    memory-mapped array may be larger than memory; spawned workers map its file again.
 
-    One ``iter()`` is one epoch, and the next takes the next epoch's order. In a ``DataLoader`` use
-    ``batch_size=None``. Its workers make the windows in turn; since they work on copies, say
-    :meth:`set_epoch` before each epoch there (``Trainer.fit`` does), and take a position from the
-    window rather than from :meth:`state_dict`. A position that was loaded holds for one iteration,
-    also where workers make it, even if that is broken off. torchdata's ``StatefulDataLoader`` saves
-    and loads the place of each worker.
+    One ``iter()`` is one epoch; the next ``iter()`` has the next epoch's order. In a ``DataLoader``
+    use ``batch_size=None``. Its workers make the windows in turn. They work on copies of the data,
+    so call :meth:`set_epoch` before each epoch (``Trainer.fit`` does), and take a position from the
+    window instead of :meth:`state_dict`. A loaded position holds for one iteration, with workers
+    too, even if the iteration ends early. torchdata's ``StatefulDataLoader`` saves and loads the
+    position of each worker.
 
-    A warning tells of rows that no sequence is left for, and of an epoch that is padding for more
-    than half; lengths of a dataset's items are not known when it is made.
+    A warning reports rows without a sequence, and an epoch with more than half padding. The lengths
+    of a dataset's items are unknown at first, so for a dataset only the rows count.
 
     Args:
-        sequences: tensors or arrays (T_i, ...), all of one dtype and of one shape but for T_i; one
-            array (N, T, ...) for N of them; or a map-style dataset whose items are such. Series of
-            one feature are (T_i, 1) for an LSTM: ``series.reshape(-1, 1)``.
+        sequences: tensors or arrays (T_i, ...), all of one dtype, and of one shape except T_i; one
+            array (N, T, ...) for N sequences; or a map-style dataset of such tensors or arrays. A
+            series of one feature is (T_i, 1) for an LSTM: ``series.reshape(-1, 1)``.
         batch_size: B, rows of a window.
         window: T, steps of a window.
-        targets: as ``sequences``, of the same T_i, in any dtype and shape; None: the target at t is
-            the input at t + 1, and a sequence's last step has none (``Window.target_mask``).
-        shuffle: whether each epoch takes the sequences in another order. Steps stay in theirs.
-        seed: of the order.
-        batch_first: the windows' layout.
-        rank: which part of the rows to make: rows rank * B to (rank + 1) * B of all.
-        world_size: how many ranks share the sequences. All make the same number of windows.
+        targets: like ``sequences``, with the same T_i, in any dtype and shape; None: the target at
+            t is the input at t + 1, and a sequence's last step has no target
+            (``Window.target_mask``).
+        shuffle: whether each epoch has another order of the sequences. The order of the steps in a
+            sequence never changes.
+        seed: of the order of the sequences, 0 or more.
+        batch_first: whether B comes before T in the windows.
+        rank: the rank's number, from 0. It makes rows rank * B to (rank + 1) * B of the joined
+            batch.
+        world_size: the number of ranks. All make the same number of windows.
 
     Raises:
-        TypeError: for what are no arrays or whole numbers: a DataFrame or a dict, say.
-        ValueError: for numbers out of range, no sequences, an empty one, or shapes, dtypes and
-            lengths that do not fit together. A dataset's items are checked when they are read.
-        RuntimeError: from ``iter()``, where accelerate would share windows out to processes.
+        TypeError: an argument is not a collection of arrays (a DataFrame or a dict, say), or not a
+            whole number.
+        ValueError: a number is out of range, there is no sequence, a sequence is empty, or shapes,
+            dtypes or lengths do not fit together. A dataset's items are checked when they are read.
+        RuntimeError: from ``iter()``: accelerate would split the windows among processes.
 
     Example:
         >>> windows = ContinuousBatches([torch.randn(70, 3), torch.randn(60, 3)], 2, 16)
@@ -140,20 +144,20 @@ class ContinuousBatches(IterableDataset[Window]):
         self.rank, self.world_size = rank, world_size
         self._rows = batch_size * world_size  # of all ranks
         self._lengths: list[int | None] = [None] * count
-        # One step of the first sequence, and its target: all others must be like them.
+        # One step of the first sequence, and its target: all others need the same shape and dtype.
         self._first: tuple[Tensor, Tensor] | None = None
         self._begin = Begin()
-        self._position = Start(0, 0, 0)  # after the window that came last
-        self._fingerprint = ""  # of all lengths; empty where they are not known
+        self._position = Start(0, 0, 0)  # after the last window
+        self._fingerprint = ""  # of all lengths; empty if they are unknown
         if not isinstance(sequences, Dataset):
             lengths = [self._read(k) for k in range(count)]
             self._fingerprint = f"{zlib.crc32(np.asarray(lengths, dtype='<i8').tobytes()):08x}"
         self._warn_of_padding()
 
     def _warn_of_padding(self) -> None:
-        """Once, where the caller makes the data: rows without sequences are easily overlooked."""
+        """Warns once, at the construction: rows without sequences are easy to overlook."""
         count, rows = len(self._lengths), self._rows
-        padding = max(0.0, 1 - count / rows)  # at least
+        padding = max(0.0, 1 - count / rows)  # a lower bound
         if self._fingerprint:
             steps = sum(cast(list[int], self._lengths))
             padding = 1 - steps / (len(self) * self.window * rows)
@@ -179,7 +183,7 @@ class ContinuousBatches(IterableDataset[Window]):
         refuse_sharing_out(self)
         if get_worker_info() is None:
             return self._whole_epoch()
-        start = self._begin.take()  # at once: the main process waits for this, and for no more
+        start = self._begin.take()  # now, not in the generator: the main process waits for it
         self._position = start
         return self._turns(start)
 
@@ -187,7 +191,7 @@ class ContinuousBatches(IterableDataset[Window]):
         start = self._position = self._begin.take()
         for made, is_last in self._windows(start):
             if is_last:
-                # Who counts to len() does not ask for more: the epoch is over with its last window.
+                # A loop may stop after len() windows: the last window ends the epoch.
                 self._begin.set(start.epoch + 1, 0)
             yield made
         self._begin.set(start.epoch + 1, 0)
@@ -212,20 +216,20 @@ class ContinuousBatches(IterableDataset[Window]):
         self._position = start._replace(window=k)
 
     def __len__(self) -> int:
-        """Windows in the coming epoch; reads every item of a dataset once, for its length."""
+        """Windows in the next epoch; reads every item of a dataset once, for its length."""
         return self._count(self.epoch)
 
     def _count(self, epoch: int) -> int:
-        """Windows of an epoch, by the step at which the last row ends."""
+        """The number of windows of an epoch, from the step at which the last row ends."""
         ends = [0] * self._rows
         for k in self._order(epoch):
             heapq.heapreplace(ends, ends[0] + self._length(k))
         return -(-max(ends) // self.window)
 
     def _plan(self, epoch: int) -> Iterator[list[_Piece]]:
-        """The pieces of each window of an epoch, of all ranks' rows."""
+        """The pieces of each window of an epoch, for the rows of all ranks."""
         queue = iter(self._order(epoch))
-        free = [(0, row) for row in range(self._rows)]  # when a row is free: a heap
+        free = [(0, row) for row in range(self._rows)]  # a heap of (first free step, row)
         laid: list[tuple[int, int, int, int]] = []  # row, begin, end and number of a sequence
         begin, upcoming = 0, next(queue, None)
         while upcoming is not None or laid:
@@ -246,14 +250,14 @@ class ContinuousBatches(IterableDataset[Window]):
                 )
                 for row, at, until, sequence in laid
             ]
-            laid = [one for one in laid if one[2] > end]
+            laid = [sequence for sequence in laid if sequence[2] > end]
             begin = end
 
     def _order(self, epoch: int) -> list[int]:
         count = len(self._lengths)
         if not self.shuffle:
             return list(range(count))
-        # torch's generator takes 32 bits: a hash of both, so that no seed meets another's epochs.
+        # torch's generator takes 32 bits: a hash of both keeps the epochs of two seeds apart.
         mixed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
         random = torch.Generator("cpu").manual_seed(mixed)
         return torch.randperm(count, generator=random, device="cpu").tolist()
@@ -261,7 +265,7 @@ class ContinuousBatches(IterableDataset[Window]):
     def _make(
         self, pieces: list[_Piece], items: dict[int, tuple[Any, Any]], position: dict[str, Any]
     ) -> Window:
-        """Reads the pieces of this rank's rows. ``items``: the sequences of the window before."""
+        """Reads the pieces of this rank's rows. ``items``: the sequences of the last window."""
         first = self.rank * self.batch_size
         pieces = [piece for piece in pieces if first <= piece.row < first + self.batch_size]
         last_items = items.copy()
@@ -281,7 +285,11 @@ class ContinuousBatches(IterableDataset[Window]):
         return blank.window(position)
 
     def _item(self, k: int) -> tuple[Any, Any]:
-        """Sequence k and its targets, as long as they were when they were looked at first."""
+        """Sequence k and its targets, of the same length as at the first read.
+
+        Raises:
+            ValueError: the length has changed.
+        """
         x, y = self._sequences[k], None if self._targets is None else self._targets[k]
         for name, steps in (("sequences", x), ("targets", y)):
             if steps is not None and len(steps) != self._length(k):
@@ -291,7 +299,7 @@ class ContinuousBatches(IterableDataset[Window]):
         return x, y
 
     def _step(self) -> tuple[Tensor, Tensor]:
-        """What a step and its target look like, (1, ...): the first sequence's."""
+        """The first step of the first sequence, and its target, (1, ...)."""
         if self._first is None:
             self._read(0)
         assert self._first is not None
@@ -302,7 +310,7 @@ class ContinuousBatches(IterableDataset[Window]):
         return self._read(k) if known is None else known
 
     def _read(self, k: int) -> int:
-        """Looks at sequence k for the first time: checks it, and remembers how long it is."""
+        """Checks sequence k at its first read, and stores its length."""
         x = self._sequences[k]
         y = None if self._targets is None else self._targets[k]
         lengths = [check_length(x, f"sequences[{k}]")]
@@ -322,17 +330,19 @@ class ContinuousBatches(IterableDataset[Window]):
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next ``iter()`` takes."""
+        """The epoch of the next ``iter()``."""
         return self._begin.epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """The next ``iter()``, in workers too, begins this epoch; one that is loaded goes on.
+        """Makes the next ``iter()``, in workers too, begin this epoch.
+
+        A loaded position inside the same epoch stays.
 
         Args:
             epoch: 0 or more.
 
         Raises:
-            ValueError: for a number below 0.
+            ValueError: the number is below 0.
         """
         epoch = whole_number(epoch, "epoch")
         if epoch < 0:
@@ -341,13 +351,13 @@ class ContinuousBatches(IterableDataset[Window]):
             self._go_to(epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the window that ``iter()`` gave last.
+        """The position after the last window of ``iter()``.
 
-        In a ``DataLoader``'s worker it is the place of that worker, and only a worker of the same
-        number among as many workers can load it.
+        In a ``DataLoader``'s worker it is the position of this worker: only the worker of the same
+        number, among as many workers, can load it.
 
         Returns:
-            Plain values: the epoch, the window in it, and what it is a position in.
+            Plain values: the epoch, the window in it, and a description of the data.
         """
         place = self._position
         state = self._describe(place.epoch, place.window)
@@ -358,15 +368,15 @@ class ContinuousBatches(IterableDataset[Window]):
         return {**state, **dict(zip(_TURNS, turns, strict=True))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The next ``iter()`` goes on at this position; in a worker, that of this worker.
+        """Makes the next ``iter()`` continue at this position.
 
         Args:
-            state: a window's ``position``, or what :meth:`state_dict` returned. Another
-                ``world_size`` will do if all ranks together have as many rows as before.
+            state: a window's ``position``, or a result of :meth:`state_dict`. ``world_size`` may
+                differ if all ranks together have as many rows as before.
 
         Raises:
-            ValueError: for a position in other data, in windows of another size, or of another
-                worker.
+            ValueError: the position belongs to other data, to windows of another size, or to
+                another worker.
         """
         own = self._describe(0, 0)
         if not isinstance(state, Mapping) or set(state) not in (set(own), {*own, *_TURNS}):
@@ -378,14 +388,14 @@ class ContinuousBatches(IterableDataset[Window]):
         epoch, window = _number(state, "epoch"), _number(state, "window")
         first = _number(state, _TURNS[0]) if _TURNS[0] in state else None
         if window > 0 and own["lengths"] and window > self._count(epoch):
-            raise ValueError(f"this position is behind window {window}, and the data ends before")
+            raise ValueError(f"this position is behind window {window}, and the data ends earlier")
         self._go_to(epoch, window, first)
 
     @contextmanager
     def from_the_beginning(self) -> Iterator[None]:
-        """Inside, ``iter()`` takes the coming epoch from its first window on, in workers too.
+        """Inside, ``iter()`` takes the next epoch from its first window, in workers too.
 
-        Afterwards all is as it was before: for who wants to look at all the data in between.
+        On exit the position is restored. An evaluation in the middle of an epoch uses this.
         """
         position = self._position
         try:
@@ -428,12 +438,18 @@ def _number(state: Mapping[str, Any], name: str) -> int:
     except TypeError:
         number = -1
     if number < 0:
-        raise ValueError(f"this position's {name} is {state[name]!r}, not a count")
+        raise ValueError(
+            f"this position's {name} must be a whole number from 0 on, got {state[name]!r}"
+        )
     return number
 
 
 def _check_worker(state: Mapping[str, Any]) -> None:
-    """A worker's place is for the same worker of as many."""
+    """Checks that a worker's position belongs to this worker, of as many workers.
+
+    Raises:
+        ValueError: it belongs to another worker.
+    """
     if _TURNS[0] not in state:
         return
     worker = get_worker_info()
@@ -441,6 +457,6 @@ def _check_worker(state: Mapping[str, Any]) -> None:
     if worker is None or (worker.num_workers, worker.id) != (workers, number):
         here = "no worker" if worker is None else f"worker {worker.id} of {worker.num_workers}"
         raise ValueError(
-            f"this position is of worker {number} of {workers}, this is {here}: go on with "
+            f"this position is of worker {number} of {workers}, this is {here}: continue with "
             f"num_workers={workers}, or load a window's position into the data instead"
         )

@@ -1,4 +1,4 @@
-"""Memory-mapped arrays that go to another process as the name of their file, not as their bytes."""
+"""Pickles memory-mapped arrays as the name of their file, not as their bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class _Place(NamedTuple):
-    """Where an array lies in a file."""
+    """The place of an array in a file."""
 
     filename: str
     dtype: np.dtype[Any]
@@ -18,7 +18,7 @@ class _Place(NamedTuple):
 
 
 def as_places(sequences: Any) -> Any:
-    """What pickles small: memory-mapped arrays, in a list or tuple too, as places in files."""
+    """Replaces memory-mapped arrays, in a list or tuple too, by their places in files."""
     if isinstance(sequences, np.ndarray):
         return _place(sequences) or sequences
     if type(sequences) in (list, tuple):
@@ -27,7 +27,7 @@ def as_places(sequences: Any) -> Any:
 
 
 def as_arrays(sequences: Any) -> Any:
-    """What :func:`as_places` was given, mapped anew; arrays cannot be written to."""
+    """The inverse of :func:`as_places`: maps the files again, read-only."""
     if isinstance(sequences, _Place):
         return _mapped(sequences)
     if type(sequences) in (list, tuple):
@@ -36,7 +36,7 @@ def as_arrays(sequences: Any) -> Any:
 
 
 def _place(array: np.ndarray[Any, Any]) -> _Place | None:
-    """None for an array in memory, or one whose changes are not those of a file."""
+    """The place of an array; None if it is in memory, or maps its file copy-on-write."""
     root: Any = array
     while isinstance(root.base, np.ndarray):
         root = root.base

@@ -1,7 +1,7 @@
-"""Loaders of accelerate that share windows out among processes, by which rows lose their place.
+"""Detects loaders of accelerate that split windows among processes, which breaks up the rows.
 
-They deal whole windows out in turn, or cut them along their first dimension. Neither tells the
-data, but both are callers of its ``iter()``.
+Such a loader gives whole windows to processes in turn, or cuts windows along their first dimension.
+The data gets no notice, but the loader is a caller of its ``iter()``.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ def refuse_sharing_out(data: Any) -> None:
     """Looks for such a loader of ``data`` among the callers.
 
     Raises:
-        RuntimeError: one shares out windows to several processes, other than by whole rows.
+        RuntimeError: a loader splits windows among processes, and not by whole rows.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         loader = frame.f_locals.get("self") if _is_accelerates(frame) else None
-        # A loader of something else may well make its items from this data.
+        # A loader of another dataset may read this data for its items.
         if getattr(loader, "dataset", None) is data:
             processes = _processes(loader)
             if processes > 1 and not _gives_rows(loader, data, processes):
                 raise RuntimeError(
-                    f"accelerate shares windows out to {processes} processes, and no row goes on "
-                    "where it was. Leave loaders of ContinuousBatches out of prepare(): each "
-                    "process has its own rows by rank=accelerator.process_index, "
+                    f"accelerate shares windows out to {processes} processes, so that no row "
+                    "continues in the next window. Do not pass loaders of ContinuousBatches to "
+                    "prepare(): give each process its own rows by rank=accelerator.process_index, "
                     "world_size=accelerator.num_processes"
                 )
         frame = frame.f_back
@@ -39,7 +39,7 @@ def _is_accelerates(frame: FrameType) -> bool:
 
 
 def _processes(loader: Any) -> int:
-    """To how many processes it gives different windows."""
+    """The number of processes that get different windows."""
     kind = type(loader).__name__
     if kind == "IterableDatasetShard":
         return int(loader.num_processes)
@@ -49,7 +49,7 @@ def _processes(loader: Any) -> int:
 
 
 def _gives_rows(loader: Any, data: Any, processes: int) -> bool:
-    """Whether each process gets the same rows of every window, and none is left out."""
+    """Whether each process gets the same rows of every window, and all rows are used."""
     return (
         type(loader).__name__ == "DataLoaderDispatcher"
         and loader.split_batches

@@ -1,4 +1,4 @@
-"""``Window``: what one update is made from."""
+"""``Window``: the data of one update."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _TENSORS = ("input", "target", "reset_mask", "lengths", "target_mask")
 _PLACE = ("epoch", "window")  # the part of a position that a repr shows
 
 
-# Not frozen: Lightning takes batches apart, and makes new ones of the parts.
+# Not frozen: Lightning builds new batches from the parts of a batch.
 @dataclass(eq=False, repr=False)
 class Window:
-    """A number of steps of B rows, time-major or with the batch first.
+    """T steps of B rows, time-major or with the batch first.
 
     Attributes:
         input: (T, B, ...) or (B, T, ...); zeros where a row has no step.
         target: (T, B, ...) or (B, T, ...); zeros where ``target_mask`` is False.
         reset_mask: bool, (T, B) or (B, T): True where a sequence begins.
-        lengths: int64 (B,): steps of the row; those from there on are padding.
+        lengths: int64 (B,): number of steps of each row; later steps are padding.
         target_mask: bool, (T, B) or (B, T): True where there is a target.
         batch_first: whether B comes before T.
-        position: where the data goes on after this window, for
-            :meth:`ContinuousBatches.load_state_dict`; empty for windows made otherwise.
+        position: the position after this window, for
+            :meth:`ContinuousBatches.load_state_dict`; empty for a window from another source.
     """
 
     input: Tensor
@@ -41,7 +41,7 @@ class Window:
     position: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Sizes and dtypes, no values: the device need not be asked."""
+        """Sizes and dtypes, no values: this needs no wait for the device."""
         parts = [f"{name}={_brief(getattr(self, name))}" for name in ("input", "target")]
         parts.append(f"batch_first={self.batch_first}")
         parts += [f"{name}={self.position[name]}" for name in _PLACE if name in self.position]
@@ -54,20 +54,21 @@ class Window:
         targets: Sequence[Steps] | None = None,
         batch_first: bool = False,
     ) -> Window:
-        """Whole sequences of different lengths as one window, each in a row of its own.
+        """Pads whole sequences of different lengths to one window, one sequence per row.
 
         Args:
-            sequences: B tensors or arrays (T_i, ...), of one dtype and one shape but for T_i.
-            targets: as many, (T_i, ...); None: the target at t is the input at t + 1, and a
-                sequence's last step has none.
+            sequences: B tensors or arrays (T_i, ...), of one dtype, and of one shape except T_i.
+            targets: B tensors or arrays (T_i, ...); None: the target at t is the input at t + 1,
+                and a sequence's last step has no target.
             batch_first: whether B comes before T in the window.
 
         Returns:
-            A window as long as the longest, whose ``lengths`` say where the others end.
+            A window with T = max(T_i) and ``lengths`` = T_i.
 
         Raises:
-            TypeError: for what is no list of tensors or arrays.
-            ValueError: no sequences, an empty one, or shapes or dtypes that do not fit together.
+            TypeError: an argument is not a list of tensors or arrays.
+            ValueError: there is no sequence, a sequence is empty, or shapes or dtypes do not fit
+                together.
         """
         check_sequences(sequences, "sequences")
         if targets is not None:
@@ -94,8 +95,8 @@ class Window:
         """The same window on another device.
 
         Args:
-            device: as ``torch.Tensor.to`` takes it.
-            non_blocking: whether to return while the copy is under way, as there.
+            device: as in ``torch.Tensor.to``.
+            non_blocking: whether to return before the copy ends, as in ``torch.Tensor.to``.
 
         Returns:
             A new window; its position is the same.
@@ -103,7 +104,7 @@ class Window:
         return self._each(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Window:
-        """The same window in page-locked memory; a ``DataLoader`` with ``pin_memory`` calls it.
+        """The same window in page-locked memory. A ``DataLoader`` with ``pin_memory`` calls this.
 
         Returns:
             A new window; its position is the same.
@@ -116,12 +117,12 @@ class Window:
 
 
 def check_window(window: Any) -> None:
-    """Looks at the types and shapes of a window's tensors, wherever they are, and at no values.
+    """Checks the types and shapes of a window's tensors on any device, but no values.
 
     Raises:
-        TypeError: for anything but a :class:`Window`, a field that is no tensor, masks that are
-            not bool, or lengths that are not int64 or int32.
-        ValueError: for an input without T and B, or other fields of another T and B.
+        TypeError: the argument is not a :class:`Window`, a field is not a tensor, a mask is not
+            bool, or the lengths are not int64 or int32.
+        ValueError: the input has no T and B, or another field has another T or B.
     """
     if not isinstance(window, Window):
         raise TypeError(f"expected a stateful_lstm.data.Window, got {described(window)}")
@@ -136,7 +137,7 @@ def check_window(window: Any) -> None:
     sizes = tuple(window.input.shape[:2])
     if window.target.shape[:2] != sizes:
         raise ValueError(
-            f"the window's target must be {layout} as its input, {sizes}; got shape "
+            f"the window's target must be {layout} like its input, {sizes}; got shape "
             f"{tuple(window.target.shape)}"
         )
     for name in ("reset_mask", "target_mask"):
@@ -163,10 +164,10 @@ def _brief(value: Any) -> str:
 
 
 class Blank:
-    """A window that is being filled: T steps of B rows, zeros at first."""
+    """A window under construction: T steps of B rows, zeros at first."""
 
     def __init__(self, T: int, B: int, input: Tensor, target: Tensor, batch_first: bool) -> None:
-        """``input`` and ``target`` (some, ...) say what one step looks like."""
+        """``input`` and ``target`` (any, ...) give the dtype and the shape of a step."""
         self.batch_first = batch_first
         sizes = (B, T) if batch_first else (T, B)
         self.input = input.new_zeros(*sizes, *input.shape[1:])
@@ -176,7 +177,7 @@ class Blank:
         self.lengths = torch.zeros(B, dtype=torch.int64, device="cpu")
 
     def write(self, row: int, t: int, input: Tensor, target: Tensor, begins: bool) -> None:
-        """Steps from t on; the first ones of a sequence if it ``begins``. Targets may be fewer."""
+        """Writes steps from t on; ``begins``: they begin a sequence. Targets may be fewer."""
         n, known = len(input), len(target)
         self._row(self.input, row)[t : t + n] = input
         self._row(self.target, row)[t : t + known] = target
@@ -188,7 +189,7 @@ class Blank:
         return tensor[row] if self.batch_first else tensor[:, row]
 
     def window(self, position: Mapping[str, Any]) -> Window:
-        """What has been written."""
+        """The finished window."""
         return Window(
             self.input,
             self.target,

@@ -1,6 +1,6 @@
-"""Exchange with others: weights and states from and to Keras, models for ONNX.
+"""Exchange with other libraries: weights and states from and to Keras, models for ONNX.
 
-Keras is never imported here, and onnx or onnxscript only by what needs them.
+This package never imports Keras; only the functions that need onnx or onnxscript import them.
 """
 
 from .keras import from_keras, to_keras

@@ -1,7 +1,7 @@
 """``from_keras`` and ``to_keras``: an LSTM's weights, and a live layer's state.
 
-Gates are i, f, c, o in Keras, which are PyTorch's i, f, g, o. Kernels are transposed, and there is
-one bias where PyTorch has two. Source: https://keras.io/api/layers/recurrent_layers/lstm/.
+Keras's gates i, f, c, o are PyTorch's i, f, g, o. Keras's kernels are transposed, and Keras has one
+bias where PyTorch has two. Source: https://keras.io/api/layers/recurrent_layers/lstm/.
 """
 
 from __future__ import annotations
@@ -26,50 +26,52 @@ def from_keras(
     device: torch.device | str | int | None = None,
     dtype: torch.dtype | None = None,
 ) -> StatefulLSTM:
-    """A ``StatefulLSTM`` that computes what Keras's layer does, or a stack of its layers.
+    """A ``StatefulLSTM`` with the weights of a Keras layer, or of a stack of Keras layers.
 
-    I input size, H units. What may be given:
+    I input size, H units. The argument may be:
 
-    * arrays, as ``layer.get_weights()`` returns them: kernel (I, 4H), recurrent kernel (H, 4H) and,
-      unless ``use_bias=False``, bias (4H,); of a ``Bidirectional`` those of the forward layer and
-      then those of the backward one. Arrays of a whole stack in one list are not told from these:
-      make it a list for each layer;
+    * arrays, as from ``layer.get_weights()``: kernel (I, 4H), recurrent kernel (H, 4H) and, unless
+      ``use_bias=False``, bias (4H,); for a ``Bidirectional``, the arrays of the forward layer and
+      then those of the backward layer. For a stack, pass a list per layer: one flat list of all
+      arrays looks the same as a single layer;
     * a live ``keras.layers.LSTM``, ``Bidirectional(LSTM, merge_mode="concat")``, or ``RNN`` of
       ``LSTMCell``, alone or stacked;
-    * for a stack, a list of the above, lowest first, or a ``keras.Sequential`` of nothing else. All
-      layers must be alike: units, directions, biases.
+    * for a stack, a list of the above, lowest first, or a ``keras.Sequential`` of only these. All
+      layers must have the same units, directions and biases.
 
-    From a live layer come also ``stateful``, ``recurrent_dropout`` (Keras draws a mask for each
-    gate, StatefulLSTM one for all), ``unit_forget_bias``, and if it is stateful and has run, its
-    state. It needs weights: it must have been built. What makes no difference here:
-    ``implementation``, ``unroll``, and ``return_sequences``, since every step and the final state
-    are returned always: without it Keras returns ``h_n[-1]``, of two directions
-    ``torch.cat([h_n[-2], h_n[-1]], -1)``. A mask that ends rows is ``lengths`` here, and after a
-    row's end the output is 0, as with Keras's ``zero_output_for_mask=True``; its default repeats
-    the last one. What is left out: ``trainable``, regularizers, constraints.
+    A live layer must be built. It also gives ``stateful``, ``recurrent_dropout`` (Keras draws a
+    mask for each gate, StatefulLSTM one for all), ``unit_forget_bias``, and its state if it is
+    stateful and has run. ``implementation`` and ``unroll`` make no difference here, and neither
+    does ``return_sequences``, because StatefulLSTM always returns every step and the final state:
+    without it Keras returns ``h_n[-1]``, for two directions ``torch.cat([h_n[-2], h_n[-1]], -1)``.
+    A mask that ends rows is ``lengths`` here. After a row's end the output is 0, as with Keras's
+    ``zero_output_for_mask=True``; Keras's default repeats the last output. ``trainable``,
+    regularizers and constraints are ignored.
 
-    Keras's bias becomes ``bias_ih``, and ``bias_hh`` is zero. Both are trained: to train one, as
-    Keras does, call ``requires_grad_(False)`` on every ``bias_hh``.
+    Keras's bias becomes ``bias_ih``, and ``bias_hh`` is zero. Training changes both; to train only
+    one, as Keras does, call ``requires_grad_(False)`` on every ``bias_hh``.
+
+    Source: https://keras.io/api/layers/recurrent_layers/lstm/.
 
     Args:
-        weights_or_layer: arrays (numpy or alike) or live layers, see above.
-        batch_first: True, as Keras has it: input is (B, T, I).
-        stateful: None: as the live layers are, True for arrays. A live ``Bidirectional`` that is
-            stateful needs it said, for Keras carries on the state of the reverse direction too.
+        weights_or_layer: arrays (numpy or similar) or live layers, see above.
+        batch_first: True, as in Keras: input is (B, T, I).
+        stateful: None: the live layers' value, True for arrays. A stateful live ``Bidirectional``
+            needs True or False, because Keras also carries the state of the reverse direction.
         device: of parameters and state.
-        dtype: of the parameters; None: that of the arrays.
+        dtype: of the parameters; None: the dtype of the arrays.
 
     Returns:
-        The layer, in training mode as any new module.
+        The layer, in training mode like any new module.
 
     Warns:
-        UserWarning: for a live layer with ``dropout``, which drops its inputs: that is left out.
+        UserWarning: a live layer has ``dropout``, which drops its inputs; it is left out.
 
     Raises:
-        TypeError: for anything else than the above.
-        ValueError: for shapes that do not fit, for layers of a stack that are not alike, and for
-            what StatefulLSTM has not: other activations than tanh and sigmoid, ``go_backwards``,
-            other merge modes, ``time_major``.
+        TypeError: the argument is none of the above.
+        ValueError: shapes do not fit, layers of a stack differ, or a layer has an option that
+            StatefulLSTM lacks: activations other than tanh and sigmoid, ``go_backwards``, other
+            merge modes, ``time_major``.
 
     Example:
         >>> kernel, recurrent, bias = np.ones((8, 64)), np.ones((16, 64)), np.zeros(64)
@@ -82,8 +84,9 @@ def from_keras(
     options = join_options(layers, stateful)
     if options.dropout:
         warnings.warn(
-            f"dropout={options.dropout} is left out: in training Keras drops inputs of its layer, "
-            f"at all steps alike, which StatefulLSTM does not. In evaluation both are the same",
+            f"dropout={options.dropout} is left out: in training Keras drops inputs of its layer "
+            f"with one mask for all steps, and StatefulLSTM does not. In eval mode both are the "
+            f"same",
             UserWarning,
             stacklevel=2,
         )
@@ -125,14 +128,14 @@ def to_keras(lstm: nn.RNNBase) -> list[list[Array]]:
         lstm: a ``StatefulLSTM`` or an ``nn.LSTM``, on any device.
 
     Returns:
-        For each layer kernel (I, 4H), or (D*H, 4H) above the first; recurrent kernel (H, 4H); and
-        if there are biases their sum (4H,). With two directions the same follows for the reverse
-        one, as ``Bidirectional`` has it. In the dtype of the parameters, float32 for bfloat16,
-        which numpy has not. They are copies.
+        For each layer: kernel (I, 4H), or (D*H, 4H) above the first layer; recurrent kernel
+        (H, 4H); and, if there are biases, their sum (4H,). With two directions, the arrays of the
+        reverse direction follow, as in ``Bidirectional``. The arrays are copies, in the dtype of
+        the parameters; bfloat16 becomes float32, because numpy lacks bfloat16.
 
     Raises:
-        TypeError: for anything but an LSTM.
-        ValueError: for ``proj_size``, which Keras's LSTM has not.
+        TypeError: the argument is not an LSTM.
+        ValueError: the layer has ``proj_size``, which Keras's LSTM lacks.
     """
 
     def array(tensor: Tensor) -> Array:
@@ -153,6 +156,6 @@ def to_keras(lstm: nn.RNNBase) -> list[list[Array]]:
 
 
 def _tensor(array: Array) -> Tensor:
-    if array.dtype.name == "bfloat16":  # numpy has it from elsewhere, torch does not know that one
+    if array.dtype.name == "bfloat16":  # an extension type of numpy that torch does not accept
         array = array.astype(np.float32)
     return torch.from_numpy(np.array(array))

@@ -1,7 +1,6 @@
-"""Reads what :func:`from_keras` is given: arrays, or live layers.
+"""Reads the argument of :func:`from_keras`: arrays, or live layers.
 
-Keras is not needed for that: a live layer is known by the name of its class, and asked for its
-attributes.
+This needs no Keras: the name of its class identifies a live layer, and its attributes describe it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
 class Options(NamedTuple):
-    """What a live layer says beside its weights."""
+    """The options of a live layer."""
 
     stateful: bool
     dropout: float
@@ -27,7 +26,7 @@ class Options(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One layer of ours: one direction or two, each (kernel, recurrent kernel[, bias])."""
+    """One layer of a StatefulLSTM; each direction is (kernel, recurrent kernel[, bias])."""
 
     directions: list[list[Array]]
     options: Options | None = None
@@ -54,13 +53,13 @@ def read(source: Any) -> list[Layer]:
 
 
 def _is_keras(layer: Any) -> bool:
-    """Whether its class is Keras's: one of the same name elsewhere may compute something else."""
+    """Whether the class is Keras's: a class of the same name may compute something else."""
     return type(layer).__module__.split(".")[0] in ("keras", "tf_keras", "tensorflow")
 
 
 def _is_known(function: Any) -> bool:
-    """Whether an activation is Keras's or a backend's, not a user's of the same name."""
-    home = getattr(function, "__module__", None) or "torch"  # whose functions have none
+    """Whether an activation is Keras's or a backend's, not a user's function of the same name."""
+    home = getattr(function, "__module__", None) or "torch"  # torch's functions have no module
     return home.split(".")[0] in ("keras", "tf_keras", "tensorflow", "torch", "jax")
 
 
@@ -69,7 +68,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _plain(array: Any) -> Array:
-    """As numpy has it; a variable of Keras's on torch is a parameter."""
+    """The value as a numpy array; with Keras's torch backend, a variable is a parameter."""
     return np.asarray(array.detach().cpu() if isinstance(array, torch.Tensor) else array)
 
 
@@ -79,8 +78,8 @@ def _read_arrays(arrays: Sequence[Any]) -> Layer:
         raise TypeError(f"expected the arrays of one layer, got a list of {kinds}")
     if len(arrays) not in (2, 3, 4, 6):
         raise ValueError(
-            f"expected the arrays of one layer: kernel, recurrent kernel and bias or none, twice "
-            f"for Bidirectional, got {len(arrays)} arrays. A stack is a list of such lists"
+            f"expected the arrays of one layer: kernel, recurrent kernel and an optional bias, "
+            f"twice for Bidirectional, got {len(arrays)} arrays. A stack is a list of such lists"
         )
     each = len(arrays) // 2 if len(arrays) > 3 else len(arrays)
     plain = [_plain(array) for array in arrays]
@@ -88,7 +87,7 @@ def _read_arrays(arrays: Sequence[Any]) -> Layer:
 
 
 def _read_live(layer: Any) -> list[Layer]:
-    """One layer of Keras: one of ours, but for stacked cells."""
+    """The layers of one Keras layer: stacked cells are several, everything else is one."""
     if type(layer).__name__ != "Bidirectional":
         return _read_rnn(layer, False)
     if layer.merge_mode != "concat":
@@ -96,8 +95,8 @@ def _read_live(layer: Any) -> list[Layer]:
     both = [*_read_rnn(layer.forward_layer, False), *_read_rnn(layer.backward_layer, True)]
     if len(both) != 2:
         raise ValueError(
-            f"{_name(layer)}: stacked cells inside Bidirectional are two stacks side by side, "
-            f"which no LSTM of two directions is"
+            f"{_name(layer)}: stacked cells inside Bidirectional are two stacks side by side; a "
+            f"bidirectional LSTM cannot compute that"
         )
     forward, backward = both
     if forward.options != backward.options:
@@ -121,8 +120,8 @@ def _read_rnn(layer: Any, go_backwards: bool) -> list[Layer]:
         or not all(map(_is_keras, (layer, *cells)))
     ):
         raise TypeError(
-            f"expected arrays, keras.layers.LSTM, Bidirectional of it, RNN of LSTMCell, or a list "
-            f"or keras.Sequential of these, got {_name(layer)}"
+            f"expected arrays, keras.layers.LSTM, Bidirectional of LSTM, RNN of LSTMCell, or a "
+            f"list or keras.Sequential of these, got {_name(layer)}"
         )
     if bool(layer.go_backwards) != go_backwards:
         raise ValueError(
@@ -131,8 +130,8 @@ def _read_rnn(layer: Any, go_backwards: bool) -> list[Layer]:
         )
     if getattr(layer, "time_major", False):
         raise ValueError(
-            f"{_name(layer)}: time_major is the model's layout, expected False; pass its weights, "
-            f"and batch_first=False"
+            f"{_name(layer)}: expected time_major=False, got True. For a time-major layer pass "
+            f"its weights and batch_first=False"
         )
     states = _flat(getattr(layer, "states", None))
     if len(states) != 2 * len(cells):
@@ -169,7 +168,8 @@ def _read_cell(cell: Any, name: str) -> list[Array]:
         raise ValueError(f"{name} has no weights yet: build it, or call it once")
     if len(arrays) not in (2, 3):
         raise ValueError(
-            f"{name}: expected kernel, recurrent kernel and bias or none, got {len(arrays)} arrays"
+            f"{name}: expected kernel, recurrent kernel and an optional bias, got {len(arrays)} "
+            f"arrays"
         )
     return arrays
 
@@ -180,7 +180,7 @@ def _name(layer: Any) -> str:
 
 
 def _flat(states: Any) -> list[Any]:
-    """Stacked cells have a list of lists."""
+    """The states as a flat list: stacked cells have a list of lists."""
     if states is None:
         return []
     if isinstance(states, (list, tuple)):
@@ -188,18 +188,22 @@ def _flat(states: Any) -> list[Any]:
     return [states]
 
 
-# ---------------------------------------------------------------- whether it can be one LSTM
+# ---------------------------------------------------------------- can the layers be one LSTM?
 
 
 def check_alike(layers: list[Layer]) -> tuple[int, int, bool, torch.dtype]:
-    """Input size, units, whether there are biases, dtype; ValueError if layers do not fit."""
+    """Input size, units, whether there are biases, and dtype of a stack.
+
+    Raises:
+        ValueError: a shape is wrong, or the layers differ.
+    """
     first = layers[0].directions
     if first[0][0].ndim != 2 or first[0][0].shape[1] % 4 or not first[0][0].size:
         raise ValueError(f"a kernel must have shape (I, 4 * units), got {first[0][0].shape}")
     I, H = first[0][0].shape[0], first[0][0].shape[1] // 4  # noqa: E741
     advice = ""
     if len(layers) > 1:
-        advice = ". In a stack all layers have the same units; convert others one by one"
+        advice = ". In a stack all layers have the same units; convert other layers one by one"
     for k, layer in enumerate(layers):
         if len(layer.directions) != len(first):
             raise ValueError(
@@ -224,7 +228,12 @@ def check_alike(layers: list[Layer]) -> tuple[int, int, bool, torch.dtype]:
 
 
 def join_options(layers: list[Layer], stateful: bool | None) -> Options:
-    """One set of options for the whole stack."""
+    """One set of options for the whole stack.
+
+    Raises:
+        TypeError: ``stateful`` is not a bool or None.
+        ValueError: the layers' options differ, or a bidirectional layer is stateful.
+    """
     if stateful is not None and not isinstance(stateful, bool):
         raise TypeError(f"stateful must be True, False or None, got {stateful!r}")
     live = [layer.options for layer in layers if layer.options is not None]
@@ -237,10 +246,10 @@ def join_options(layers: list[Layer], stateful: bool | None) -> Options:
         stateful = kept.pop()
         if stateful and live and len(layers[0].directions) == 2:
             raise ValueError(
-                "a stateful Bidirectional carries on the state of both directions, a StatefulLSTM "
-                "starts the reverse one from zero at every call. Pass stateful=True to have that; "
-                "or stateful=False, and hand each call's (h_n, c_n) to the next as hx: that is "
-                "what Keras does"
+                "a stateful Bidirectional carries the state of both directions; a StatefulLSTM "
+                "starts the reverse direction from zero at every call. Pass stateful=True for a "
+                "reverse direction from zero. For Keras's behavior pass stateful=False, and pass "
+                "each call's (h_n, c_n) to the next call as hx"
             )
     dropouts = {options.recurrent_dropout for options in live} or {0.0}
     if len(dropouts) > 1:

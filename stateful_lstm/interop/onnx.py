@@ -1,8 +1,9 @@
-"""``export_onnx``: a file with standard LSTM nodes, whose states go in and come out.
+"""``export_onnx``: a file with standard LSTM nodes, whose states are inputs and outputs.
 
-Made with onnx's own helper: the graph is a handful of nodes, and how many depends on the layer.
+The graph has a few nodes per layer, made with onnx's own helper.
 Source of the operator: https://onnx.ai/onnx/operators/onnx__LSTM.html. Its gates are i, o, f, c,
-where PyTorch has i, f, g, o (c is g); its biases are 8H numbers, the input's before those of h.
+where PyTorch has i, f, g, o (c is g); its biases are 8H numbers, those of the input before those
+of h.
 """
 
 from __future__ import annotations
@@ -22,37 +23,38 @@ from .weights import Direction, read_weights
 if TYPE_CHECKING:
     import onnx
 
-OLDEST_OPSET = 14  # of the LSTM node as it is written here
+OLDEST_OPSET = 14  # the first with this form of the LSTM node
 BFLOAT16_OPSET = 22  # the first whose LSTM takes bfloat16
 
 
 def export_onnx(
     lstm: nn.RNNBase, path: str | os.PathLike[str], *, opset: int = 17, lengths: bool = False
 ) -> onnx.ModelProto:
-    """Writes an ONNX model of the layer: one standard ``LSTM`` node a layer, states explicit.
+    """Writes an ONNX model of the layer: one standard ``LSTM`` node per layer, explicit states.
 
     T steps, B rows, I input size, H hidden size, L layers, D directions. T and B are free in the
     model. Its inputs and outputs, all but ``lengths`` in the layer's dtype:
 
     * ``input``: (T, B, I), or (B, T, I) with ``batch_first``; T and B at least 1.
-    * ``h_0``, ``c_0``: (L*D, B, H), as ``nn.LSTM`` takes them in ``hx``.
-    * ``lengths``, if asked for: int32 (B,), 0 to T, as :func:`stateful_lstm.lstm` has them: output
-      is 0 from there on, and the final state is that after the row's last valid step.
+    * ``h_0``, ``c_0``: (L*D, B, H), like ``hx`` of ``nn.LSTM``.
+    * ``lengths``, if requested: int32 (B,), 0 to T, as in :func:`stateful_lstm.lstm`: the output is
+      0 from step ``length`` on, and the final state is the state after the row's last valid step.
     * ``output``: (T, B, D*H), or (B, T, D*H) with ``batch_first``.
     * ``h_n``, ``c_n``: (L*D, B, H).
 
-    The resident state is neither read nor written; ``lstm.state.read()`` gives what to begin with.
-    A run goes on where another ended if ``h_n`` and ``c_n`` of that one are its ``h_0`` and
-    ``c_0``. In a resident layer of two directions the reverse one starts from zero at every call:
-    to get the same, set rows 1, 3, ... of ``h_0`` and ``c_0`` (``h_0[1::2]``) to zero before each.
+    The export neither reads nor writes the resident state; ``lstm.state.read()`` gives its values.
+    To continue a run, pass its ``h_n`` and ``c_n`` as the next run's ``h_0`` and ``c_0``. A
+    bidirectional layer with resident state starts its reverse direction from zero at every call: to
+    get the same, set rows 1, 3, ... of ``h_0`` and ``c_0`` (``h_0[1::2]``) to zero before each run.
 
-    The model computes what the layer does in eval mode: no dropout, in whatever mode the layer is.
+    The model computes the layer's eval mode, without dropout, in any mode of the layer.
 
-    For a whole model see :func:`onnx_translations`.
+    For a whole model see :func:`onnx_translations`. Source:
+    https://onnx.ai/onnx/operators/onnx__LSTM.html.
 
     Args:
-        lstm: a ``StatefulLSTM`` or an ``nn.LSTM``, on any device. float32 and float16 run in ONNX
-            Runtime; float64 and bfloat16 are valid ONNX, which it does not run (as of 1.32).
+        lstm: a ``StatefulLSTM`` or an ``nn.LSTM``, on any device. ONNX Runtime runs float32 and
+            float16; float64 and bfloat16 are valid ONNX, but ONNX Runtime (1.32) does not run them.
         path: of the file to write.
         opset: version of ONNX's operators, 14 or later; 22 or later for bfloat16.
         lengths: whether the model has the input ``lengths``.
@@ -61,10 +63,11 @@ def export_onnx(
         The model, as written.
 
     Raises:
-        ImportError: without the package ``onnx``.
-        TypeError: for anything but an LSTM, for a dtype that ONNX's LSTM has not, and an
-            opset that is no number.
-        ValueError: for ``proj_size``, which ONNX's LSTM has not, and an opset that does not do.
+        ImportError: the package ``onnx`` is not installed.
+        TypeError: the layer is not an LSTM, ONNX's LSTM lacks its dtype, or ``opset`` is not a
+            number.
+        ValueError: the layer has ``proj_size``, which ONNX's LSTM lacks, or ``opset`` is out of
+            range.
     """
     try:
         from onnx import checker, defs
@@ -99,13 +102,13 @@ def _element_type(dtype: torch.dtype, opset: int) -> int:
     if dtype == torch.bfloat16 and opset < BFLOAT16_OPSET:
         raise ValueError(
             f"ONNX's LSTM takes bfloat16 from opset {BFLOAT16_OPSET} on, got opset={opset}. ONNX "
-            f"Runtime does not run it even then: export copy.deepcopy(lstm).float() for that"
+            f"Runtime runs no bfloat16 LSTM: export copy.deepcopy(lstm).float() for it"
         )
     return kinds[dtype]
 
 
 class _Graph:
-    """Nodes and constants, as they come."""
+    """The nodes and constants of a graph under construction."""
 
     def __init__(self, kind: int) -> None:
         self.kind = kind
@@ -113,7 +116,7 @@ class _Graph:
         self.constants: list[onnx.TensorProto] = []
 
     def add(self, operator: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> str:
-        """A node, named like its first output, which is returned."""
+        """Adds a node; returns the name of its first output, which is the node's name too."""
         from onnx import helper
 
         self.nodes.append(helper.make_node(operator, inputs, outputs, outputs[0], **attributes))
@@ -165,12 +168,12 @@ def _model(
         producer_name="stateful_lstm",
         producer_version=__version__,
         opset_imports=operators,
-        ir_version=helper.find_min_ir_version_for(operators),  # the newest shuts old readers out
+        ir_version=helper.find_min_ir_version_for(operators),  # old readers reject a newer version
     )
 
 
 def _fill(graph: _Graph, layers: list[list[Direction]], batch_first: bool, lengths: bool) -> None:
-    """From input, h_0, c_0 (and lengths) to output, h_n, c_n."""
+    """Adds the nodes from input, h_0, c_0 (and lengths) to output, h_n, c_n."""
     L, D, H = len(layers), len(layers[0]), layers[0][0].w_hh.size(1)
     starts, ends = ("h_0", "c_0"), ("h_end", "c_end") if lengths else ("h_n", "c_n")
 
@@ -184,7 +187,7 @@ def _fill(graph: _Graph, layers: list[list[Direction]], batch_first: bool, lengt
             graph.add("Split", [whole, parts], *of_layers(whole), axis=0)
 
     x = graph.add("Transpose", ["input"], "x_l0", perm=[1, 0, 2]) if batch_first else "input"
-    shape = graph.integers("shape", [0, 0, D * H])  # a zero: as it was
+    shape = graph.integers("shape", [0, 0, D * H])  # 0 keeps the size
     for k, layer in enumerate(layers):
         y = graph.add(
             "LSTM",
@@ -203,7 +206,7 @@ def _fill(graph: _Graph, layers: list[list[Direction]], batch_first: bool, lengt
     if L > 1:
         for whole in ends:
             graph.add("Concat", of_layers(whole), whole, axis=0)
-    if lengths:  # a row without a step keeps its state: ONNX Runtime's node gives zeros there
+    if lengths:  # a row with length 0 keeps its state: ONNX Runtime's node returns zeros for it
         idle = graph.add("Equal", ["lengths", graph.integers("zero", [0], bits=32)], "idle_rows")
         idle = graph.add("Unsqueeze", [idle, graph.integers("axis", [1])], "idle")
         for whole, name in zip(ends, "hc", strict=True):
@@ -212,12 +215,12 @@ def _fill(graph: _Graph, layers: list[list[Direction]], batch_first: bool, lengt
 
 def _weights(graph: _Graph, k: int, layer: list[Direction]) -> list[str]:
     """Names of W (D, 4H, I), R (D, 4H, H) and B (D, 8H), the last empty if there are no biases."""
-    W = graph.weight(f"W_l{k}", [_gates(one.w_ih) for one in layer])
-    R = graph.weight(f"R_l{k}", [_gates(one.w_hh) for one in layer])
+    W = graph.weight(f"W_l{k}", [_gates(direction.w_ih) for direction in layer])
+    R = graph.weight(f"R_l{k}", [_gates(direction.w_hh) for direction in layer])
     biases = [
-        torch.cat([_gates(one.b_ih), _gates(one.b_hh)])
-        for one in layer
-        if one.b_ih is not None and one.b_hh is not None
+        torch.cat([_gates(direction.b_ih), _gates(direction.b_hh)])
+        for direction in layer
+        if direction.b_ih is not None and direction.b_hh is not None
     ]
     return [W, R, graph.weight(f"B_l{k}", biases) if biases else ""]
 

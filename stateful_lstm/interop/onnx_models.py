@@ -1,4 +1,4 @@
-"""``onnx_translations``: what ``torch.onnx.export`` needs to know of a model with our layers."""
+"""``onnx_translations``: lets ``torch.onnx.export`` translate a model with StatefulLSTM layers."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ INT32 = 6  # in ONNX's list of types
 
 
 def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """For ``torch.onnx.export(..., custom_translation_table=onnx_translations())``.
+    """The table for ``torch.onnx.export(..., custom_translation_table=onnx_translations())``.
 
-    A model with ``StatefulLSTM(..., stateful=False)`` inside then becomes ONNX, with a standard
-    ``LSTM`` node for each layer and direction, and with as many rows and steps as its
-    ``dynamic_shapes`` leave open. Its states are inputs and outputs of the model if the model takes
-    ``hx`` and returns ``(h_n, c_n)``. ``lengths`` go along; ``reset_mask``, ``proj_size`` and
-    recurrent dropout in training do not, for ONNX's LSTM has none. Models in bfloat16 do not;
-    those in float16 do, with layers that are float32 inside. A resident state cannot go along
-    either, and is refused: set ``stateful = False`` in the layers first.
+    It exports a model with ``StatefulLSTM(..., stateful=False)`` inside, as one standard ``LSTM``
+    node per layer and direction. T and B are free where ``dynamic_shapes`` says so. The states are
+    inputs and outputs of the ONNX model if the model takes ``hx`` and returns ``(h_n, c_n)``.
+
+    ``lengths`` are exported. ONNX's LSTM has no ``reset_mask``, ``proj_size`` or recurrent dropout
+    in training, so they raise an error. float16 models are exported with LSTM layers in float32;
+    bfloat16 models raise an error. A resident state raises an error too: set ``stateful = False``
+    in the layers first.
 
     Returns:
-        The translation of the operator that such a model holds for each layer and direction.
+        The translation of the operator that computes one direction of one layer.
 
     Raises:
-        ImportError: without the package ``onnxscript``, which ``torch.onnx.export`` needs too.
-        RuntimeError: without the compiled library.
+        ImportError: the package ``onnxscript`` is not installed; ``torch.onnx.export`` needs it
+            too.
+        RuntimeError: the compiled library is missing.
 
     Example:
         >>> program = torch.onnx.export(
@@ -42,9 +44,7 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     except ImportError as error:
         raise ImportError("onnx_translations needs onnxscript: pip install onnxscript") from error
     if operators.missing:
-        raise RuntimeError(
-            f"onnx_translations is about the compiled operators: {operators.missing}"
-        )
+        raise RuntimeError(f"onnx_translations needs the compiled operators: {operators.missing}")
     return {torch.ops.stateful_lstm.lstm_forward.default: _lstm}
 
 
@@ -65,18 +65,18 @@ def _lstm(
     in_place: bool = False,
     tf32: bool = False,
 ) -> tuple[Any, ...]:
-    """One direction of one layer: see ``operators.lstm_forward``."""
+    """Translates one direction of one layer: see ``operators.lstm_forward``."""
     from onnxscript import opset18 as op
 
-    for what, given in (
+    for feature, given in (
         ("reset_mask", reset_mask),
         ("projection (proj_size)", weight_hr),
         ("dropout: call eval() on the model first", recurrent_mask),
     ):
         if given is not None:
-            raise ValueError(f"ONNX's LSTM has no {what}")
-    if x.dtype != c0.dtype:  # ours has c in float32 beside 16-bit numbers, theirs has one type
-        raise ValueError(f"a model in {x.dtype} does not go: export it in float32")
+            raise ValueError(f"ONNX's LSTM has no {feature}")
+    if x.dtype != c0.dtype:  # our c is float32 for 16-bit inputs, ONNX's LSTM has a single dtype
+        raise ValueError(f"a model in {x.dtype} cannot be exported: export it in float32")
 
     def gates(weight: Any, *sizes: int) -> Any:
         """(4H, ...) to (1, 4H, ...), from i, f, g, o to i, o, f, g."""
@@ -101,10 +101,10 @@ def _lstm(
         direction="reverse" if reverse else "forward",
     )
     h_n, c_n = op.Squeeze(h_n, directions), op.Squeeze(c_n, directions)
-    if lengths is not None:  # a row without a step keeps its state: see onnx.py
+    if lengths is not None:  # a row with length 0 keeps its state: see onnx.py
         idle = op.Unsqueeze(
             op.Equal(lengths, op.Constant(value_int=0)), op.Constant(value_ints=[1])
         )
         h_n, c_n = op.Where(idle, h0, h_n), op.Where(idle, c0, c_n)
-    kept = op.Identity(c0)  # what backward would need, which nobody asks for
+    kept = op.Identity(c0)  # stands for the tensors for backward, which an export never uses
     return op.Squeeze(y, steps), h_n, c_n, kept, kept

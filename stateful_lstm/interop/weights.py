@@ -1,4 +1,4 @@
-"""The weights of an LSTM, layer by layer, as what goes out of here needs them."""
+"""The weights of an LSTM, layer by layer, for the exports."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ class Direction(NamedTuple):
 
 
 def read_weights(lstm: nn.RNNBase, target: str) -> list[list[Direction]]:
-    """The directions of each layer: what the module shows now, parametrized or pruned as it is.
+    """The directions of each layer, with parametrizations and pruning applied.
 
     Raises:
-        TypeError: for anything but an ``nn.LSTM`` or a ``StatefulLSTM``.
-        ValueError: for a projection, which the target has not, and for weights of several dtypes.
+        TypeError: the argument is not an ``nn.LSTM`` or a ``StatefulLSTM``.
+        ValueError: the layer has a projection, which the target lacks, or weights of several
+            dtypes.
     """
     if not isinstance(lstm, (nn.LSTM, StatefulLSTM)):
         raise TypeError(
-            f"expected an nn.LSTM or a StatefulLSTM, got {type(lstm).__name__}. Of a whole model "
+            f"expected an nn.LSTM or a StatefulLSTM, got {type(lstm).__name__}. For a whole model "
             f"pass the layer inside it"
         )
     if lstm.proj_size:
         raise ValueError(
             f"{target} has no projection: expected proj_size=0, got proj_size={lstm.proj_size}"
         )
-    # By name, for a parametrized or pruned weight is an attribute and no parameter.
+    # By name: a parametrized or pruned weight is an attribute, not a parameter.
     flat = [getattr(lstm, name).detach() for name in lstm._flat_weights_names]
     dtypes = {weight.dtype for weight in flat}
     if len(dtypes) > 1:

@@ -1,4 +1,4 @@
-"""Training on sequences that do not end: :class:`Trainer`."""
+"""Training on long sequences: :class:`Trainer`."""
 
 from .checkpoint import CheckpointError
 from .trainer import Trainer

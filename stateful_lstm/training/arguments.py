@@ -1,4 +1,4 @@
-"""Checks of a Trainer's arguments, before anything happens."""
+"""Checks of a Trainer's arguments. They run before any effect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from . import states
 
 
 def kind(model: nn.Module) -> str:
-    """The name of the model's class, without what is wrapped around it."""
+    """The name of the model's class, without its wrappers."""
     if isinstance(model, DistributedDataParallel):
         return kind(model.module)
     inner = getattr(model, "_orig_mod", model)  # of torch.compile
@@ -29,15 +29,15 @@ def kind(model: nn.Module) -> str:
 
 
 def place(name: str) -> str:
-    """Where a module is in its model, from ``named_modules``."""
+    """The place of a module in its model, from its name in ``named_modules``."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod") or "model itself"
 
 
 def check_parts(model: Any, optimizer: Any, loss_fn: Any, scheduler: Any, forward: Any) -> None:
-    """The kinds of a Trainer's parts.
+    """Checks the types of a Trainer's parts.
 
     Raises:
-        TypeError: for another kind.
+        TypeError: a part has another type.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {described(model)}")
@@ -47,7 +47,7 @@ def check_parts(model: Any, optimizer: Any, loss_fn: Any, scheduler: Any, forwar
     if closure is not None and closure.default is closure.empty:
         raise TypeError(
             f"optimizer must make a step without a closure; {type(optimizer).__name__} runs the "
-            "model several times a step, and every time its state would move on"
+            "model several times per step, and each run would advance the model's state"
         )
     if not callable(loss_fn):
         raise TypeError(
@@ -65,11 +65,11 @@ def check_parts(model: Any, optimizer: Any, loss_fn: Any, scheduler: Any, forwar
 
 
 def check_norm(clip_grad_norm: Any) -> None:
-    """A positive number.
+    """Checks for a positive number.
 
     Raises:
-        TypeError: for another kind.
-        ValueError: for a number that is not above 0.
+        TypeError: the value is not a number.
+        ValueError: the number is not above 0.
     """
     if isinstance(clip_grad_norm, bool) or not isinstance(clip_grad_norm, Real):
         raise TypeError(f"clip_grad_norm must be a number, got {described(clip_grad_norm)}")
@@ -78,10 +78,10 @@ def check_norm(clip_grad_norm: Any) -> None:
 
 
 def check_belonging(model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
-    """The optimizer is the model's, and the scheduler the optimizer's.
+    """Checks that the optimizer belongs to the model, and the scheduler to the optimizer.
 
     Raises:
-        ValueError: if not.
+        ValueError: one of them belongs to another model or optimizer.
     """
     own = set(model.parameters())
     if not any(
@@ -89,18 +89,18 @@ def check_belonging(model: nn.Module, optimizer: torch.optim.Optimizer, schedule
     ):
         raise ValueError(
             f"the {type(optimizer).__name__} has no parameter of the {kind(model)}: make "
-            "it from this model's parameters(), after all that replaces them (fully_shard, for one)"
+            "it from this model's parameters(), after calls that replace them (fully_shard does)"
         )
     groups = getattr(getattr(scheduler, "optimizer", optimizer), "param_groups", None)
     if groups is not optimizer.param_groups:
         raise ValueError(
             f"the {type(scheduler).__name__} is the scheduler of another optimizer: make it from "
-            "the one that the Trainer is given"
+            "the Trainer's optimizer"
         )
 
 
 def warn_without_states(model: nn.Module) -> None:
-    """One warning for a model that keeps nothing from one window to the next."""
+    """Warns once for a model that carries no state from window to window."""
     if states.present(model):
         return
     plain = [place(name) for name, m in model.named_modules() if type(m) is nn.LSTM]
@@ -112,20 +112,20 @@ def warn_without_states(model: nn.Module) -> None:
 
 
 def check_windows(windows: Any) -> None:
-    """Something that windows can come from, more than once.
+    """Checks for an iterable of windows that can be iterated more than once.
 
     Raises:
-        TypeError: for anything else.
+        TypeError: the value is something else.
     """
-    sequences = "ContinuousBatches(x, batch_size, window, targets=y) makes them of sequences"
+    sequences = "ContinuousBatches(x, batch_size, window, targets=y) makes windows from sequences"
     if isinstance(windows, Iterator):
-        raise TypeError("windows must be an iterable that can be run through more than once")
+        raise TypeError("windows must be an iterable that can be iterated more than once")
     if isinstance(windows, Window):
         raise TypeError(
-            "windows must be an iterable of them, got a single Window: put it in a list"
+            "windows must be an iterable of windows, got a single Window: put it in a list"
         )
     iterable = hasattr(windows, "__iter__") or hasattr(windows, "__getitem__")
-    array = hasattr(windows, "__array__")  # DataFrames have it, too
+    array = hasattr(windows, "__array__")  # DataFrames have it too
     if not iterable or array or isinstance(windows, (str, bytes, Mapping)):
         raise TypeError(
             "windows must be a ContinuousBatches, a DataLoader of one, or another iterable of "
@@ -145,23 +145,23 @@ def check_windows(windows: Any) -> None:
         and windows.collate_fn is default_collate
     ):
         raise TypeError(
-            f"the DataLoader has batch_size={windows.batch_size}, which batches windows once more: "
-            "say DataLoader(windows, batch_size=None)"
+            f"the DataLoader has batch_size={windows.batch_size}, which batches windows again: "
+            "use DataLoader(windows, batch_size=None)"
         )
 
 
 def check_epochs(epochs: Any) -> int:
-    """A whole number, NumPy's as well.
+    """Returns ``epochs`` as Python's int; NumPy's integers are accepted.
 
     Raises:
-        TypeError: for another kind.
-        ValueError: for a number below 0.
+        TypeError: the value is not a whole number.
+        ValueError: the number is below 0.
     """
     whole = isinstance(epochs, (int, np.integer)) and not isinstance(epochs, bool)
     if not whole:
         hint = ""
         if isinstance(epochs, (Tensor, np.ndarray)):
-            hint = ". Targets go to the windows: ContinuousBatches(x, ..., targets=y)"
+            hint = ". Targets belong to the windows: ContinuousBatches(x, ..., targets=y)"
         raise TypeError(f"epochs must be a whole number, got {described(epochs)}{hint}")
     if epochs < 0:
         raise ValueError(f"epochs must be 0 or more, got {epochs}")
@@ -169,10 +169,10 @@ def check_epochs(epochs: Any) -> int:
 
 
 def check_fit(progress: Any, callback: Any) -> None:
-    """The other arguments of a fit.
+    """Checks the other arguments of a fit.
 
     Raises:
-        TypeError: for another kind.
+        TypeError: an argument has another type.
     """
     if not isinstance(progress, (bool, int, np.bool_)):
         raise TypeError(f"progress must be True or False, got {described(progress)}")
@@ -184,8 +184,8 @@ def check_answer(answer: Any) -> bool:
     """Whether a callback's answer ends training.
 
     Raises:
-        ValueError: for another text than "stop".
-        TypeError: for anything else but None.
+        ValueError: the answer is a string other than "stop".
+        TypeError: the answer is neither a string nor None.
     """
     if answer is None:
         return False
@@ -193,6 +193,6 @@ def check_answer(answer: Any) -> bool:
         return True
     error = ValueError if isinstance(answer, str) else TypeError
     raise error(
-        f"the callback returned {described(answer)}: expected None to go on, or 'stop' to end "
+        f"the callback returned {described(answer)}: expected None to continue, or 'stop' to end "
         "training"
     )

@@ -1,4 +1,4 @@
-"""Checkpoints in one file: written aside and renamed, read without executing anything."""
+"""Checkpoints in one file: saving writes a new file and renames it; loading executes no code."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FORMAT = "stateful_lstm.training 1"
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, is damaged, or belongs to another model or optimizer."""
+    """The file is no checkpoint, is damaged, or belongs to another model or optimizer."""
 
 
 def write(path: Path, contents: Mapping[str, Any]) -> None:
-    """Writes to a file beside ``path`` and renames it: at any moment one of the two is whole.
+    """Writes a file beside ``path`` and renames it: at any moment one of the two is complete.
 
     Raises:
-        TypeError: for contents that could not be read again; ``path`` is left alone then.
+        TypeError: the contents could not be loaded again; ``path`` does not change.
     """
     contents = plain(contents, "the checkpoint")
     aside = path.with_name(path.name + ".new")
@@ -38,7 +38,7 @@ def write(path: Path, contents: Mapping[str, Any]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """So that a rename in it outlives a loss of power."""
+    """Makes a rename in the folder survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -47,41 +47,41 @@ def sync_folder(folder: Path) -> None:
 
 
 def read(path: Path, names: Iterable[str]) -> dict[str, Any]:
-    """The contents of a file, all on the CPU. No code in it is executed.
+    """The contents of a file, on the CPU. Reading executes no code from the file.
 
     Raises:
-        CheckpointError: if it is no such file, or damaged.
-        FileNotFoundError: if there is none.
+        CheckpointError: the file is no checkpoint, or damaged.
+        FileNotFoundError: there is no file.
     """
     contents = load_plain(path, f"{path} is no checkpoint, or damaged")
     return check_format(contents, names, path)
 
 
 def load_plain(source: Path | IO[bytes], failure: str) -> Any:
-    """What was written of tensors and plain values, on the CPU. No code is executed.
+    """The saved tensors and plain values, on the CPU. Reading executes no code.
 
     Raises:
-        CheckpointError: ``failure``, and why.
-        FileNotFoundError: if there is no such file.
+        CheckpointError: with the text ``failure`` and the reason.
+        FileNotFoundError: there is no file.
     """
     try:
         _check_sums(source)
         return torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except pickle.UnpicklingError as error:  # torch's text tells how to load it all the same
+    except pickle.UnpicklingError as error:  # torch's text explains how to load unsafely
         raise CheckpointError(
-            f"{failure}: it names what is neither tensor nor plain value"
+            f"{failure}: it contains an object that is neither a tensor nor a plain value"
         ) from error
-    except Exception as error:  # torch raises what it happens to stumble over
+    except Exception as error:  # torch raises many types for a damaged file
         first_line = str(error).strip().split("\n", 1)[0]
         raise CheckpointError(f"{failure}: {first_line}") from error
 
 
 def _check_sums(source: Path | IO[bytes]) -> None:
-    """Looks at the checksums that torch writes with all tensors, and does not look at itself."""
+    """Checks the checksums that torch writes with all tensors, but does not check itself."""
     if not zipfile.is_zipfile(source):
-        return  # torch says what is wrong with it
+        return  # torch reports the fault
     with zipfile.ZipFile(source) as archive:
         broken = archive.testzip()
     if not isinstance(source, Path):
@@ -91,7 +91,11 @@ def _check_sums(source: Path | IO[bytes]) -> None:
 
 
 def check_format(contents: Any, names: Iterable[str], path: Path) -> dict[str, Any]:
-    """Returns the contents if they are a Trainer's, with all these parts."""
+    """Returns the contents of a Trainer's checkpoint that has all the named parts.
+
+    Raises:
+        CheckpointError: the contents are something else, or lack a part.
+    """
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         found = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
         raise CheckpointError(
@@ -104,12 +108,12 @@ def check_format(contents: Any, names: Iterable[str], path: Path) -> dict[str, A
 
 
 def plain(value: Any, where: str) -> Any:
-    """The same value of types that can be read again without executing anything.
+    """The same value in types that load without executing code.
 
-    NumPy's numbers become Python's; where nothing is to be changed, it is the same object.
+    NumPy's numbers become Python's numbers; a value without them is returned as it is.
 
     Raises:
-        TypeError: for anything else, with the place where it was found.
+        TypeError: the value contains another type; the text names its place.
     """
     if value is None or type(value) in (bool, int, float, str) or isinstance(value, Tensor):
         return value
@@ -124,8 +128,8 @@ def plain(value: Any, where: str) -> Any:
         inside = [plain(inner, f"{where}[{k}]") for k, inner in enumerate(value)]
         return value if _same(inside, value) else type(value)(inside)
     raise TypeError(
-        f"{where} is a {type(value).__name__}: only tensors, numbers, texts, lists and "
-        "dicts of them can be saved, so that loading never executes code"
+        f"{where} is a {type(value).__name__}: a checkpoint holds only tensors, numbers, strings, "
+        "lists and dicts of them, so that loading never executes code"
     )
 
 
@@ -134,31 +138,39 @@ def _same(some: Iterable[Any], others: Iterable[Any]) -> bool:
 
 
 def check_model(own: Mapping[str, Any], saved: Any, path: Path) -> None:
-    """The same names and shapes as the model has now."""
+    """Checks that the saved names and shapes are those of the model.
+
+    Raises:
+        CheckpointError: they are those of another model.
+    """
     if not isinstance(saved, Mapping) or set(own) != set(saved):
         names = set(saved) if isinstance(saved, Mapping) else set()
         raise CheckpointError(
             f"{path} is of another model: it lacks {sorted(set(own) - names)} and has "
-            f"{sorted(names - set(own))}, which the model has not"
+            f"{sorted(names - set(own))}, which the model lacks"
         )
     for name, value in own.items():
         if isinstance(value, Tensor) and value.shape != getattr(saved[name], "shape", None):
             shape = getattr(saved[name], "shape", None)
             raise CheckpointError(
-                f"{path} is of another model: {name} is {tuple(value.shape)}, there it is "
+                f"{path} is of another model: expected {name} of shape {tuple(value.shape)}, got "
                 f"{None if shape is None else tuple(shape)}"
             )
 
 
 def check_optimizer(own: Mapping[str, Any], saved: Any, path: Path) -> None:
-    """The same groups, with settings of the same names, as the optimizer has now."""
+    """Checks that the saved groups, and the names of their settings, are those of the optimizer.
+
+    Raises:
+        CheckpointError: they are those of another optimizer.
+    """
     groups = own["param_groups"]
     found = saved.get("param_groups") if isinstance(saved, Mapping) else None
     sound = isinstance(found, list) and all(isinstance(group, Mapping) for group in found)
     if not sound or found is None or len(found) != len(groups):
         raise CheckpointError(f"{path} is of another optimizer: expected {len(groups)} groups")
     for k, (group, other) in enumerate(zip(groups, found, strict=True)):
-        # A scheduler, which is looked at later, adds its own setting to the groups.
+        # A scheduler adds its own setting to the groups; it is checked later.
         if set(group) - {"initial_lr"} != set(other) - {"initial_lr"}:
             raise CheckpointError(
                 f"{path} is of another optimizer: its group {k} has {sorted(other)}, expected "

@@ -1,7 +1,7 @@
-"""Whether the recurrent layers of a model read a window's axes in the window's order.
+"""Checks that the recurrent layers of a model read a window's axes in the window's order.
 
 A layer with another ``batch_first`` than the window runs on swapped axes without an error. The
-model may transpose in between, so only the shapes that its layers get can tell.
+model may transpose its input, so the check looks at the shapes that reach the layers.
 """
 
 from __future__ import annotations
@@ -24,41 +24,45 @@ FEATURES = "features"  # beside True and False, the values of batch_first
 
 
 class _MisreadError(ValueError):
-    """A layer is about to read the window wrongly."""
+    """A layer would read the window in the wrong layout."""
 
 
 class Layout:
-    """Looks at the input of recurrent layers, while the first windows run through a model.
+    """Checks the input of recurrent layers while the first windows run through a model.
 
     Args:
-        model: with its states.
-        rehearse: whether a compiled model runs the first window once more, eagerly and without a
-            trace: compiled code may not call hooks. Not for many ranks, whose collectives would no
-            longer meet.
-        forward: the function that runs the model, if there is one.
+        model: the model, with its states.
+        rehearse: whether a compiled model runs the first window once more, eagerly and without
+            side effects: compiled code may not call hooks. False for many ranks, whose collectives
+            would no longer match.
+        forward: the function that runs the model, or None.
     """
 
     def __init__(
         self, model: nn.Module, rehearse: bool, forward: Callable[..., Any] | None
     ) -> None:
         self._model, self._rehearse, self._forward = model, rehearse, forward
-        self._sound: set[bool | str] = set()  # what the layers have read rightly
+        self._sound: set[bool | str] = set()  # the questions with a good answer
 
     def watch(self, window: Window, run: Callable[[Window], Result]) -> Result:
         """Returns ``run(window)``, the model's forward over this window.
 
-        A window of as many steps as rows cannot tell. The model then runs over a part of it
-        before, without a trace.
+        A window with T = B does not show its layout. The model then first runs over a part of it,
+        without side effects.
 
         Raises:
-            ValueError: if a layer gets the window in a layout that it has not, or without a
-                feature axis. The resident states are as they were then.
+            ValueError: a layer gets the window in another layout than its own, or without a
+                feature axis. The resident states do not change.
         """
         part = _without_last_step(window) if self._rehearse else None
         if part is not None and window.batch_first not in self._sound:
             layers = self._layers(part, {window.batch_first})
             if layers:
-                with _unnoticed(self._model), _watched(layers, part), _whatever_else_fails():
+                with (
+                    _side_effects_undone(self._model),
+                    _watched(layers, part),
+                    _other_errors_ignored(),
+                ):
                     run(part)
             self._sound.add(window.batch_first)
         questions = self._open_questions(window)
@@ -66,7 +70,7 @@ class Layout:
         if not layers:
             return run(window)
         if self._rehearse and is_compiled(self._model, self._forward):
-            with _unnoticed(self._model), _watched(layers, window):
+            with _side_effects_undone(self._model), _watched(layers, window):
                 run(window)
             result = run(window)
         else:
@@ -81,7 +85,7 @@ class Layout:
         return result
 
     def _open_questions(self, window: Window) -> set[bool | str]:
-        """The questions that this window answers and no earlier window has answered."""
+        """The questions that this window answers, and no earlier window has answered."""
         questions: set[bool | str] = set()
         first, second = window.input.shape[:2]
         if first != second:
@@ -91,7 +95,7 @@ class Layout:
         return questions - self._sound
 
     def _layers(self, window: Window, questions: set[bool | str]) -> dict[str, nn.RNNBase]:
-        """Those that may read the window wrongly."""
+        """The layers that may read the window in the wrong layout."""
         return {
             name: module
             for name, module in self._model.named_modules()
@@ -101,7 +105,7 @@ class Layout:
 
 
 def _without_last_step(window: Window) -> Window | None:
-    """A part of a window that has as many steps as rows; None for any other window."""
+    """A window with T = B without its last step; None for any other window."""
     first, second = window.input.shape[:2]
     if first != second or first < 2:
         return None
@@ -121,8 +125,8 @@ def _without_last_step(window: Window) -> Window | None:
 
 
 @contextmanager
-def _whatever_else_fails() -> Iterator[None]:
-    """A model that does not run over a part of a window tells nothing."""
+def _other_errors_ignored() -> Iterator[None]:
+    """A model may fail on a part of a window; such a failure says nothing about the layout."""
     try:
         yield
     except _MisreadError:
@@ -137,7 +141,7 @@ def _lacks_features(window: Window) -> bool:
 
 @contextmanager
 def _watched(layers: Mapping[str, nn.RNNBase], window: Window) -> Iterator[None]:
-    """Inside, these layers raise if they would read the window wrongly."""
+    """Inside, these layers raise before they read the window in the wrong layout."""
     hooks = [
         layer.register_forward_pre_hook(partial(_look, name, window), with_kwargs=True)
         for name, layer in layers.items()
@@ -173,7 +177,7 @@ def _look(
             f"batch_first={layer.batch_first} and gets {tuple(x.shape)}: it would read {T} rows of "
             f"{B} steps, the window has {B} rows of {T} steps. Give the windows the layer's layout "
             f"(ContinuousBatches(..., batch_first={layer.batch_first})), or the layer the windows' "
-            f"(batch_first={window.batch_first})"
+            f"layout (batch_first={window.batch_first})"
         )
     reset_mask = kwargs.get("reset_mask")
     fails = x.size(-1) != layer.input_size or (reset_mask is not None and reset_mask.dim() == 2)
@@ -186,13 +190,13 @@ def _look(
         axes = "(batch, time)" if window.batch_first else "(time, batch)"
         raise _MisreadError(
             f"the window's input is {axes}, {(first, second)}, and {layer_name} takes a third "
-            "axis, the features. Sequences of single numbers need that axis, too: make the windows "
-            "of series.unsqueeze(-1) for a tensor, series.reshape(-1, 1) for an array"
+            "axis, the features. Sequences of single numbers need that axis too: make the windows "
+            "from series.unsqueeze(-1) for a tensor, series.reshape(-1, 1) for an array"
         )
 
 
 def is_compiled(model: nn.Module, forward: Callable[..., Any] | None) -> bool:
-    """Whether a part of the model, or the function that runs it, is compiled."""
+    """Whether a part of the model, or the function that runs the model, is compiled."""
     callables: list[Any] = [forward]
     for module in model.modules():
         callables += [module.forward, *filter(callable, vars(module).values())]
@@ -200,8 +204,8 @@ def is_compiled(model: nn.Module, forward: Callable[..., Any] | None) -> bool:
 
 
 @contextmanager
-def _unnoticed(model: nn.Module) -> Iterator[None]:
-    """Inside, the model runs eagerly; afterwards it is as it was before."""
+def _side_effects_undone(model: nn.Module) -> Iterator[None]:
+    """Inside, the model runs eagerly; on exit the model is the same as before."""
     places: list[tuple[dict[str, Any], dict[str, Any]]] = [
         (place, dict(place))
         for module in model.modules()
@@ -216,7 +220,7 @@ def _unnoticed(model: nn.Module) -> Iterator[None]:
     caching = torch.is_autocast_cache_enabled()
     with states.preserve(model), rng.preserve(), torch.no_grad():
         try:
-            torch.set_autocast_cache_enabled(False)  # or casts without a graph would be used later
+            torch.set_autocast_cache_enabled(False)  # later calls must not find casts without graph
             with torch.compiler.set_stance("force_eager"):
                 yield
         finally:

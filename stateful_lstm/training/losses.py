@@ -1,4 +1,4 @@
-"""Losses on their way from the device to the host, so that nobody has to wait for them."""
+"""Copies losses from the device to the host, without a wait."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class _Pending(NamedTuple):
 
 
 class Losses:
-    """The losses of updates, in their order.
+    """The losses of updates, in order.
 
-    On CUDA a loss is copied to page-locked memory behind the update, and looked at when it is
-    there: by a later update or by whoever asks for it. At most ``ahead`` updates are under way.
+    On CUDA the stream copies a loss to page-locked memory after the update. A later update, or a
+    call that asks for the loss, reads the copy. At most ``ahead`` updates are in flight.
     """
 
     def __init__(self, ahead: int = 4) -> None:
@@ -30,10 +30,10 @@ class Losses:
         self._pending: deque[_Pending] = deque()
 
     def add(self, update: int, loss_and_count: Tensor) -> None:
-        """The mean loss of an update, and over how many targets: (2,), float64.
+        """Adds the mean loss of an update and its number of targets: (2,), float64.
 
         Raises:
-            FloatingPointError: if it, or an earlier one that has come in, is not finite.
+            FloatingPointError: this loss, or an earlier loss that has arrived, is not finite.
         """
         ready = None
         if loss_and_count.is_cuda:
@@ -46,20 +46,20 @@ class Losses:
         self._collect(self._ahead)
 
     def wait(self) -> None:
-        """Until all losses are here."""
+        """Waits until all losses have arrived."""
         self._collect(0)
 
     def begin(self, sum: float = 0.0, count: int = 0) -> None:
-        """Begins a new mean, or goes on with one."""
+        """Begins a new mean, or continues one from its ``sum`` and ``count``."""
         self.sum, self.count = sum, count
 
     @property
     def mean(self) -> float:
-        """Over all targets since :meth:`begin`; NaN without any."""
+        """The mean loss over all targets since :meth:`begin`; NaN without targets."""
         return self.sum / self.count if self.count else math.nan
 
     def _collect(self, most: int) -> None:
-        """Takes in what is there, and waits until at most so many are missing."""
+        """Reads the losses that have arrived, and waits until at most ``most`` are missing."""
         while self._pending:
             update, loss_and_count, ready = self._pending[0]
             if ready is not None and not ready.query():

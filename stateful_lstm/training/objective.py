@@ -1,4 +1,4 @@
-"""The loss of a window: what stands between a window and the number to minimise."""
+"""The loss of a window: from a window to the number that training minimizes."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from .layout import Layout, is_compiled
 
 
 class Staged(NamedTuple):
-    """A window on the model's device, and what must be known of it without asking the device."""
+    """A window on the model's device, and facts about it that need no wait for the device."""
 
     window: Window
-    targets: int  # how many
-    where: Tensor | None  # which of the T * B outputs have targets; None: all
-    resets: bool  # whether reset_mask says anything
-    ragged: bool  # whether lengths says anything
+    targets: int  # number of targets
+    where: Tensor | None  # indices of the outputs (T * B) that have targets; None: all
+    resets: bool  # whether reset_mask has a True
+    ragged: bool  # whether a length is below T
     begins: Tensor | None  # rows to reset before a forward that takes no reset_mask, on the host
 
 
 class Objective:
     """Runs the model over a window, and a loss function over the steps that have a target.
 
-    Arguments as of :class:`stateful_lstm.training.Trainer`.
+    The arguments are those of :class:`stateful_lstm.training.Trainer`.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class Objective:
         if isinstance(model, DistributedDataParallel):
             self.bare = model.module
         self.group = _process_group(model)
-        compiled = getattr(self.bare, "_orig_mod", self.bare)  # torch.compile's takes anything
+        compiled = getattr(self.bare, "_orig_mod", self.bare)  # torch.compile's forward is generic
         accepted = inspect.signature(compiled.forward).parameters
         anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
         controls = ("reset_mask", "lengths")
         self._takes = {n for n in controls if anything or n in accepted}
-        # Arguments without a default are always given, others where they say something; all of them
-        # to a compiled model, which has one graph then.
+        # Arguments without a default are always passed, others where they have an effect. A
+        # compiled model always gets all of them, so that it has one graph.
         always = is_compiled(model, forward)
         self._needs = {
             n
@@ -74,7 +74,7 @@ class Objective:
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def stage(self, window: Window) -> Staged:
-        """Looks at the window where it is, on the host, and takes it to the device."""
+        """Checks the window on the host, and copies it to the device."""
         check_window(window)
         sizes = window.input.shape[:2]
         steps = sizes[1] if window.batch_first else sizes[0]
@@ -94,7 +94,7 @@ class Objective:
             window = window.to(self.device)
             where = None if where is None else where.to(self.device)
             return Staged(window, count, where, resets, ragged, begins)
-        # Beside what the device is doing for earlier updates.
+        # The copies overlap with the device's work for earlier updates.
         work = torch.cuda.current_stream(self.device)
         with torch.cuda.stream(self._copies):
             if not window.input.is_pinned():
@@ -137,7 +137,7 @@ class Objective:
         return cast(Tensor, outputs)
 
     def loss(self, staged: Staged) -> Tensor:
-        """The mean over the window's targets; zero without any, but with a graph."""
+        """The mean loss over the window's targets; without targets a zero with a graph."""
         outputs, targets = self._outputs(staged).flatten(0, 1), staged.window.target.flatten(0, 1)
         if staged.targets == 0:
             return outputs.sum() * 0
@@ -151,7 +151,7 @@ class Objective:
         return loss
 
     def share(self, loss: Tensor, count: int) -> tuple[Tensor | None, Tensor]:
-        """What the loss counts for among all ranks; and the joined batch's loss and targets."""
+        """The loss's weight among all ranks; and the joined batch's loss and target count, (2,)."""
         with torch.no_grad():
             sums = torch.stack([loss.double() * count, torch.full_like(loss, count).double()])
             if self.group is None:
@@ -164,25 +164,25 @@ class Objective:
             return weight, torch.stack([sums[0] / total, sums[1]])
 
     def is_blank(self, staged: Staged, reported: Tensor) -> bool:
-        """Whether no rank has a target, as far as that is known without asking the device."""
+        """Whether no rank has a target; False where the answer needs a wait for the device."""
         if self.group is None:
             return staged.targets == 0
         return not reported.is_cuda and float(reported[1]) == 0
 
     @contextmanager
     def autocasting(self) -> Iterator[None]:
-        """Around :meth:`loss`."""
+        """The autocast context for :meth:`loss`."""
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             yield
 
 
 def _cut(staged: Staged, window: Window) -> Staged:
-    """The same for a part of the window."""
+    """The same facts for a part of the window."""
     return staged._replace(window=window, where=None)
 
 
 def _rows_that_begin(window: Window) -> Tensor:
-    """For a model whose forward takes no reset_mask: a mask of rows that begin with the window."""
+    """The rows that begin with the window, bool (B,), for a forward without reset_mask."""
     first, later = window.reset_mask, window.reset_mask
     if window.batch_first:
         first, later = first[:, 0], later[:, 1:]
@@ -191,8 +191,8 @@ def _rows_that_begin(window: Window) -> Tensor:
     if bool(later.any()):
         raise ValueError(
             "a sequence begins inside the window, but the model's forward takes no reset_mask: "
-            "give it one and hand it on to its StatefulLSTMs (stateful_lstm.convert makes them of "
-            "nn.LSTMs, which take none), or say forward="
+            "add the argument and pass it to the StatefulLSTMs (stateful_lstm.convert turns "
+            "nn.LSTMs, which take none, into StatefulLSTMs), or pass forward="
         )
     return first
 

@@ -1,4 +1,4 @@
-"""The progress bar of a fit: tqdm's, where that is installed."""
+"""The progress bar of a fit, by tqdm where it is installed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ Show: TypeAlias = "Callable[[int, int, float | None], None]"
 
 @contextmanager
 def progress_bar(wanted: bool, text: str, count: Callable[[], int]) -> Iterator[Show]:
-    """A bar for one epoch, or nothing without tqdm.
+    """A bar for one epoch; without tqdm there is no bar.
 
     Args:
         wanted: whether to show a bar.
-        text: at its beginning.
-        count: says how many windows an epoch has, or 0 for an unknown number.
+        text: the label of the bar.
+        count: returns the number of windows in an epoch, or 0 if it is unknown.
 
     Yields:
-        A function of the number of windows seen, the steps of the last one and its loss.
+        A function that updates the bar: it takes the number of windows seen, the steps of the last
+        window and its loss.
     """
     tqdm = _tqdm() if wanted else None
     if tqdm is None:
@@ -30,9 +31,9 @@ def progress_bar(wanted: bool, text: str, count: Callable[[], int]) -> Iterator[
     with tqdm(desc=text, unit="step", unit_scale=True) as bar:
 
         def show(seen: int, steps: int, loss: float | None) -> None:
-            total = windows * steps or None  # only a window tells how many steps it has
+            total = windows * steps or None  # only a window knows its number of steps
             if bar.n == 0:
-                bar.reset(total=total)  # a notebook's bar takes its total only so
+                bar.reset(total=total)  # a notebook's bar takes its total only from reset()
                 bar.initial = seen * steps
             bar.total = total
             bar.set_postfix(loss=loss, refresh=False)
@@ -42,9 +43,9 @@ def progress_bar(wanted: bool, text: str, count: Callable[[], int]) -> Iterator[
 
 
 def _tqdm() -> Any:
-    """The class for where this runs, or None."""
+    """Tqdm's class for a terminal or a notebook, or None."""
     with warnings.catch_warnings():
-        # It warns in a notebook without ipywidgets, where a bar of text does as well.
+        # tqdm warns in a notebook without ipywidgets, where a bar of text is enough.
         warnings.simplefilter("ignore")
         try:
             from tqdm.auto import tqdm

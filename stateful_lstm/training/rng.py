@@ -13,7 +13,7 @@ import torch
 
 def capture() -> dict[str, Any]:
     """The states, in types that ``torch.load(weights_only=True)`` reads."""
-    # The global generator: it is what a data set's own code draws from.
+    # The global generator: a data set's own code draws from it.
     numpy: Any = np.random.get_state()  # noqa: NPY002
     name, keys, position, has_gauss, gauss = numpy
     return {
@@ -25,7 +25,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(states: Mapping[str, Any]) -> None:
-    """Puts back what :func:`capture` returned; of CUDA devices those that are here."""
+    """Restores the states that :func:`capture` returned; for CUDA, on the devices present."""
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available():
         for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
@@ -38,7 +38,7 @@ def restore(states: Mapping[str, Any]) -> None:
 
 @contextmanager
 def preserve() -> Iterator[None]:
-    """On leaving, puts back the states that there were on entry."""
+    """Restores on exit the states at entry."""
     states = capture()
     try:
         yield

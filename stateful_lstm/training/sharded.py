@@ -1,12 +1,11 @@
 """Checkpoints of many ranks in one folder, by ``torch.distributed.checkpoint``.
 
-The folder holds tensors only: what else there is to save lies in tensors of bytes, and the folder's
-index is read by an unpickler that knows nothing but the index's own types. So loading executes no
-code from it.
+The folder holds only tensors: other values are saved as tensors of bytes, and the unpickler of the
+folder's index knows only the index's own types. So loading executes no code from the folder.
 
-Each rank writes its part. Parameters and optimizer are the same whatever the number of ranks. Of a
-resident state (L*D, S, H) rank r has rows r * S to (r + 1) * S of the joined one, as it has of the
-joined batch; that is how another number of ranks shares it out anew.
+Each rank writes its part. Parameters and optimizer do not depend on the number of ranks. Rank r's
+resident state (L*D, S, H) is rows r * S to (r + 1) * S of the joined state, as its batch is of the
+joined batch; so another number of ranks can divide the joined rows again.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ Rows = dict[str, tuple[Tensor, Tensor]]  # a model's resident states: its get_st
 
 
 def world() -> tuple[int, int]:
-    """This rank, and how many there are."""
+    """This rank, and the number of ranks."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
@@ -66,20 +65,24 @@ def save(
     rest: Mapping[str, Any],
     mine: Mapping[str, Any],
 ) -> None:
-    """Writes aside and renames; all ranks call it.
+    """Writes a new folder, then renames it; all ranks call it.
 
     Args:
-        path: of the folder, which all ranks see; a checkpoint that is there goes.
+        path: of the folder, visible to all ranks; it replaces an old checkpoint there.
         model: bare, or wrapped by DistributedDataParallel or ``fully_shard``.
-        optimizer: of its parameters.
+        optimizer: of the model's parameters.
         states: this rank's rows.
         rest: plain values, the same on all ranks.
         mine: plain values of this rank.
+
+    Raises:
+        FileExistsError: the folder is not empty and no checkpoint.
+        TypeError: the values could not be loaded without executing code.
     """
     rank, ranks = world()
     rest, mine = plain(rest, "the checkpoint"), plain(mine, "the checkpoint")
     if path.is_dir() and any(path.iterdir()) and not _is_whole(path):
-        raise FileExistsError(f"{path} is a folder and no checkpoint: it is not written over")
+        raise FileExistsError(f"{path} is a folder but no checkpoint: it is not overwritten")
     tensors: dict[str, Tensor] = {}
     own = {
         "format": FORMAT,
@@ -98,7 +101,7 @@ def save(
     aside, before = _beside(path)
     if rank == 0:
         found = whole(path)
-        if found != path:  # a save was killed between its renames: what it wrote is the checkpoint
+        if found != path:  # a save was killed between its renames: its new folder is the checkpoint
             found.rename(path)
         shutil.rmtree(aside, ignore_errors=True)
     _barrier()
@@ -115,7 +118,7 @@ def save(
 
 
 def whole(path: Path) -> Path:
-    """The checkpoint, or the one that a save was about to put in its place when it was killed."""
+    """The checkpoint's path; or the complete copy that a killed save has left beside it."""
     if not path.exists():
         aside, before = _beside(path)
         if _is_whole(aside):
@@ -126,7 +129,7 @@ def whole(path: Path) -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    """The index is written last."""
+    """Whether a folder is a complete checkpoint: the index is written last."""
     return (folder / ".metadata").exists()
 
 
@@ -140,21 +143,21 @@ def _remove(path: Path) -> None:
 def load(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, names: list[str]
 ) -> tuple[dict[str, Any], Rows, dict[str, Any] | None]:
-    """Reads and checks, and changes nothing.
+    """Reads and checks a folder, and changes nothing.
 
     Args:
         path: of the folder.
-        model: as it was saved, or wrapped otherwise.
-        optimizer: of its parameters.
-        names: of what ``rest`` must have.
+        model: the saved model, in any wrapper.
+        optimizer: of the model's parameters.
+        names: the keys that ``rest`` must have.
 
     Returns:
-        What was given as ``rest``, with "model" and "optimizer" for :func:`apply`; this rank's rows
-        of the states; and ``mine`` of a rank of this number, if there was one.
+        The saved ``rest``, with "model" and "optimizer" for :func:`apply`; this rank's rows of the
+        states; and the saved ``mine`` of the same rank, or None.
 
     Raises:
-        CheckpointError: for a folder that is no checkpoint, damaged, of another model or optimizer,
-            or whose rows cannot be shared out to so many ranks.
+        CheckpointError: the folder is no checkpoint, is damaged, belongs to another model or
+            optimizer, or has a number of rows that these ranks cannot divide evenly.
     """
     rank, ranks = world()
     reader = _Reader(path)
@@ -174,7 +177,7 @@ def load(
     key, mine, damage = f"rank {rank}", None, ""
     try:
         mine = _read_bytes(reader, sizes, key, path)
-    except _DamageError as error:  # that may be this rank's alone
+    except _DamageError as error:  # perhaps only this rank's part is damaged
         damage = str(error)
     _agree(damage)
 
@@ -208,10 +211,10 @@ def load(
 
 
 def share_out(states: Rows, path: Path) -> Rows:
-    """This rank's rows of the states of one process.
+    """This rank's rows of the states that one process saved.
 
     Raises:
-        CheckpointError: if so many ranks cannot share them.
+        CheckpointError: the ranks cannot divide the rows evenly.
     """
     rank, ranks = world()
     shares = {}
@@ -226,7 +229,9 @@ def share_out(states: Rows, path: Path) -> Rows:
 def _check_shares(rows: int, path: Path) -> None:
     ranks = world()[1]
     if rows % ranks:
-        raise CheckpointError(f"{path} has states of {rows} rows, which {ranks} ranks cannot share")
+        raise CheckpointError(
+            f"{path} has states of {rows} rows, which {ranks} ranks cannot divide evenly"
+        )
 
 
 def apply_whole(
@@ -235,13 +240,13 @@ def apply_whole(
     contents: Mapping[str, Any],
     names: list[list[str]],
 ) -> None:
-    """Gives model and optimizer, sharded or not, what one process has saved.
+    """Loads the contents of one process's file into model and optimizer, sharded or not.
 
     Args:
         model: wrapped.
-        optimizer: of its parameters.
+        optimizer: of the model's parameters.
         contents: "model" and "optimizer", the ``state_dict()`` of each.
-        names: of the parameters of each of the optimizer's groups.
+        names: the parameters' names in each of the optimizer's groups.
     """
     options = StateDictOptions(full_state_dict=True)
     set_model_state_dict(model, dict(contents["model"]), options=options)
@@ -259,7 +264,7 @@ def apply_whole(
 
 
 def apply(model: nn.Module, optimizer: torch.optim.Optimizer, rest: Mapping[str, Any]) -> None:
-    """Gives model and optimizer what :func:`load` has read."""
+    """Loads the result of :func:`load` into model and optimizer."""
     set_model_state_dict(model, rest["model"])
     if rest["optimizer"]["state"]:
         set_optimizer_state_dict(model, optimizer, rest["optimizer"])
@@ -268,14 +273,14 @@ def apply(model: nn.Module, optimizer: torch.optim.Optimizer, rest: Mapping[str,
 
 
 def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """By the parameters' names. Before the first update there is none, and none is made up."""
+    """The optimizer's state by the parameters' names; empty before the first update."""
     if not optimizer.state:
         return {"state": {}, "param_groups": []}
     return dict(get_optimizer_state_dict(model, optimizer))
 
 
 def _lift(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
-    """Moves all tensors into ``tensors``, by their place, and leaves the keys there instead."""
+    """Moves all tensors into ``tensors``, by their place, and leaves their keys behind."""
     if isinstance(value, Tensor):
         tensors[key] = value
         return {"tensor": key}
@@ -287,7 +292,7 @@ def _lift(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _put_back(value: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
-    """What :func:`_lift` was given."""
+    """The inverse of :func:`_lift`."""
     ((kind, inside),) = value.items()
     if kind == "tensor":
         return tensors[inside]
@@ -305,14 +310,14 @@ def _as_bytes(value: Mapping[str, Any]) -> Tensor:
 
 
 class _DamageError(CheckpointError):
-    """Found by this rank, when all have read."""
+    """Damage that this rank found in a read of all ranks."""
 
 
 def _read_bytes(
     reader: FileSystemReader, sizes: Mapping[str, TensorStorageMetadata], key: str, path: Path
 ) -> Any:
-    """What was saved under this key, or None. All ranks call it, each with a key of its own."""
-    if key not in sizes:  # the others wait for this rank
+    """The value saved under this key, or None. All ranks call it, each with its own key."""
+    if key not in sizes:  # the other ranks wait for this rank
         _read(reader, {}, path)
         return None
     into = torch.empty(sizes[key].size, dtype=torch.uint8, device="cpu")
@@ -327,7 +332,7 @@ def _read_bytes(
 
 
 def _agree(damage: str) -> None:
-    """Raises on all ranks what one of them has found."""
+    """Raises on all ranks the damage that any rank has found."""
     found: list[str] = [damage]
     if world()[1] > 1:
         found = [""] * world()[1]
@@ -341,7 +346,7 @@ def _read(reader: FileSystemReader, into: dict[str, Tensor], path: Path) -> None
     try:
         with _quiet():
             read_into(into, storage_reader=reader, no_dist=world()[1] == 1)
-    except CheckpointException as error:  # which is no Exception
+    except CheckpointException as error:  # a BaseException
         first = next(iter(error.failures.values()))[0]
         raise CheckpointError(f"{path} is damaged: {type(first).__name__}: {first}") from error
     except Exception as error:
@@ -350,7 +355,7 @@ def _read(reader: FileSystemReader, into: dict[str, Tensor], path: Path) -> None
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's word that one process alone is taken to be meant."""
+    """Silences torch's warning that it assumes a single process."""
     with warnings.catch_warnings():
         if world()[1] == 1:
             warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
@@ -358,7 +363,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _Shape:
-    """What :func:`check_model` asks a tensor for."""
+    """Stands for a tensor in :func:`check_model`."""
 
     def __init__(self, shape: torch.Size) -> None:
         self.shape = shape
@@ -367,9 +372,9 @@ class _Shape:
 def _like_parameter(
     name: str, size: TensorStorageMetadata, parameters: Mapping[str, Any]
 ) -> Tensor:
-    """Room for a tensor of the optimizer's state, sharded as its parameter is.
+    """An empty tensor for the optimizer's state, sharded like its parameter.
 
-    ``name`` is "state/", the parameter's name, "/" and the quantity's.
+    ``name`` is "state/", the parameter's name, "/" and the quantity's name.
     """
     parameter = parameters.get(name.removeprefix("state/").rpartition("/")[0])
     if parameter is not None and parameter.shape == size.size:
@@ -378,7 +383,7 @@ def _like_parameter(
 
 
 def _joined(rows: Tensor) -> Tensor:
-    """This rank's rows (LD, S, H) as its part of all ranks' (LD, ranks * S, H)."""
+    """This rank's rows (LD, S, H) as its shard of the joined rows (LD, ranks * S, H)."""
     ranks = world()[1]
     if ranks == 1:
         return rows
@@ -391,7 +396,7 @@ def _local(rows: Tensor) -> Tensor:
 
 
 def _beside(path: Path) -> tuple[Path, Path]:
-    """Where a new folder is written, and where the old one goes for the moment of the exchange."""
+    """The path of the new folder, and the path of the old folder during the exchange."""
     return path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
 
 
@@ -401,7 +406,7 @@ def _barrier() -> None:
 
 
 class _Reader(FileSystemReader):
-    """A reader that executes nothing: torch's own unpickles the index without restrictions."""
+    """A reader that executes no code: torch's own reader unpickles the index unrestricted."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         path = Path(self.path)
@@ -416,7 +421,7 @@ class _Reader(FileSystemReader):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the types of the index, and no functions."""
+    """Knows the types of the index, and no function that executes code."""
 
     KNOWN = frozenset(
         {

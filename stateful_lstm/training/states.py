@@ -1,7 +1,7 @@
 """The resident states of a model in training.
 
-As the functions of :mod:`stateful_lstm.whole_model`, but silent for a model without a StatefulLSTM:
-the Trainer has warned of that once.
+These functions are those of :mod:`stateful_lstm.whole_model`, without the warning for a model that
+has no StatefulLSTM: the Trainer warns once.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def reset(model: nn.Module, which: Any = None) -> None:
 
 
 def preserve(model: nn.Module) -> AbstractContextManager[None]:
-    """Puts back on leaving what is there now: ``preserve_state``."""
+    """Restores on exit the states at entry: ``preserve_state``."""
     return preserve_state(model) if present(model) else nullcontext()
 
 
 def read(model: nn.Module) -> Rows:
-    """Copies: ``get_state``."""
+    """Copies of the states: ``get_state``."""
     return get_state(model) if present(model) else {}
 
 
 def write(model: nn.Module, rows: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """Puts back what :func:`read` returned: ``set_state``."""
+    """Restores the states that :func:`read` returned: ``set_state``."""
     if rows or present(model):
         set_state(model, rows)

@@ -1,14 +1,12 @@
-"""``Trainer``: truncated back-propagation over windows, window after window."""
+"""``Trainer``: truncated back-propagation through time, one update per window."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from copy import deepcopy
-from functools import partial
+from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -16,60 +14,51 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data import Window
-from . import arguments, checkpoint, rng, sharded, states
-from .checkpoint import CheckpointError
-from .losses import Losses
+from . import arguments, rng, states
 from .objective import Objective
 from .progress import progress_bar
-from .window_source import Source, fingerprint
+from .resumable import Resumable
+from .window_source import Source
 
 Callback: TypeAlias = "Callable[[Trainer], str | None]"
 
 
-class _Loaded(NamedTuple):
-    """What the next fit must know of a checkpoint."""
+class Trainer(Resumable):
+    """Trains a model on windows whose rows continue each other; evaluates, saves and loads it.
 
-    position: Mapping[str, Any]
-    random: Mapping[str, Any] | None  # generators when it was saved
-    beginning: Mapping[str, Any] | None  # and when its epoch began, if it has no position
-    last: int | None  # fingerprint of its last window, if it has no position
-
-
-class Trainer:
-    """Trains a model on windows that go on row by row, and evaluates, saves and loads it.
-
-    An update runs the model over one window from the state that the last one left, and
-    back-propagates to the window's beginning. On CUDA it only enqueues its work, copies included;
-    what asks for a number waits for it.
+    An update runs the model over one window from the state that the last window left, and
+    back-propagates to the window's beginning. On CUDA an update only enqueues its work, copies
+    included; a method that returns a number waits for the device.
 
     Args:
-        model: anything with StatefulLSTMs inside; a StatefulLSTM by itself; or either wrapped by
-            ``DistributedDataParallel`` or ``fully_shard``, with a state for each rank's rows. It is
-            called with ``window.input`` and, as far as its ``forward`` takes arguments of these
-            names, ``reset_mask`` and ``lengths``. Of a tuple that it returns the first is taken.
-        optimizer: of its parameters.
-        loss_fn: of outputs (N, ...) and targets (N, ...), all steps that have a target, one after
-            the other; returns their mean. ``nn.MSELoss()`` and ``nn.CrossEntropyLoss()`` do.
-        clip_grad_norm: longest gradient; None: as it comes.
-        scheduler: any of ``torch.optim.lr_scheduler``.
-        schedule: when the scheduler steps, at every "update" or "epoch" of :meth:`fit`. One that
-            wants a metric (``ReduceLROnPlateau``) gets the epoch's mean loss.
-        autocast: dtype that forward computes in, torch.bfloat16 or torch.float16 (on CUDA, with its
-            gradients scaled: torch asks the device in every update whether they are finite, and
-            waits); None: as it is.
-        forward: in place of the model's call: a function of (model, window) that returns outputs
+        model: a StatefulLSTM, or any module with StatefulLSTMs inside; or either wrapped by
+            ``DistributedDataParallel`` or ``fully_shard``, with a state for each rank's rows. The
+            Trainer calls it with ``window.input`` and, if its ``forward`` takes arguments of these
+            names, ``reset_mask`` and ``lengths``. If it returns a tuple, the first item counts.
+        optimizer: of the model's parameters.
+        loss_fn: a function of outputs (N, ...) and targets (N, ...), over the N steps that have a
+            target; it returns their mean. Examples: ``nn.MSELoss()``, ``nn.CrossEntropyLoss()``.
+        clip_grad_norm: the largest norm of the gradient; None: no clipping.
+        scheduler: any scheduler of ``torch.optim.lr_scheduler``.
+        schedule: "update" or "epoch": the scheduler steps after every update, or after every epoch
+            of :meth:`fit`. ``ReduceLROnPlateau`` gets the epoch's mean loss as its metric.
+        autocast: the dtype of forward, torch.bfloat16 or torch.float16; None: the model's dtype.
+            float16 needs CUDA, and scales the gradients: every update then waits for the device,
+            because torch checks whether they are finite.
+        forward: a function of (model, window) that replaces the model's call. It returns outputs
             (T, B, ...), or (B, T, ...) for windows with the batch first.
 
-    Many ranks: a window's loss counts by its share of the targets, so that the parameters are those
-    of one process with the joined batch; ``current_loss`` is the joined batch's too. Let trainer
-    and model go before ``destroy_process_group()``: with gloo, torch may wait for ever otherwise.
+    With many ranks, a window's loss is weighted by its share of the targets, so that the parameters
+    are those of one process with the joined batch; ``current_loss`` is the joined batch's too.
+    Delete trainer and model before ``destroy_process_group()``: with gloo, torch may wait forever
+    otherwise.
 
     Warns:
         UserWarning: the model has no StatefulLSTM: no state is carried from window to window.
 
     Raises:
-        TypeError: for arguments of another kind.
-        ValueError: for arguments that do not fit together, as an optimizer of another model.
+        TypeError: an argument has another type.
+        ValueError: arguments do not fit together: the optimizer belongs to another model, say.
 
     Example:
         >>> trainer = Trainer(model, torch.optim.Adam(model.parameters()), nn.MSELoss())
@@ -97,24 +86,12 @@ class Trainer:
             raise ValueError(f"schedule must be 'update' or 'epoch', got {schedule!r}")
         plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
         if plateau and schedule == "update":
-            raise ValueError("ReduceLROnPlateau wants an epoch's loss: say schedule='epoch'")
-        self.objective = Objective(model, loss_fn, autocast, forward)
+            raise ValueError("ReduceLROnPlateau needs an epoch's loss: pass schedule='epoch'")
+        objective = Objective(model, loss_fn, autocast, forward)
         arguments.check_belonging(model, optimizer, scheduler)
         arguments.warn_without_states(model)
-        self.model, self.optimizer = model, optimizer
-        self.clip_grad_norm, self.scheduler, self.schedule = clip_grad_norm, scheduler, schedule
-        self.updates = 0  # done since the beginning, that of the checkpoint if one was loaded
-        self.epoch = 0  # that the running fit has finished, or else the last one
-        self._epoch = 0  # the same in the running fit, 0 between two: where a fit begins
-        self.position: Mapping[str, Any] = {}  # of the data, after the last window
-        scaled = autocast == torch.float16
-        self._scaler = torch.amp.GradScaler(self.objective.device.type, enabled=scaled)
-        self._losses = Losses()
-        self._history: list[float] = []  # mean losses of the running fit's epochs
-        self._seen = 0  # windows of the running epoch
-        self._last: Window | None = None  # the last one of them
-        self._source: Source | None = None  # of the running fit
-        self._loaded: _Loaded | None = None  # of a checkpoint, until training goes on
+        super().__init__(model, optimizer, objective, scheduler)
+        self.clip_grad_norm, self.schedule = clip_grad_norm, schedule
 
     def __repr__(self) -> str:
         model, optimizer = arguments.kind(self.model), type(self.optimizer).__name__
@@ -126,26 +103,26 @@ class Trainer:
     # ------------------------------------------------------------ one update
 
     def update(self, window: Window) -> None:
-        """One update of the parameters from one window.
+        """Makes one update of the parameters from one window.
 
-        On CUDA it returns while the device works, with some updates under way at most; a window in
-        page-locked memory is copied while earlier ones are worked on.
+        On CUDA it returns while the device works, with a few updates in flight; a window in
+        page-locked memory is copied during the work for earlier windows.
 
-        A window without targets (of any rank) moves the resident state on, and nothing else; with
-        many ranks on CUDA, whose number of targets nobody waits for, the optimizer makes a step
-        with gradients of zero.
+        A window without targets (on any rank) advances the resident state, and nothing else. With
+        many ranks on CUDA the number of targets would need a wait for the device, so there the
+        optimizer makes a step with zero gradients.
 
         Args:
-            window: the one that follows the last update's, row by row.
+            window: the window whose rows continue the last update's rows.
 
         Raises:
-            FloatingPointError: the loss is not finite. It names the update. On the CPU nothing but
-                the resident state has changed then; on CUDA the loss of an earlier update may be
-                meant, after which the parameters have been updated.
-            TypeError: for anything but a window, or masks and lengths of another dtype.
-            ValueError: the window does not fit the model; among them one with the time first for
-                a layer with ``batch_first``, or the reverse. Where only the model's output says so,
-                or loss_fn fails, the resident state has moved on.
+            FloatingPointError: the loss is not finite; the text names the update. On the CPU only
+                the resident state has changed. On CUDA the text may name an earlier update, after
+                which the parameters have been updated.
+            TypeError: the argument is not a window, or its masks or lengths have another dtype.
+            ValueError: the window does not fit the model; for example, it is time-major and a layer
+                has ``batch_first``, or the reverse. If only the model's output shows the mismatch,
+                or if loss_fn fails, the resident state has advanced.
         """
         staged = self.objective.stage(window)
         self.model.train()
@@ -174,13 +151,13 @@ class Trainer:
             self._losses.add(number, reported)
 
     def current_loss(self) -> float:
-        """The loss of the last update, as soon as it is done.
+        """The loss of the last update; waits until the update is done.
 
         Returns:
             The mean over the window's targets.
 
         Raises:
-            RuntimeError: before the first update, or if none has had a target.
+            RuntimeError: there was no update, or no update had a target.
             FloatingPointError: as in :meth:`update`.
         """
         self._losses.wait()
@@ -197,38 +174,37 @@ class Trainer:
         progress: bool = True,
         callback: Callback | None = None,
     ) -> list[float]:
-        """Updates from every window, epoch after epoch.
+        """Makes an update from every window, epoch after epoch.
 
-        After :meth:`load` of a checkpoint that was saved during a fit, the same call goes on where
-        that one was, in the middle of an epoch and of its sequences, and ends where it would have.
+        After :meth:`load` of a checkpoint that was saved during a fit, the same call continues that
+        fit in the middle of its epoch and of its sequences, with the same results.
 
         Args:
             windows: a :class:`stateful_lstm.data.ContinuousBatches`, a ``DataLoader`` of one, or
-                any iterable of windows that can be run through more than once. After
-                :meth:`load` it must give the windows of the epoch that was broken off once more,
-                in the same order; a ``DataLoader`` that shuffles by torch's generators does.
-            epochs: how many; ``trainer.epoch`` says how many of them are finished.
+                any iterable of windows that can be iterated more than once. After :meth:`load` it
+                must give the windows of the interrupted epoch again, in the same order; a
+                ``DataLoader`` that shuffles with torch's generators does.
+            epochs: number of epochs; ``trainer.epoch`` is the number of finished epochs.
             progress: whether to show a bar with loss, steps per second and time left. Without
-                tqdm there is none.
-            callback: is called with this trainer after every update, and returns None, or "stop"
-                to end training. After that, or an exception, the next fit begins at the beginning
-                of an epoch. With many ranks all of them must return the same.
+                tqdm there is no bar.
+            callback: a function of this trainer, called after every update. It returns None, or
+                "stop" to end training. After a stop or an exception, the next fit begins at the
+                beginning of an epoch. With many ranks, all must return the same.
 
         Returns:
-            The mean loss of each epoch, over all its targets; of the last one, if it was stopped,
-            over those that it got to.
+            The mean loss of each epoch, over all its targets. For an epoch that the callback
+            stopped: over the targets of its updates.
 
         Raises:
             FloatingPointError: as in :meth:`update`.
-            TypeError: for arguments of another kind, and a callback that returns anything else.
-            ValueError: an epoch has no windows, or no targets; ``epochs`` below 0.
-            RuntimeError: after :meth:`load` the last window that was seen comes out another one,
-                or the windows have no position and the checkpoint has one. Windows that are
-                refused after a load, by this error or by the data, leave the trainer as it was
-                loaded.
+            TypeError: an argument has another type, or the callback returns another value.
+            ValueError: an epoch has no windows or no targets, or ``epochs`` is below 0.
+            RuntimeError: after :meth:`load`, the last window that was seen is not the same as
+                before, or the checkpoint has a position and the windows have none. If these windows
+                are refused, by this error or by the data, the trainer stays as it was loaded.
 
         Warns:
-            UserWarning: after :meth:`load`, ``epochs`` are not more than were finished before.
+            UserWarning: after :meth:`load`, ``epochs`` is not above the number of finished epochs.
         """
         arguments.check_windows(windows)
         epochs = arguments.check_epochs(epochs)
@@ -236,10 +212,10 @@ class Trainer:
         self._source = source = Source(windows)
         self.epoch = self._epoch
         if self._loaded is None:
-            self.position = {}  # whatever other data has been trained on
+            self.position = {}  # an earlier fit may have had other data
         if self._loaded is not None and self._seen and self._epoch >= epochs:
             warnings.warn(
-                f"nothing to train: the fit that was loaded had finished {self._epoch} epochs, and "
+                f"nothing to train: the loaded fit has finished {self._epoch} epochs, and "
                 f"epochs={epochs}",
                 UserWarning,
                 stacklevel=2,
@@ -264,10 +240,10 @@ class Trainer:
                 self._begin_epoch()
             else:
                 whole = True
-        finally:  # this fit is over, however it ended
+        finally:  # this fit is over, with or without an error
             self._source = None
             history = list(self._history)
-            # A checkpoint whose windows were refused, or of which no epoch was wanted, still waits.
+            # A loaded checkpoint stays if its windows were refused, or if no epoch was left.
             if self._loaded is None or source.begun or not self._seen:
                 self._history, self._epoch = [], 0
                 if not whole:
@@ -283,7 +259,7 @@ class Trainer:
     def _fit_epoch(
         self, source: Source, epochs: int, progress: bool, callback: Callback | None
     ) -> bool:
-        """One epoch, or what is left of it; whether the callback ended it."""
+        """Trains one epoch, or the rest of it; returns whether the callback stopped it."""
         loaded = self._loaded
         if loaded is None:
             windows = source.begin({})
@@ -293,9 +269,9 @@ class Trainer:
             except ValueError:
                 if self._seen:
                     raise
-                windows = source.begin({})  # the fit that was saved was over: other data will do
+                windows = source.begin({})  # the saved fit was over: other data is fine
             self._loaded = None
-            if loaded.random is not None:  # what has just begun may have drawn numbers
+            if loaded.random is not None:  # begin() may have drawn random numbers
                 rng.restore(loaded.random)
         text = f"epoch {self._epoch + 1}/{epochs}"
         with progress_bar(progress, text, lambda: len(source)) as show:
@@ -319,20 +295,21 @@ class Trainer:
     def evaluate(self, windows: Iterable[Window]) -> float:
         """The mean loss, in eval mode, from zero states.
 
-        Leaves no trace: parameters, resident states, modes, random generators and the position of
-        the data are afterwards what they were.
+        It has no side effects: parameters, resident states, modes, random generators and the data's
+        position stay the same.
 
         Args:
-            windows: as in :meth:`fit`. All of an epoch is taken, wherever the data stands.
+            windows: as in :meth:`fit`. A whole epoch is evaluated, at any position of the data.
 
         Returns:
-            The mean over all targets of all windows, and of all ranks.
+            The mean over all targets of all windows and all ranks.
 
         Raises:
-            TypeError: for anything but windows.
-            ValueError: there is no target at all; a window does not fit, as in :meth:`update`.
-            RuntimeError: inside a fit, for its own ``DataLoader`` with persistent workers: they
-                would leave the fit's epoch.
+            TypeError: the argument does not hold windows.
+            ValueError: there is no target, or a window does not fit the model, as in
+                :meth:`update`.
+            RuntimeError: the call is inside a fit, and ``windows`` is the fit's own ``DataLoader``
+                with persistent workers: they would leave the fit's epoch.
         """
         arguments.check_windows(windows)
         source = Source(windows)
@@ -366,203 +343,40 @@ class Trainer:
     # ------------------------------------------------------------ checkpoints
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes all that training needs to go on: a file, or with many ranks a folder.
+        """Writes all that training needs to continue: a file, or with many ranks a folder.
 
-        One process goes on writing a folder where there is one.
+        If ``path`` is a checkpoint's folder already, one process writes a folder too.
 
-        Parameters, optimizer, scheduler, resident states, the data's position, random generators.
-        It is written aside and renamed: at any moment ``path`` is an old checkpoint or a new one.
-        With many ranks all of them call it.
+        A checkpoint holds parameters, optimizer, scheduler, resident states, the data's position
+        and the random generators. A save writes a new file and renames it: at any moment ``path``
+        is the old checkpoint or the new one. With many ranks, all ranks call it.
 
         Args:
-            path: of the file or folder; one that all ranks see.
+            path: of the file or folder, visible to all ranks.
 
         Raises:
-            TypeError: for contents that could not be loaded without executing code.
-            OSError: as files do; ``FileExistsError`` for a folder that is no checkpoint.
+            TypeError: the contents could not be loaded without executing code.
+            OSError: as for files; ``FileExistsError`` for a folder that is no checkpoint.
         """
-        self._losses.wait()
-        path = Path(path)
-        progress = self._progress()
-        rows = states.read(self.objective.bare)
-        mine = {"rng": rng.capture(), "beginning": self._beginning()}
-        alone = self.objective.group is None
-        if alone and not sharded.whole(path).is_dir():
-            checkpoint.write(
-                path,
-                {
-                    "model": self.objective.bare.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "states": rows,
-                    "progress": progress,
-                    **mine,
-                },
-            )
-        elif alone and sharded.world()[1] > 1:
-            raise IsADirectoryError(f"{path} is a folder; the ranks train models of their own")
-        else:
-            sharded.save(
-                path,
-                self.model,
-                self.optimizer,
-                rows,
-                {"progress": progress},
-                mine,
-            )
-
-    def _beginning(self) -> Mapping[str, Any] | None:
-        """Where there is no position to go on from: how the running epoch began."""
-        if self._loaded is not None:
-            return self._loaded.beginning
-        source = self._anew()
-        return None if source is None else source.beginning
+        self._save(Path(path))
 
     def load(self, path: str | PathLike[str]) -> None:
-        """Goes on where :meth:`save` was called, bit for bit.
+        """Continues from the call of :meth:`save`, bit for bit.
 
-        :meth:`fit` takes up the data's position by itself; in a loop of your own over ``update``,
-        give ``position`` to the data's ``load_state_dict``. Loading executes no code.
+        :meth:`fit` restores the data's position; in your own loop over ``update``, pass
+        ``position`` to the data's ``load_state_dict``. Loading executes no code.
 
-        What one number of ranks has saved another may load, one process as well. Parameters and
-        optimizer are the same then. The rows of the states are shared out anew, in their order:
-        with as many rows in all as before, each goes on with its own sequence. The random
-        generators of ranks that there were not are left as they are.
+        Another number of ranks, or one process, may load the checkpoint. Parameters and optimizer
+        are the same then. The ranks divide the rows of the states among them, in order: with the
+        same total number of rows, each row continues its sequence. On a rank that the saving run
+        did not have, the random generators do not change.
 
         Args:
-            path: what :meth:`save` was given.
+            path: the argument of :meth:`save`.
 
         Raises:
-            CheckpointError: for a file that is no checkpoint, is damaged, or belongs to another
-                model, optimizer or scheduler. Nothing is changed then.
-            FileNotFoundError: there is none.
+            CheckpointError: the file is no checkpoint, is damaged, or belongs to another model,
+                optimizer or scheduler. Nothing changes then.
+            FileNotFoundError: there is no checkpoint.
         """
-        path = sharded.whole(Path(path))
-        names = ["model", "optimizer", "states", "progress"]
-        mine: Mapping[str, Any] | None
-        if path.is_dir():
-            contents, rows, mine = sharded.load(path, self.model, self.optimizer, names)
-        else:
-            contents = mine = checkpoint.read(path, [*names, "rng", "beginning"])
-            rows = contents["states"]
-            checkpoint.check_model(self.objective.bare.state_dict(), contents["model"], path)
-            checkpoint.check_optimizer(self.optimizer.state_dict(), contents["optimizer"], path)
-            if self.objective.group is not None:
-                rows = sharded.share_out(rows, path)
-                mine = contents if sharded.world()[0] == 0 else None
-        self._check_progress(contents["progress"], path)
-        random, beginning = (None, None) if mine is None else (mine["rng"], mine["beginning"])
-        before, epoch = self._everything(), self.epoch
-        apply = self._apply
-        if path.is_dir():
-            apply = partial(sharded.apply, self.model, self.optimizer)
-        elif self.objective.group is not None:
-            own = self._parameter_names()
-            apply = partial(sharded.apply_whole, self.model, self.optimizer, names=own)
-        try:
-            self._take(contents, rows, random, apply)
-        except Exception as error:
-            self._take(*before, self._apply)
-            self.epoch = epoch
-            raise CheckpointError(f"{path} does not fit: {error}") from error
-        last = contents["progress"]["last"]
-        self._loaded = _Loaded(self.position, random, beginning, last)
-
-    def _progress(self) -> dict[str, Any]:
-        """Plain values, the same on all ranks."""
-        return {
-            "updates": self.updates,
-            "epoch": self._epoch,
-            "seen": self._seen,
-            "last": self._fingerprint(),
-            "position": dict(self.position),
-            "history": list(self._history),
-            "loss": [self._losses.last, self._losses.sum, self._losses.count],
-            "kinds": [type(self.optimizer).__name__, type(self.scheduler).__name__],
-            "parameters": self._parameter_names(),
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "scaler": self._scaler.state_dict(),
-        }
-
-    def _fingerprint(self) -> int | None:
-        """Of the last window, where there is no position to go on from."""
-        if self._loaded is not None:
-            return self._loaded.last
-        if self._anew() is None or self._last is None:
-            return None
-        return fingerprint(self._last)
-
-    def _anew(self) -> Source | None:
-        """That of the running fit, if its windows have no position to go on from."""
-        return None if self._source is None or self._source.has_position else self._source
-
-    def _parameter_names(self) -> list[list[str]]:
-        """Of each of the optimizer's groups; empty for one that the model has not."""
-        names = {p: name for name, p in self.objective.bare.named_parameters()}
-        groups = self.optimizer.param_groups
-        return [[names.get(p, "") for p in group["params"]] for group in groups]
-
-    def _check_progress(self, progress: Any, path: Path) -> None:
-        own = self._progress()
-        counts = ("updates", "epoch", "seen")
-        if (
-            not isinstance(progress, Mapping)
-            or set(progress) != set(own)
-            or not all(isinstance(progress[name], int) for name in counts)
-            or not all(isinstance(progress[name], list) for name in ("history", "kinds"))
-            or not isinstance(progress["position"], Mapping)
-        ):
-            raise CheckpointError(f"{path} does not say how far training was")
-        for what, saved, has in zip(
-            ("optimizer", "scheduler"), progress["kinds"], own["kinds"], strict=True
-        ):
-            if saved != has and "NoneType" not in (saved, has):
-                raise CheckpointError(f"{path} is of another {what}: {saved}, this one is {has}")
-        saved, has = progress["parameters"], own["parameters"]
-        if path.is_dir():  # by name, so that their order does not matter
-            saved, has = ([sorted(group) for group in groups] for groups in (saved, has))
-        if saved != has:
-            raise CheckpointError(
-                f"{path} is of another optimizer: its parameters are {saved}, those of this one "
-                f"are {has}"
-            )
-        for what, text in (("scheduler", "a scheduler"), ("scaler", "scaled gradients")):
-            if bool(own[what]) != bool(progress[what]):
-                has, lacks = ("this trainer", path) if own[what] else (path, "this trainer")
-                raise CheckpointError(f"{has} has {text}, {lacks} has none")
-
-    def _everything(self) -> tuple[dict[str, Any], Any, Mapping[str, Any]]:
-        """Copies of all that :meth:`_take` sets."""
-        contents = {
-            "model": self.objective.bare.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "progress": self._progress(),
-        }
-        return deepcopy(contents), states.read(self.objective.bare), rng.capture()
-
-    def _take(
-        self,
-        contents: Mapping[str, Any],
-        rows: Any,
-        random: Mapping[str, Any] | None,
-        apply: Callable[[Mapping[str, Any]], None],
-    ) -> None:
-        """Becomes what a checkpoint says; ``apply`` sees to model and optimizer."""
-        apply(contents)
-        progress = contents["progress"]
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(progress["scheduler"])
-        if progress["scaler"]:
-            self._scaler.load_state_dict(progress["scaler"])
-        self.updates, self._epoch, self._seen = (progress[n] for n in ("updates", "epoch", "seen"))
-        self.epoch = self._epoch
-        self.position, self._history = dict(progress["position"]), list(progress["history"])
-        self._losses = Losses()
-        self._losses.last, total, count = progress["loss"]
-        self._losses.begin(total, count)
-        if random is not None:
-            rng.restore(random)
-        states.write(self.objective.bare, rows)  # last: it may have to allocate a state
-
-    def _apply(self, contents: Mapping[str, Any]) -> None:
-        self.objective.bare.load_state_dict(contents["model"])
-        self.optimizer.load_state_dict(contents["optimizer"])
+        self._load(Path(path))

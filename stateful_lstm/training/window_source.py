@@ -1,4 +1,4 @@
-"""Where windows come from: any iterable of them, with a position if it has one."""
+"""The source of windows: any iterable of windows, with or without a position."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from . import rng
 
 
 class Source:
-    """The windows of an epoch, from wherever the epoch is to begin.
+    """The windows of an epoch, from its beginning or from a position.
 
-    What has ``state_dict`` and ``load_state_dict``, as :class:`ContinuousBatches` has, goes on by
-    these. Anything else begins the epoch as it began before, with the random generators of that
-    moment, and the windows that were seen are dropped; the last one of them must be the same.
+    Data with ``state_dict`` and ``load_state_dict``, like :class:`ContinuousBatches`, continues at
+    its position. Other data begins the epoch again, with the random generators restored, and drops
+    the windows that were seen; the last dropped window must be the same as before.
     """
 
     def __init__(self, windows: Iterable[Window]) -> None:
@@ -27,7 +27,7 @@ class Source:
         self.data: Any = windows.dataset if isinstance(windows, DataLoader) else windows
         self.has_position = hasattr(self.data, "load_state_dict")
         self.begun = False
-        self.beginning: dict[str, Any] | None = None  # the generators when the epoch began
+        self.beginning: dict[str, Any] | None = None  # random generators at the epoch's start
         self._epoch: int | None = getattr(self.data, "epoch", None)
 
     def begin(
@@ -37,56 +37,57 @@ class Source:
         beginning: Mapping[str, Any] | None = None,
         last: int | None = None,
     ) -> Iterator[Window]:
-        """An epoch from its beginning, or from a window's ``position`` on, the ``seen``-th one.
+        """Begins an epoch, or continues it after its first ``seen`` windows.
 
         Args:
-            position: of the last window that was seen; empty: there is none.
-            seen: how many windows to drop where there is no position to go on from.
-            beginning: :attr:`beginning` of the epoch that is gone on with.
+            position: of the last window that was seen; empty: there is no position.
+            seen: the number of windows to drop from data without a position.
+            beginning: :attr:`beginning` of the epoch to continue.
             last: :func:`fingerprint` of the last window that was seen.
 
         Raises:
-            RuntimeError: that window comes out another one now, or only a position would do.
+            RuntimeError: the last dropped window is not the same as before, or the epoch can only
+                continue at a position.
         """
-        goes_on, before = self.has_position and bool(position), self._capture()
-        if seen and not goes_on and beginning is None:
+        continues, before = self.has_position and bool(position), self._capture()
+        if seen and not continues and beginning is None:
             raise RuntimeError(
-                "training cannot go on in the middle of this epoch: the checkpoint has a position "
-                "in its data, and these windows have none. Give it data with a load_state_dict, as "
-                "ContinuousBatches has it"
+                "training cannot continue in the middle of this epoch: the checkpoint has a "
+                "position in its data, and these windows have none. Give it data with a "
+                "load_state_dict, like ContinuousBatches"
             )
-        if goes_on:
+        if continues:
             self.data.load_state_dict(position)
         elif seen and beginning is not None:
             self._restore(beginning)
-        self.beginning = None if goes_on else self._capture()
+        self.beginning = None if continues else self._capture()
         self._epoch = getattr(self.data, "epoch", None)
         windows = iter(self.windows)
-        if not goes_on and seen:
+        if not continues and seen:
             dropped = None
             for _ in range(seen):
                 dropped = next(windows, None)
             if dropped is None or (last is not None and fingerprint(dropped) != last):
                 self._restore(before)
                 raise RuntimeError(
-                    f"training cannot go on in the middle of this epoch: its window {seen} is not "
-                    "the one that it was. The windows need the same order in every run, or a "
-                    "state_dict and a load_state_dict, as ContinuousBatches has them"
+                    f"training cannot continue in the middle of this epoch: its window {seen} is "
+                    "not the same as before. The windows need the same order in every run, or a "
+                    "state_dict and a load_state_dict, like ContinuousBatches"
                 )
         self.begun = True
         return windows
 
     def finish(self) -> None:
-        """After the last window: the data goes on to the next epoch, if it did not by itself."""
+        """After the last window: moves the data to the next epoch, if it has not moved already."""
         if self._epoch is not None and hasattr(self.data, "set_epoch"):
             self.data.set_epoch(self._epoch + 1)
 
     def position(self) -> dict[str, Any]:
-        """Where the data is now, for the next :meth:`begin`."""
+        """The data's position now, for the next :meth:`begin`."""
         return dict(self.data.state_dict()) if self.has_position else {}
 
     def rewind(self, position: Mapping[str, Any]) -> dict[str, Any]:
-        """To the beginning of the epoch of this position."""
+        """Moves the data to the beginning of this position's epoch; returns the new position."""
         if not self.has_position or not position:
             return {}
         start = {**position, "window": 0}
@@ -95,7 +96,7 @@ class Source:
 
     @contextmanager
     def aside(self) -> Iterator[Iterable[Window]]:
-        """All windows of an epoch; afterwards the data is where it was before."""
+        """Yields all windows of an epoch; on exit the data is at its position of entry."""
         generators = self._generators()
         states = [generator.get_state() for generator in generators]
         try:
@@ -127,7 +128,7 @@ class Source:
             generator.set_state(state)
 
     def _generators(self) -> list[torch.Generator]:
-        """Those of a loader and its samplers, beside the global ones."""
+        """The generators of a loader and its samplers, without the global generators."""
         found: list[torch.Generator] = []
         places = [self.windows, getattr(self.windows, "sampler", None)]
         places.append(getattr(getattr(self.windows, "batch_sampler", None), "sampler", None))
@@ -138,7 +139,7 @@ class Source:
         return found
 
     def __len__(self) -> int:
-        """Windows of an epoch; 0 if that is not known."""
+        """The number of windows in an epoch; 0 if it is unknown."""
         try:
             return len(self.windows)  # type: ignore[arg-type]
         except TypeError:
@@ -146,6 +147,6 @@ class Source:
 
 
 def fingerprint(window: Window) -> int:
-    """A number that tells a window's inputs from others'."""
+    """A checksum of a window's inputs."""
     numbers = window.input.detach().cpu().contiguous().flatten()
     return zlib.crc32(numbers.view(torch.uint8).numpy().tobytes())

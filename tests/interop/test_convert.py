@@ -488,7 +488,7 @@ def taken_by(kind):
 def test_a_layer_with_something_under_our_names_is_refused(kind):
     name = {"buffer": "_state", "parameter": "state", "module": "stateful"}
     model = nn.ModuleList([nn.LSTM(3, 5), taken_by(kind)])
-    words = rf"1 cannot be turned.*\['{name.get(kind, 'reset_state')}'\]"
+    words = rf"1 cannot be converted.*\['{name.get(kind, 'reset_state')}'\]"
     with pytest.raises(ValueError, match=words):
         stateful_lstm.convert(model)
     assert [type(layer) for layer in model] == [nn.LSTM] * 2

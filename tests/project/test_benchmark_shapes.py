@@ -12,7 +12,7 @@ import torch
 from support import assert_as_good_as, double, module_results, random_hx, twin
 from torch import nn
 
-from benchmarks.shapes import GRID, ROLLOUTS
+from benchmarks.shapes import ROLLOUTS, SHAPES
 
 # Products of nn.LSTM in bfloat16, which takes 10 to 40 times as long as float32 on a processor
 # that lacks instructions for it: there, and only there, large shapes get fewer steps.
@@ -31,7 +31,7 @@ def problem(shape, dtype):
 
 
 grid = pytest.mark.parametrize(
-    "shape", GRID + ROLLOUTS, ids=lambda shape: "-".join(map(str, shape))
+    "shape", SHAPES + ROLLOUTS, ids=lambda shape: "-".join(map(str, shape))
 )
 dtypes = pytest.mark.parametrize("dtype", MOST, ids=lambda d: str(d).removeprefix("torch."))
 

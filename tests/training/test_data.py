@@ -354,10 +354,10 @@ def test_a_position_in_other_data_is_refused(change):
         other.load_state_dict({"epoch": 0})
     assert other.state_dict()["window"] == 0
     for name, wrong, text in (
-        ("window", 4, "behind window 4, and the data ends before"),
-        ("window", -1, "window is -1, not a count"),
-        ("window", 1.7, "window is 1.7, not a count"),
-        ("epoch", "1", "epoch is '1', not a count"),
+        ("window", 4, "behind window 4, and the data ends earlier"),
+        ("window", -1, "window must be a whole number from 0 on, got -1"),
+        ("window", 1.7, "window must be a whole number from 0 on, got 1.7"),
+        ("epoch", "1", "epoch must be a whole number from 0 on, got '1'"),
     ):
         with pytest.raises(ValueError, match=text):
             other.load_state_dict({**other.state_dict(), name: wrong})

@@ -31,8 +31,8 @@ EXPECTED = r"sequences must be a list of arrays \(T, ...\) or one array \(N, T, 
         (torch.tensor(3.0), ValueError, r"got one array of shape \(\)"),
         (DataFrame(a=[1.0, 2.0]), TypeError, r"got a DataFrame: .* \[frame\.to_numpy\(\)\]"),
         (Series(a=1.0), TypeError, r"got a Series: .* \[frame\.to_numpy\(\)\]"),
-        ({"a": SERIES}, TypeError, r"got a dict: list\(sequences\.values\(\)\)"),
-        ((s for s in [SERIES]), TypeError, "map-style dataset of such; got a generator"),
+        ({"a": SERIES}, TypeError, r"got a dict: pass list\(sequences\.values\(\)\)"),
+        ((s for s in [SERIES]), TypeError, "map-style dataset of arrays; got a generator"),
         ("series", TypeError, "got a str"),
         (None, TypeError, "got a NoneType"),
     ],
@@ -66,7 +66,7 @@ def test_arrays_of_objects_are_refused_by_name():
 def test_frames_of_pandas():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]})
-    with pytest.raises(TypeError, match=r"got a DataFrame: give one series as \[frame\.to_numpy"):
+    with pytest.raises(TypeError, match=r"got a DataFrame: pass one series as \[frame\.to_numpy"):
         ContinuousBatches(frame, 1, 3)
     with pytest.raises(TypeError, match="got a Series"):
         ContinuousBatches(frame["a"], 1, 3)

@@ -210,7 +210,7 @@ def test_the_state_of_another_worker_is_refused(workers):
     assert len(told) == workers
     for worker, text in enumerate(told):
         whose = f"worker {min(worker, 1)} of 2, this is worker {worker} of {workers}"
-        assert f"this position is of {whose}: go on with num_workers=2" in text
+        assert f"this position is of {whose}: continue with num_workers=2" in text
     swapped = {0: states[1], 1: states[0]}
     first, second = load(Refusals(make(), swapped), 2)
     assert "of worker 1 of 2, this is worker 0 of 2" in first

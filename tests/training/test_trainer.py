@@ -347,7 +347,7 @@ def test_models_losses_and_windows_that_do_not_fit():
     model = Net()
     optimizer = torch.optim.SGD(model.parameters())
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-    with pytest.raises(ValueError, match="say schedule='epoch'"):
+    with pytest.raises(ValueError, match="pass schedule='epoch'"):
         Trainer(model, optimizer, nn.MSELoss(), scheduler=plateau)
     with pytest.raises(ValueError, match="has no parameters"):
         Trainer(nn.Identity(), optimizer, nn.MSELoss())
@@ -359,7 +359,7 @@ def test_models_losses_and_windows_that_do_not_fit():
         last_step.update(window)
     other = Window.pad([torch.randn(4, 3)])
     with pytest.raises(
-        ValueError, match=r"target must be .* as its input, \(5, 2\); got shape \(4, 1, 3\)"
+        ValueError, match=r"target must be .* like its input, \(5, 2\); got shape \(4, 1, 3\)"
     ):
         bad = Window(
             window.input, other.target, window.reset_mask, window.lengths, other.target_mask

@@ -134,7 +134,7 @@ class Frame:
         ([torch.randn(5, 3)], r"windows\[0\]: expected a stateful_lstm.data.Window, got a tensor"),
         ((Window.pad([torch.randn(4, 3)]), 5), r"windows\[1\]: expected a .*Window, got 5"),
         (iter([]), "more than once"),
-        (DataLoader(make_data()), r"say DataLoader\(windows, batch_size=None\)"),
+        (DataLoader(make_data()), r"use DataLoader\(windows, batch_size=None\)"),
     ],
 )
 def test_what_is_no_windows(windows, text):

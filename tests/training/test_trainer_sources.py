@@ -157,14 +157,16 @@ def test_data_with_a_state_goes_on_though_its_windows_have_no_position(tmp_path,
 
 def test_where_it_cannot_go_on_it_says_so(tmp_path):
     go_on(tmp_path / "a", Wrapped, 4)
-    with pytest.raises(RuntimeError, match="cannot go on in the middle of this epoch: its window"):
+    with pytest.raises(
+        RuntimeError, match="cannot continue in the middle of this epoch: its window"
+    ):
         go_on(tmp_path / "a", Wrapped, 16)  # in the second epoch
     trainer = make_trainer()
     trainer.fit(shuffled(), progress=False, callback=lambda t: t.save(tmp_path / "b"))
     other = make_trainer()
     other.load(tmp_path / "b")
     before = other.updates
-    with pytest.raises(RuntimeError, match="its window 10 is not the one that it was"):
+    with pytest.raises(RuntimeError, match="its window 10 is not the same as before"):
         other.fit(list(shuffled())[:3], progress=False)
     assert other.updates == before
 
