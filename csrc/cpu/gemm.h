@@ -55,7 +55,7 @@ LSTM_INLINE void add_panels(const Sums<A>& out, const F* in, int64_t in_stride, 
                      K - k < length ? K - k : length, part_of(k, 0));
   };
   if (together.several()) return with_few(end - begin, together, few);
-  const bool whole = out.n > kHalf * lanes;  // or what exists is in the first half
+  const bool whole = Panel::kWhole || out.n > kHalf * lanes;  // or what exists is in the first half
   for (int64_t half = 0; half < (whole ? kGroup / kHalf : 1); ++half)
     for (int64_t k = 0; k < K; k += length) {
       const int64_t column = half * kHalf * lanes;
@@ -92,7 +92,6 @@ LSTM_APART void add_turned(const Sums<Acc<S>>& out, const Factor<S>* in, int64_t
   const int64_t left = w.units() - unit, live = left < lanes ? left : lanes, depth = w.depth();
   for (int64_t begin = 0; begin < depth; begin += length) {
     const int64_t end = depth - begin < length ? depth : begin + length;
-#pragma GCC unroll 4
     for (int j = 0; j < kGroup; ++j) {
       const S* source = w.data + (j * w.units() + unit) * w.n_stride;
       Vec<A> sum[R] = {};

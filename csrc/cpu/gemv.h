@@ -193,6 +193,20 @@ struct DotRows {
 template <class A>
 constexpr int kSide = kLanes<A> < kGroup ? kLanes<A> : kGroup;
 
+// The folded sums of a group of which only `live` rows exist, for one row of inputs: apart, since this is rare.
+template <class S, class In>
+LSTM_APART Vec<Acc<S>> fold_some(const WeightRows<S>& first, const WeightRows<S>& second,
+                                 int64_t row, int64_t apart, int64_t live, const In* in) {
+  using A = Acc<S>;
+  Vec<A> some[kSide<A>] = {};
+  for (int64_t m = 0; m < live; ++m) {
+    Vec<A> one[1][1];
+    lane_sums<S>(one, first, second, row + m * apart, 0, in, NotBegun{}.at(0, 0));
+    some[m] = one[0][0];
+  }
+  return fold_rows<A>(some);
+}
+
 // Such a vector for each of `count` rows of inputs, at most kRowsAtOnce; zero past `live`. The lanes of a group's
 // sums are added up as far as that goes while they are in registers, beside the multiplications of the next.
 template <class S, class In, class From = NotBegun>
@@ -214,13 +228,8 @@ LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& se
         for (int r = 0; r < R; ++r) folded[b + r][g] = fold_rows<A>(sum[r]);
         return;
       }
-      Vec<A> some[R][N] = {};
-      for (int64_t m = 0; m < live; ++m) {
-        Vec<A> one[R][1];
-        lane_sums<S>(one, first, second, row + m * rows.apart, 0, in + b * K, NotBegun{}.at(0, 0));
-        for (int r = 0; r < R; ++r) some[r][m] = one[r][0];
-      }
-      for (int r = 0; r < R; ++r) folded[b + r][g] = fold_rows<A>(some[r]);
+      for (int r = 0; r < R; ++r)
+        folded[b + r][g] = fold_some<S>(first, second, row, rows.apart, live, in + (b + r) * K);
     });
   }
   for (int64_t b = 0; b < count; ++b) dot[b] = row_sums<A, N>(folded[b]);

@@ -10,6 +10,8 @@
 // Every sum runs over the rows in one order, whoever computes it: no atomics, the same bits in every run.
 
 constexpr int64_t kColumnsAtOnce = 8 * kTileRows;  // of G
+constexpr int kColumnsEach =
+    kTileRows / 3;  // divides all numbers of columns that go through at once
 
 // Where the processor multiplies tiles, rows of G are shared out in pairs of those, and what goes through at
 // once is larger.
@@ -243,12 +245,12 @@ void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* 
           add_tile<R, kHalf>(Sums<A>{grads + first_sum, K, K - at, 0, fresh}, in, length, part);
       };
       if (rows_of_gradients)  // they are written from their beginnings to their ends
-        in_tiles<kTileRows>(0, count, [&](auto tile, int64_t r) LSTM_LAMBDA {
+        in_tiles<kTileRows, kColumnsEach>(0, count, [&](auto tile, int64_t r) LSTM_LAMBDA {
           for (int64_t k = 0; k < 2 * panels.count(); ++k) add(k / 2, k % 2, tile, r);
         });
       else
         for (int64_t k = 0; k < 2 * panels.count(); ++k)
-          in_tiles<kTileRows>(
+          in_tiles<kTileRows, kColumnsEach>(
               0, count, [&](auto tile, int64_t r) LSTM_LAMBDA { add(k / 2, k % 2, tile, r); });
     }
   }

@@ -6,18 +6,9 @@
 
 #include "cpu/kernels.h"
 
-// From here on only: what stands in the headers above must run on any processor.
-#if defined(__clang__)
-#pragma clang attribute push(                                                     \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma"))), \
-    apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")
-#endif
-#include "lstm_equations.h"
-
-namespace stateful_lstm::cpu::amx {
+#define LSTM_ISA amx
+#define LSTM_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma"
+#include "cpu/isa/begin.h"
 constexpr int kVectorBytes = 64;
 constexpr int kTileRows = 12, kCellRows = 6;
 constexpr bool kPairs = true, kTiled = true, kMasked = !kWatched, kNarrows = true;
@@ -57,11 +48,5 @@ LSTM_INLINE void tile_multiply() {
 }
 #include "cpu/all_kernels.h"
 template Kernels<bfloat16> table<bfloat16>();
-}  // namespace stateful_lstm::cpu::amx
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "cpu/isa/end.h"
 #endif

@@ -6,16 +6,9 @@
 
 #include "cpu/kernels.h"
 
-// From here on only: what stands in the headers above must run on any processor.
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-#include "lstm_equations.h"
-
-namespace stateful_lstm::cpu::avx2 {
+#define LSTM_ISA avx2
+#define LSTM_TARGET "avx2,fma"
+#include "cpu/isa/begin.h"
 constexpr int kVectorBytes = 32;
 constexpr int kTileRows = 6, kCellRows = 3;
 constexpr bool kPairs = false, kTiled = false, kMasked = false, kNarrows = false;
@@ -32,11 +25,5 @@ LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const 
 template Kernels<float> table<float>();
 template Kernels<double> table<double>();
 template Kernels<bfloat16> table<bfloat16>();
-}  // namespace stateful_lstm::cpu::avx2
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "cpu/isa/end.h"
 #endif

@@ -5,12 +5,13 @@
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wpsabi"  // no vector leaves this file
 #endif
-#include "lstm_equations.h"
 #include "cpu/kernels.h"
 
 #define LSTM_HIDE(v) __asm__("" : "+m"(v))
 
-namespace stateful_lstm::cpu::tiles {
+#define LSTM_ISA tiles
+#define LSTM_RARE
+#include "cpu/isa/begin.h"
 constexpr int kVectorBytes = 64;  // a row of a tile
 constexpr int kTileRows = 6, kCellRows = 3;
 constexpr bool kPairs = true, kTiled = true, kMasked = false, kNarrows = false;
@@ -74,4 +75,4 @@ LSTM_INLINE void tile_multiply() {
 }
 #include "cpu/all_kernels.h"
 template Kernels<bfloat16> table<bfloat16>();
-}  // namespace stateful_lstm::cpu::tiles
+#include "cpu/isa/end.h"

@@ -2,10 +2,11 @@
 // so that tests can see that way anywhere. Never chosen by itself.
 #include <utility>
 
-#include "lstm_equations.h"
 #include "cpu/kernels.h"
 
-namespace stateful_lstm::cpu::pairs {
+#define LSTM_ISA pairs
+#define LSTM_RARE
+#include "cpu/isa/begin.h"
 constexpr int kVectorBytes = 16;
 constexpr int kTileRows = 6, kCellRows = 3;
 constexpr bool kPairs = true, kTiled = false, kMasked = false, kNarrows = false;
@@ -23,7 +24,5 @@ LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pa
   return sum + high(a) * high(b) + low(a) * low(b);
 }
 #include "cpu/all_kernels.h"
-template Kernels<float> table<float>();
-template Kernels<double> table<double>();
 template Kernels<bfloat16> table<bfloat16>();
-}  // namespace stateful_lstm::cpu::pairs
+#include "cpu/isa/end.h"

@@ -1,10 +1,13 @@
 // The kernels for any processor: vectors of 16 bytes, which the compiler maps to what is there.
 #include <utility>
 
-#include "lstm_equations.h"
 #include "cpu/kernels.h"
 
-namespace stateful_lstm::cpu::portable {
+#define LSTM_ISA portable
+#if defined(__x86_64__)  // elsewhere these are the only kernels
+#define LSTM_RARE
+#endif
+#include "cpu/isa/begin.h"
 constexpr int kVectorBytes = 16;
 constexpr int kTileRows = 6, kCellRows = 3;
 constexpr bool kPairs = false, kTiled = false, kMasked = false, kNarrows = false;
@@ -19,4 +22,4 @@ LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const 
 template Kernels<float> table<float>();
 template Kernels<double> table<double>();
 template Kernels<bfloat16> table<bfloat16>();
-}  // namespace stateful_lstm::cpu::portable
+#include "cpu/isa/end.h"

@@ -1,0 +1,11 @@
+// Closes what begin.h has opened.
+}  // namespace stateful_lstm::cpu::LSTM_ISA
+
+#if !defined(__clang__)
+#pragma GCC pop_options
+#elif defined(LSTM_TARGET)
+#pragma clang attribute pop
+#endif
+#undef LSTM_ISA
+#undef LSTM_TARGET
+#undef LSTM_RARE
