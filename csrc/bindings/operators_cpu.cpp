@@ -103,18 +103,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
   });
 }
 
-template <class S>
-Acc<S> widened(S x) {
-  return x;
-}
-template <>
-float widened<bfloat16>(bfloat16 x) {
-  const uint32_t bits = uint32_t(x.bits) << 16;
-  float wide;
-  std::memcpy(&wide, &bits, sizeof wide);
-  return wide;
-}
-
 // Gradients and what forward left, checked, but for where the results go.
 template <class S>
 BackwardParams<S> backward_params(Inputs& in, const OptTensor& grad_y, const OptTensor& grad_h_n,
@@ -234,14 +222,14 @@ Tensor lstm_gates(Tensor x, Tensor weight_ih, Tensor weight_hh, OptTensor bias_i
     using S = decltype(number);
     using A = Acc<S>;
     Inputs in(cpu_device());
-    AnewParams<S> p;
+    RecomputeParams<S> p;
     fill_layer(p, in, x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, h0, c0, reset_mask,
                lengths, recurrent_mask, reverse);
     p.y = in.get<S>(y, {p.T, p.B, p.P}, "y");
     p.cells = in.get<A>(cells, {p.T, p.B, p.H}, "cells");
     Tensor gates = make_pooled<S>({p.T, p.B, 4 * p.H});
     p.gates = mutable_data<S>(gates);
-    run_gates_anew(p);
+    run_recompute_gates(p);
     return gates;
   });
 }

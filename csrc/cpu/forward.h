@@ -11,6 +11,11 @@
 // meet once a step (twice with a projection) when h is complete. A member writes h, c and outputs of
 // its own units only. What a step needs to find in h, zeros after a reset, its owner has put there
 // before they met.
+#pragma once
+#include "cpu/gemm.h"
+#include "cpu/gemv.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 
 // From one row of h before the projection to the next; as numbers of type Acc<S>.
 template <class S>
@@ -140,27 +145,28 @@ Packed<S, 3> recurrent_weights(const ForwardParams<S>& a) {
 // rows of weights that fit no cache: docs/performance.md.
 template <class S>
 Weights forward_weights_are(const ForwardParams<S>& a, InPlace may_be) {
-  constexpr int64_t kKiB = 1024, kRows = 4;
   if (a.weight_hr) return Weights::packed;  // whose product is there for packed ones only
   const int64_t of_h = 4 * a.H * a.P * int64_t(sizeof(S)),
                 bytes = of_h + 4 * a.H * a.I * int64_t(sizeof(S));
   const int64_t steps = a.T * a.B;
-  const bool quicker = (steps <= 40 && steps <= bytes / (24 * kKiB)) ||
-                       steps <= bytes / (128 * kKiB) || of_h >= 8192 * kKiB;
+  const bool quicker =
+      (steps <= heuristics::kInPlaceSteps && steps <= bytes / heuristics::kInPlaceBytes) ||
+      steps <= bytes / heuristics::kInPlaceLargeBytes || of_h >= heuristics::kInPlaceRecurrentBytes;
   const bool wanted = may_be == InPlace::always || (may_be == InPlace::if_quicker && quicker);
   const bool as_they_are = sizeof(Input<S>) == sizeof(S);  // do products take the weights' numbers
-  if (wanted && as_they_are && !kTiles<S> && a.B <= kRows) return Weights::in_place;
-  return a.T == 1 ? Weights::packed_in_passing : Weights::packed;
+  if (wanted && as_they_are && !kTiles<S> && a.B <= heuristics::kInPlaceRows)
+    return Weights::in_place;
+  return a.T == 1 ? Weights::packed_on_the_fly : Weights::packed;
 }
 
-// One of the two matrices of the gates, and how it is read: `pack`, if it is packed already, or else `room` for one panel.
+// One of the two matrices of the gates, and how it is read: `pack`, if it is packed already, or else `scratch` for one panel.
 // The rows of what it is multiplied with lie `stride` numbers of type Input<S> apart.
 template <class S>
 struct GateWeights {
   Weights are;
   const Columns<S>& w;
   const Factor<S>* pack;
-  Factor<S>* room;
+  Factor<S>* scratch;
 
   int64_t stride() const { return are == Weights::in_place ? w.K : input_stride<S>(w.K); }
   int64_t gate_lanes(int64_t panel) const {
@@ -173,7 +179,7 @@ struct GateWeights {
   }
 };
 
-constexpr int64_t kTurnedRows = 3;  // for more it pays to have packed
+using heuristics::kTurnedRows;
 
 // sums (panels, rows, 4, lanes) += rows [begin, end) of `in` times the four gates of some vectors of units, those
 // of `together` from `panel` on; more than one only where they are packed beforehand.
@@ -185,19 +191,19 @@ LSTM_APART void add_gates(const Sums<Acc<S>>& sums, const GateWeights<S>& weight
   const Columns<S>& w = weights.w;
   if (weights.are == Weights::in_place)
     return add_gate_dots(sums.data, w.data, w.K, w.units(), in, begin, end, panel * lanes);
-  const bool passing = weights.pack == nullptr;
+  const bool on_the_fly = weights.pack == nullptr;
   const auto* factors_in = reinterpret_cast<const Factor<S>*>(in);
   const int64_t stride = weights.stride() / kNumbers<Factor<S>>;
-  if (weights.are == Weights::packed_in_passing && !kTiles<S> && end - begin <= kTurnedRows)
+  if (weights.are == Weights::packed_on_the_fly && !kTiles<S> && end - begin <= kTurnedRows)
     return with_rows<kTurnedRows>(end - begin, [&](auto rows) LSTM_LAMBDA {
       if (!wanted(rows, begin)) return;
       add_turned<decltype(rows)::rows>(Sums<Acc<S>>{sums.data + begin * sums.row, sums.row, 0, 0},
                                        factors_in + begin * stride, stride, w, panel * lanes);
     });
-  if (passing) pack_panel(weights.room, w, panel, weights.gate_lanes(panel));
+  if (on_the_fly) pack_panel(weights.scratch, w, panel, weights.gate_lanes(panel));
   add_panels(sums, factors_in, stride, begin, end, w.depth(),
-             passing ? packed_panel(static_cast<const Factor<S>*>(weights.room), w.depth(), 0)
-                     : packed_panel(weights.pack, w.depth(), panel),
+             on_the_fly ? packed_panel(static_cast<const Factor<S>*>(weights.scratch), w.depth(), 0)
+                        : packed_panel(weights.pack, w.depth(), panel),
              together, wanted);
 }
 
@@ -297,7 +303,7 @@ LSTM_INLINE void finish(const ForwardParams<S>& a, const Part& part, int64_t t, 
 
 template <class S>
 void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_weights,
-                  Acc<S>* work, Acc<S>* own, const Part& part, Barrier& barrier) {
+                  Acc<S>* work, Acc<S>* member_scratch, const Part& part, Barrier& barrier) {
   using A = Acc<S>;
   constexpr int64_t lanes = kLanes<A>, width = kGroup * lanes;
   const TilesInUse<S> tiles;
@@ -320,13 +326,13 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
 
   const int64_t at_once = input_steps(a.T, rows, kTiles<S>);
   const auto* pack = reinterpret_cast<const Factor<S>*>(packed_weights);
-  auto* in = reinterpret_cast<Input<S>*>(own);
-  A* sums_x = own + at_once * rows * (a.I + kMostSpread);
-  auto* room = reinterpret_cast<Factor<S>*>(sums_x + at_once * rows * panels.size() * width);
+  auto* in = reinterpret_cast<Input<S>*>(member_scratch);
+  A* x_sums = member_scratch + at_once * rows * (a.I + kMostSpread);
+  auto* scratch = reinterpret_cast<Factor<S>*>(x_sums + at_once * rows * panels.size() * width);
   const bool packed = packed_before(are), with_inputs = are == Weights::packed;
   const Factor<S>* pack_h = with_inputs ? pack + weights.size(1) : pack;
-  const GateWeights<S> of_inputs = {are, weights.w[0], with_inputs ? pack : nullptr, room};
-  const GateWeights<S> of_h = {are, weights.w[1], packed ? pack_h : nullptr, room};
+  const GateWeights<S> of_inputs = {are, weights.w[0], with_inputs ? pack : nullptr, scratch};
+  const GateWeights<S> of_h = {are, weights.w[1], packed ? pack_h : nullptr, scratch};
   const Groups groups(panels, of_h.shared(panels), packed ? rows : kTileRows);
   const bool one_group = groups.count == 1 && (groups.joins || groups.shared == 0);
   const bool row_alone = packed && rows == 1 && part.members == 1 && !a.weight_hr && one_group;
@@ -347,7 +353,7 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
   for (int64_t step = 0; step < a.T; ++step) {
     const int64_t first = step / at_once * at_once;
     const int64_t count = a.T - first < at_once ? a.T - first : at_once;
-    if (step == first) input_products(a, part, step, count, panels, of_inputs, in, sums_x);
+    if (step == first) input_products(a, part, step, count, panels, of_inputs, in, x_sums);
     if constexpr (!kTiles<S>)
       if (row_alone) {  // which panels go together is asked once for these steps
         const int64_t depth = of_h.w.depth(), at = begin * of_h.stride();
@@ -357,7 +363,7 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
             const Input<S>* from = begin_step(t) + at;
             if (is_live(a, t, begin))
               step_of_row<S, decltype(whole)::rows, decltype(shared)::rows>(
-                  a, t, begin, sums_x + (step - first) * width, count * width,
+                  a, t, begin, x_sums + (step - first) * width, count * width,
                   reinterpret_cast<const Factor<S>*>(from), depth, of_h.pack, c, h_next);
             end_step(t);
           }
@@ -371,7 +377,7 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
     A* out = a.weight_hr ? hidden : h_next;
     const auto some_panels = [&](int64_t p, const Together& together) LSTM_LAMBDA {
       const int64_t gate_lanes = of_h.gate_lanes(p);
-      A* sums = sums_x + (p - panels.begin) * panel_size + (step - first) * rows * width;
+      A* sums = x_sums + (p - panels.begin) * panel_size + (step - first) * rows * width;
       add_gates(Sums<A>{sums - begin * width, width, kGroup * gate_lanes, panel_size}, of_h,
                 product_h, begin, end, p, together, live);
       const auto cells = [&](auto tile, auto vectors, int64_t b, int64_t last_lanes) LSTM_LAMBDA {
@@ -407,3 +413,5 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
                units.size());
   }
 }
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

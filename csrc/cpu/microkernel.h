@@ -11,6 +11,12 @@
 // which keeps their error small.
 // Calls tile(Rows<R>, first row) for rows [b, end): tiles of `most` rows; the last two share theirs equally. Where the
 // number of rows is a multiple of `each`, so are those of tiles, and fewer sizes of tiles are compiled.
+#pragma once
+#include "cpu/pack.h"
+#include "cpu/row_state.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
+
 template <int R>
 struct Rows {
   static constexpr int rows = R;
@@ -240,3 +246,5 @@ LSTM_APART void add_tile(const Sums<Out>& out, const In& in, int64_t K, const Pa
             LSTM_LAMBDA { store(at(r, j), load(static_cast<const Out*>(at(r, j))) + add); });
   }
 }
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

@@ -1,5 +1,5 @@
-// Opens the namespace of one instruction set; end.h closes it. A file of an instruction set defines before:
-//   LSTM_ISA      the namespace
+// Compiles for one instruction set from here on, until end.h. A file of an instruction set defines before:
+//   LSTM_ISA      the namespace of the kernels, inside stateful_lstm::cpu
 //   LSTM_TARGET   the compiler's names of the instructions beyond the baseline, if there are any
 //   LSTM_RARE     if no production machine chooses these kernels: they are then compiled with fewer optimizations,
 //                 which halves the time. The results are the same: every product that may be fused with a sum is
@@ -24,5 +24,3 @@ LSTM_PRAGMA(GCC target(LSTM_TARGET))
 #endif
 
 #include "lstm_equations.h"
-
-namespace stateful_lstm::cpu::LSTM_ISA {

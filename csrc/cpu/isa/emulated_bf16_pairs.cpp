@@ -7,10 +7,16 @@
 #define LSTM_ISA pairs
 #define LSTM_RARE
 #include "cpu/isa/begin.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 constexpr int kVectorBytes = 16;
 constexpr int kTileRows = 6, kCellRows = 3;
 constexpr bool kPairs = true, kTiled = false, kMasked = false, kNarrows = false;
+}  // namespace stateful_lstm::cpu::LSTM_ISA
+
 #include "cpu/simd.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
   return a * b + c;
 }
@@ -23,6 +29,11 @@ LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pa
                         LSTM_LAMBDA { return bit_cast<Vec<float>>(v & 0xffff0000u); };
   return sum + high(a) * high(b) + low(a) * low(b);
 }
+}  // namespace stateful_lstm::cpu::LSTM_ISA
+
 #include "cpu/all_kernels.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 template Kernels<bfloat16> table<bfloat16>();
+}  // namespace stateful_lstm::cpu::LSTM_ISA
 #include "cpu/isa/end.h"

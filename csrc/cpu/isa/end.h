@@ -1,6 +1,4 @@
-// Closes what begin.h has opened.
-}  // namespace stateful_lstm::cpu::LSTM_ISA
-
+// Undoes what begin.h has set.
 #if !defined(__clang__)
 #pragma GCC pop_options
 #elif defined(LSTM_TARGET)
