@@ -8,22 +8,9 @@
 #pragma once
 #include <cstdint>
 
+#include "bfloat16.h"
+
 namespace stateful_lstm {
-
-struct bfloat16 {  // the upper half of a float
-  uint16_t bits;
-};
-
-template <class S>
-struct AccOf {
-  using type = S;
-};
-template <>
-struct AccOf<bfloat16> {
-  using type = float;
-};
-template <class S>
-using Acc = typename AccOf<S>::type;
 
 // A whole call of one layer and one direction. Steps run t = 0..T-1, or T-1..0 if `reverse`.
 // A row's step t is run when t < lengths[b]; before it, h and c of the row become zero where
@@ -97,7 +84,7 @@ struct GradientParams : SequenceParams<S> {
 
 // The activated gates of all steps anew, from what forward kept.
 template <class S>
-struct AnewParams : LayerParams<S> {
+struct RecomputeParams : LayerParams<S> {
   const S* y;           // (T, B, P) from forward
   const Acc<S>* cells;  // (T, B, H) from forward
   S* gates;             // (T, B, 4H) zero where t >= lengths[b]
@@ -125,13 +112,13 @@ struct StepParams {
   S* h_n;                // (B, P)
   S* c_n;                // (B, H)
   Acc<S>* hidden;        // (B, H) scratch: h before the projection, zero in padding rows
-  const Acc<S>* begun;   // (H, B, 4, lanes) the sums over x where they were begun before, or null
+  const Acc<S>* x_sums;  // (H, B, 4, lanes) the sums over x where they were begun before, or null
 };
 
 // The products of x with weight_ih for T steps of one layer, before any of them. A sum is kept lane by lane, since it
 // goes on with h before the lanes are added up.
 template <class S>
-struct BeginParams {
+struct SumsOfXParams {
   int64_t T, B, I, H;
   int64_t x_time, x_stride;  // elements between steps and rows of x
   const S* x;                // (T, B, I)

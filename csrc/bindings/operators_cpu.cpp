@@ -156,13 +156,13 @@ Tensor lstm_gates(Tensor x, Tensor weight_ih, Tensor weight_hh, OptTensor bias_i
   return by_dtype(weight_hh, "weight_hh", [&](auto number) {
     using S = decltype(number);
     using A = Acc<S>;
-    AnewParams<S> p;
+    RecomputeParams<S> p;
     fill_layer<S>(in.check, p, views, reverse);
     p.y = in.get<S>(y, {p.T, p.B, p.P}, "y");
     p.cells = in.get<A>(cells, {p.T, p.B, p.H}, "cells");
     Tensor gates = make_pooled<S>({p.T, p.B, 4 * p.H});
     p.gates = mutable_data<S>(gates);
-    run_gates_anew(p);
+    run_recompute_gates(p);
     return gates;
   });
 }

@@ -1,15 +1,3 @@
-// All kernels, for the instruction set of the file that includes this, inside its namespace.
-// Keep this order: each builds on the one before.
-#include "cpu/pack.h"
-#include "cpu/row_state.h"
-#include "cpu/microkernel.h"
-#include "cpu/microkernel_amx.h"
-#include "cpu/gemm.h"
-#include "cpu/gemv.h"
-#include "cpu/forward.h"
-#include "cpu/backward.h"
-#include "cpu/weight_gradients.h"
-#include "cpu/recompute_gates.h"
-#include "cpu/step.h"
-#include "cpu/step_amx.h"
+// All kernels, for the instruction set whose file includes this.
+#pragma once
 #include "cpu/kernel_table.h"

@@ -4,6 +4,10 @@
 // weight_hh, which is the gradient of the h before. Shared out as forward is, by rows or by units;
 // members meet when the gradients of all gates are there (with a projection, also when those of h
 // are).
+#pragma once
+#include "cpu/forward.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 
 // The weights as the columns of the products that the gradients of gates and of h go into.
 template <class S>
@@ -16,10 +20,10 @@ Packed<S, 2> backward_weights(const BackwardParams<S>& a) {
 // gradient of h0. The order of sums is the same.
 template <class S>
 Weights backward_weights_are(const BackwardParams<S>& a) {
-  constexpr int64_t kMostRows = 16;
   const bool whole_panels = a.P % (kGroup * kLanes<Acc<S>>) == 0;
   const bool multiplied = a.T > 1 || a.grad_h0 || a.weight_hr;
-  const bool may = !a.weight_hr && a.T == 1 && a.B <= kMostRows && whole_panels;
+  const bool may =
+      !a.weight_hr && a.T == 1 && a.B <= heuristics::kBackwardInPlaceRows && whole_panels;
   return may || !multiplied ? Weights::in_place : Weights::packed;
 }
 
@@ -167,3 +171,5 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* packed_weights, Acc
                      units.size() * sizeof(A));
   }
 }
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

@@ -39,35 +39,39 @@ struct Choice {
   Kernels<S> (*table)();
 };
 
-// What this machine runs, the best first.
+// The kernels of type S where an instruction set has kernels of its own for bfloat16 only: those, or else the table of
+// the instruction set that it extends, whose kernels of the other types would be the same code.
+#define LSTM_BFLOAT16_OR(own, other)           \
+  [] {                                         \
+    if constexpr (std::is_same_v<S, bfloat16>) \
+      return own::table<S>();                  \
+    else                                       \
+      return other::table<S>();                \
+  }
+
+// The instruction sets that this machine supports, the best first.
 template <class S>
 std::vector<Choice<S>> available() {
   std::vector<Choice<S>> list;
 #if defined(__x86_64__)
   const bool fma = __builtin_cpu_supports("fma");
-#if !defined(STATEFUL_LSTM_WITHOUT_AVX512)  // as setup.py asks for where sanitizers watch
+#if !defined(STATEFUL_LSTM_WITHOUT_AVX512)  // setup.py defines it where sanitizers watch
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (fma && avx512 && __builtin_cpu_supports("avx512bf16")) {
-    if constexpr (std::is_same_v<S, bfloat16>) {
-      if (has_tiles()) list.push_back({"amx", amx::table<S>});
-    } else if (has_tiles()) {
-      list.push_back({"amx", avx512bf16::table<S>});
-    }
-    list.push_back({"avx512bf16", avx512bf16::table<S>});
+    if (has_tiles()) list.push_back({"amx", LSTM_BFLOAT16_OR(amx, avx512)});
+    list.push_back({"avx512bf16", LSTM_BFLOAT16_OR(avx512bf16, avx512)});
   }
   if (fma && avx512) list.push_back({"avx512", avx512::table<S>});
 #endif
   if (fma && __builtin_cpu_supports("avx2")) list.push_back({"avx2", avx2::table<S>});
 #endif
   list.push_back({"portable", portable::table<S>});
-  list.push_back({"pairs", pairs::table<S>});
-  if constexpr (std::is_same_v<S, bfloat16>)
-    list.push_back({"tiles", tiles::table<S>});
-  else
-    list.push_back({"tiles", portable::table<S>});  // there are none of these types
+  list.push_back({"pairs", LSTM_BFLOAT16_OR(pairs, portable)});
+  list.push_back({"tiles", LSTM_BFLOAT16_OR(tiles, portable)});
   return list;
 }
+#undef LSTM_BFLOAT16_OR
 
 template <class S>
 Kernels<S> choose() {

@@ -11,6 +11,11 @@
 // meet once a step (twice with a projection) when h is complete. A member writes h, c and outputs of
 // its own units only. What a step needs to find in h, zeros after a reset, its owner has put there
 // before they met.
+#pragma once
+#include "cpu/gemm.h"
+#include "cpu/gemv.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 
 // From one row of h before the projection to the next; as numbers of type Acc<S>.
 template <class S>
@@ -18,103 +23,107 @@ constexpr int64_t hidden_row(int64_t H) {
   return kTiles<S> ? H + kTileSide : H;
 }
 
-// Gates, cells and hidden states of R rows from b at step t and N vectors of units, from the gates' sums, those of
-// all rows for each vector. Stage by stage for all of them, whose long chains of operations then run side by side.
-template <int R, int N, class S>
-LSTM_INLINE void cells_of(const ForwardParams<S>& a, int64_t t, int64_t b, int64_t unit,
-                          const Gates<Vec<Acc<S>>> (&sum)[R * N], Acc<S>* c, Acc<S>* hidden) {
+// Gates, cells and hidden states of `count` vectors of units at step t, from the gates' sums. Vector k is that of row
+// row[k], units from unit[k] on. Stage by stage for all of them, whose long chains of operations then run side by side.
+template <int count, class S>
+LSTM_INLINE void cells_of(const ForwardParams<S>& a, int64_t t, const int64_t (&row)[count],
+                          const int64_t (&unit)[count], const Gates<Vec<Acc<S>>> (&sum)[count],
+                          Acc<S>* c, Acc<S>* hidden) {
   using A = Acc<S>;
   using V = Vec<A>;
-  constexpr int64_t lanes = kLanes<A>;
-  constexpr int all = R * N;
   const int64_t H = a.H;
   const bool last_product = a.weight_hr == nullptr;
-  const auto first = [&](int k) LSTM_LAMBDA { return unit + k / R * lanes; };
-  const auto left = [&](int k) LSTM_LAMBDA { return H - first(k); };  // lanes that exist
-  const auto place = [&](int k) LSTM_LAMBDA { return (b + k % R) * H + first(k); };
-  Gates<V> gate[all];
-  V cell[all], h[all];
+  Gates<V> gate[count];
+  V cell[count], h[count];
 #pragma GCC unroll 6
-  for (int k = 0; k < all; ++k) gate[k] = activate<Math<A>, V>(sum[k]);
+  for (int k = 0; k < count; ++k) gate[k] = activate<Math<A>, V>(sum[k]);
 #pragma GCC unroll 6
-  for (int k = 0; k < all; ++k)
-    cell[k] = cell_state<Math<A>>(gate[k], load(static_cast<const A*>(c) + place(k), left(k)));
+  for (int k = 0; k < count; ++k)
+    cell[k] = cell_state<Math<A>>(
+        gate[k], load(static_cast<const A*>(c) + row[k] * H + unit[k], H - unit[k]));
 #pragma GCC unroll 6
-  for (int k = 0; k < all; ++k) {
+  for (int k = 0; k < count; ++k) {
     h[k] = hidden_state<Math<A>>(gate[k].o, cell[k]);
     if (last_product) h[k] = round_to<S>(h[k]);  // before a projection h stays exact
   }
 #pragma GCC unroll 6
-  for (int k = 0; k < all; ++k) {
-    if (!is_live(a, t, b + k % R)) continue;
-    const int64_t n = left(k), step_row = t * a.B + b + k % R;
-    store(c + place(k), cell[k], n);
+  for (int k = 0; k < count; ++k) {
+    if (!is_live(a, t, row[k])) continue;
+    const int64_t n = H - unit[k], place = row[k] * H + unit[k], step_row = t * a.B + row[k];
+    store(c + place, cell[k], n);
     if (kPaired<S> && !last_product)  // as the projection's product takes them, H factors a row
-      store(reinterpret_cast<Input<S>*>(hidden + (b + k % R) * hidden_row<S>(H)) + first(k), h[k],
-            n);
+      store(reinterpret_cast<Input<S>*>(hidden + row[k] * hidden_row<S>(H)) + unit[k], h[k], n);
     else
-      store(hidden + place(k), h[k], n);
+      store(hidden + place, h[k], n);
     if (a.gates != nullptr) {
-      S* out = a.gates + step_row * 4 * H + first(k);
+      S* out = a.gates + step_row * 4 * H + unit[k];
       store(out, gate[k].i, n);
       store(out + H, gate[k].f, n);
       store(out + 2 * H, gate[k].g, n);
       store(out + 3 * H, gate[k].o, n);
     }
-    if (a.cells != nullptr) store(a.cells + step_row * H + first(k), cell[k], n);
+    if (a.cells != nullptr) store(a.cells + step_row * H + unit[k], cell[k], n);
   }
 }
 
-// The same from sums (N, .., 4, lanes) of panels that lie `panel` apart; of the last one a gate has `last_lanes`.
-template <class S, int R, int N>
-LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, int64_t unit,
-                              const Acc<S>* sums, int64_t panel, int64_t last_lanes, Acc<S>* c,
-                              Acc<S>* hidden) {
+// The same for `rows` rows from b on and count / rows vectors of units from `unit` on. The sums are those of panels
+// that lie `panel` apart, (.., rows, 4, lanes); of the last one a gate has `last_lanes`.
+template <class S, int count>
+LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, int rows,
+                              int64_t first_unit, const Acc<S>* sums, int64_t panel,
+                              int64_t last_lanes, Acc<S>* c, Acc<S>* hidden) {
   using A = Acc<S>;
   constexpr int64_t lanes = kLanes<A>;
-  Gates<Vec<A>> sum[R * N];
+  Gates<Vec<A>> sum[count];
+  int64_t row[count], unit[count];
+  int r = 0, n = 0;
 #pragma GCC unroll 6
-  for (int k = 0; k < R * N; ++k) {
-    const A* from = sums + k / R * panel + k % R * kGroup * lanes;
-    const int64_t gate_lanes = k / R == N - 1 ? last_lanes : lanes;
+  for (int k = 0; k < count; ++k) {
+    const A* from = sums + n * panel + r * kGroup * lanes;
+    const int64_t gate_lanes = k + rows >= count ? last_lanes : lanes;
     sum[k] = {load(from), load(from + gate_lanes), load(from + 2 * gate_lanes),
               load(from + 3 * gate_lanes)};
+    row[k] = b + r;
+    unit[k] = first_unit + n * lanes;
+    if (++r == rows) {
+      r = 0;
+      ++n;
+    }
   }
-  cells_of<R, N>(a, t, b, unit, sum, c, hidden);
+  cells_of<count>(a, t, row, unit, sum, c, hidden);
 }
 
-// Of `vectors` that a panel's gates share, those of one gate.
-template <class A, int gate, int vectors, int... lane>
-LSTM_INLINE Vec<A> shared_gate(const Vec<A>* v, std::integer_sequence<int, lane...>) {
-  constexpr int lanes = kLanes<A>, each = lanes * vectors / kGroup;
-  return pick<A, (gate * each + lane) % (vectors * lanes)...>(v[0], v[vectors - 1]);
-}
-
-// A step of row b whose panels all go together: the sums never leave the registers. `sums` has the inputs' products, and
-// the first panel's gates begin there.
+// A step of row b whose panels all go together: the sums never leave the registers, but where gates share vectors.
+// `sums` has the inputs' products, and the first panel's gates begin there.
 template <class S, int N, int shared>
 LSTM_APART void step_of_row(const ForwardParams<S>& a, int64_t t, int64_t b, const Acc<S>* sums,
                             int64_t panel_size, const Factor<S>* in, int64_t K,
                             const Factor<S>* pack, Acc<S>* c, Acc<S>* hidden) {
   using A = Acc<S>;
   constexpr int64_t lanes = kLanes<A>;
-  constexpr int C = kGroup * N + shared, vectors = N + (shared > 0);
+  constexpr int C = kGroup * N + shared;
   Vec<A> product[1][C] = {};
   add_rows<A>(product, RowInputs<Factor<S>>{in, 0}, K, packed_panel(pack, K, 0));
   Vec<A>(&sum)[C] = product[0];
 #pragma GCC unroll 18
   for (int j = 0; j < C; ++j) sum[j] += load(sums + j / kGroup * panel_size + j % kGroup * lanes);
-  Gates<Vec<A>> gate[vectors];
-#pragma GCC unroll 4
-  for (int n = 0; n < N; ++n)
-    gate[n] = {sum[kGroup * n], sum[kGroup * n + 1], sum[kGroup * n + 2], sum[kGroup * n + 3]};
   if constexpr (shared > 0) {
-    constexpr auto all = std::make_integer_sequence<int, lanes>{};
-    const Vec<A>* last = &sum[kGroup * N];
-    gate[N] = {shared_gate<A, 0, shared>(last, all), shared_gate<A, 1, shared>(last, all),
-               shared_gate<A, 2, shared>(last, all), shared_gate<A, 3, shared>(last, all)};
+    A apart[kGroup * (N + 1) * lanes];
+#pragma GCC unroll 20
+    for (int j = 0; j < kGroup * (N + 1); ++j) store(apart + j * lanes, j < C ? sum[j] : Vec<A>{});
+    forward_cells<S, N + 1>(a, t, b, 1, 0, apart, kGroup * lanes, shared * lanes / kGroup, c,
+                            hidden);
+  } else {
+    Gates<Vec<A>> gate[N];
+    int64_t row[N], unit[N];
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) {
+      gate[n] = {sum[kGroup * n], sum[kGroup * n + 1], sum[kGroup * n + 2], sum[kGroup * n + 3]};
+      row[n] = b;
+      unit[n] = n * lanes;
+    }
+    cells_of<N>(a, t, row, unit, gate, c, hidden);
   }
-  cells_of<1, vectors>(a, t, b, 0, gate, c, hidden);
 }
 
 // The weights as the columns of the products that x (rows, I), h (rows, P) and hidden (rows, H) go into.
@@ -136,27 +145,28 @@ Packed<S, 3> recurrent_weights(const ForwardParams<S>& a) {
 // rows of weights that fit no cache: docs/performance.md.
 template <class S>
 Weights forward_weights_are(const ForwardParams<S>& a, InPlace may_be) {
-  constexpr int64_t kKiB = 1024, kRows = 4;
   if (a.weight_hr) return Weights::packed;  // whose product is there for packed ones only
   const int64_t of_h = 4 * a.H * a.P * int64_t(sizeof(S)),
                 bytes = of_h + 4 * a.H * a.I * int64_t(sizeof(S));
   const int64_t steps = a.T * a.B;
-  const bool quicker = (steps <= 40 && steps <= bytes / (24 * kKiB)) ||
-                       steps <= bytes / (128 * kKiB) || of_h >= 8192 * kKiB;
+  const bool quicker =
+      (steps <= heuristics::kInPlaceSteps && steps <= bytes / heuristics::kInPlaceBytes) ||
+      steps <= bytes / heuristics::kInPlaceLargeBytes || of_h >= heuristics::kInPlaceRecurrentBytes;
   const bool wanted = may_be == InPlace::always || (may_be == InPlace::if_quicker && quicker);
   const bool as_they_are = sizeof(Input<S>) == sizeof(S);  // do products take the weights' numbers
-  if (wanted && as_they_are && !kTiles<S> && a.B <= kRows) return Weights::in_place;
-  return a.T == 1 ? Weights::packed_in_passing : Weights::packed;
+  if (wanted && as_they_are && !kTiles<S> && a.B <= heuristics::kInPlaceRows)
+    return Weights::in_place;
+  return a.T == 1 ? Weights::packed_on_the_fly : Weights::packed;
 }
 
-// One of the two matrices of the gates, and how it is read: `pack`, if it is packed already, or else `room` for one panel.
+// One of the two matrices of the gates, and how it is read: `pack`, if it is packed already, or else `scratch` for one panel.
 // The rows of what it is multiplied with lie `stride` numbers of type Input<S> apart.
 template <class S>
 struct GateWeights {
   Weights are;
   const Columns<S>& w;
   const Factor<S>* pack;
-  Factor<S>* room;
+  Factor<S>* scratch;
 
   int64_t stride() const { return are == Weights::in_place ? w.K : input_stride<S>(w.K); }
   int64_t gate_lanes(int64_t panel) const {
@@ -169,31 +179,31 @@ struct GateWeights {
   }
 };
 
-constexpr int64_t kTurnedRows = 3;  // for more it pays to have packed
+using heuristics::kTurnedRows;
 
 // sums (panels, rows, 4, lanes) += rows [begin, end) of `in` times the four gates of some vectors of units, those
 // of `together` from `panel` on; more than one only where they are packed beforehand.
 template <class S, class Wanted>
-LSTM_INLINE void add_gates(const Sums<Acc<S>>& sums, const GateWeights<S>& weights,
-                           const Input<S>* in, int64_t begin, int64_t end, int64_t panel,
-                           const Together& together, const Wanted& wanted) {
+LSTM_APART void add_gates(const Sums<Acc<S>>& sums, const GateWeights<S>& weights,
+                          const Input<S>* in, int64_t begin, int64_t end, int64_t panel,
+                          const Together& together, const Wanted& wanted) {
   constexpr int64_t lanes = kLanes<Acc<S>>;
   const Columns<S>& w = weights.w;
   if (weights.are == Weights::in_place)
     return add_gate_dots(sums.data, w.data, w.K, w.units(), in, begin, end, panel * lanes);
-  const bool passing = weights.pack == nullptr;
+  const bool on_the_fly = weights.pack == nullptr;
   const auto* factors_in = reinterpret_cast<const Factor<S>*>(in);
   const int64_t stride = weights.stride() / kNumbers<Factor<S>>;
-  if (weights.are == Weights::packed_in_passing && !kTiles<S> && end - begin <= kTurnedRows)
+  if (weights.are == Weights::packed_on_the_fly && !kTiles<S> && end - begin <= kTurnedRows)
     return with_rows<kTurnedRows>(end - begin, [&](auto rows) LSTM_LAMBDA {
       if (!wanted(rows, begin)) return;
       add_turned<decltype(rows)::rows>(Sums<Acc<S>>{sums.data + begin * sums.row, sums.row, 0, 0},
                                        factors_in + begin * stride, stride, w, panel * lanes);
     });
-  if (passing) pack_panel(weights.room, w, panel, weights.gate_lanes(panel));
+  if (on_the_fly) pack_panel(weights.scratch, w, panel, weights.gate_lanes(panel));
   add_panels(sums, factors_in, stride, begin, end, w.depth(),
-             passing ? packed_panel(static_cast<const Factor<S>*>(weights.room), w.depth(), 0)
-                     : packed_panel(weights.pack, w.depth(), panel),
+             on_the_fly ? packed_panel(static_cast<const Factor<S>*>(weights.scratch), w.depth(), 0)
+                        : packed_panel(weights.pack, w.depth(), panel),
              together, wanted);
 }
 
@@ -293,7 +303,7 @@ LSTM_INLINE void finish(const ForwardParams<S>& a, const Part& part, int64_t t, 
 
 template <class S>
 void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_weights,
-                  Acc<S>* work, Acc<S>* own, const Part& part, Barrier& barrier) {
+                  Acc<S>* work, Acc<S>* member_scratch, const Part& part, Barrier& barrier) {
   using A = Acc<S>;
   constexpr int64_t lanes = kLanes<A>, width = kGroup * lanes;
   const TilesInUse<S> tiles;
@@ -316,13 +326,13 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
 
   const int64_t at_once = input_steps(a.T, rows, kTiles<S>);
   const auto* pack = reinterpret_cast<const Factor<S>*>(packed_weights);
-  auto* in = reinterpret_cast<Input<S>*>(own);
-  A* sums_x = own + at_once * rows * (a.I + kMostSpread);
-  auto* room = reinterpret_cast<Factor<S>*>(sums_x + at_once * rows * panels.size() * width);
+  auto* in = reinterpret_cast<Input<S>*>(member_scratch);
+  A* x_sums = member_scratch + at_once * rows * (a.I + kMostSpread);
+  auto* scratch = reinterpret_cast<Factor<S>*>(x_sums + at_once * rows * panels.size() * width);
   const bool packed = packed_before(are), with_inputs = are == Weights::packed;
   const Factor<S>* pack_h = with_inputs ? pack + weights.size(1) : pack;
-  const GateWeights<S> of_inputs = {are, weights.w[0], with_inputs ? pack : nullptr, room};
-  const GateWeights<S> of_h = {are, weights.w[1], packed ? pack_h : nullptr, room};
+  const GateWeights<S> of_inputs = {are, weights.w[0], with_inputs ? pack : nullptr, scratch};
+  const GateWeights<S> of_h = {are, weights.w[1], packed ? pack_h : nullptr, scratch};
   const Groups groups(panels, of_h.shared(panels), packed ? rows : kTileRows);
   const bool one_group = groups.count == 1 && (groups.joins || groups.shared == 0);
   const bool row_alone = packed && rows == 1 && part.members == 1 && !a.weight_hr && one_group;
@@ -343,7 +353,7 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
   for (int64_t step = 0; step < a.T; ++step) {
     const int64_t first = step / at_once * at_once;
     const int64_t count = a.T - first < at_once ? a.T - first : at_once;
-    if (step == first) input_products(a, part, step, count, panels, of_inputs, in, sums_x);
+    if (step == first) input_products(a, part, step, count, panels, of_inputs, in, x_sums);
     if constexpr (!kTiles<S>)
       if (row_alone) {  // which panels go together is asked once for these steps
         const int64_t depth = of_h.w.depth(), at = begin * of_h.stride();
@@ -353,7 +363,7 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
             const Input<S>* from = begin_step(t) + at;
             if (is_live(a, t, begin))
               step_of_row<S, decltype(whole)::rows, decltype(shared)::rows>(
-                  a, t, begin, sums_x + (step - first) * width, count * width,
+                  a, t, begin, x_sums + (step - first) * width, count * width,
                   reinterpret_cast<const Factor<S>*>(from), depth, of_h.pack, c, h_next);
             end_step(t);
           }
@@ -367,13 +377,14 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
     A* out = a.weight_hr ? hidden : h_next;
     const auto some_panels = [&](int64_t p, const Together& together) LSTM_LAMBDA {
       const int64_t gate_lanes = of_h.gate_lanes(p);
-      A* sums = sums_x + (p - panels.begin) * panel_size + (step - first) * rows * width;
+      A* sums = x_sums + (p - panels.begin) * panel_size + (step - first) * rows * width;
       add_gates(Sums<A>{sums - begin * width, width, kGroup * gate_lanes, panel_size}, of_h,
                 product_h, begin, end, p, together, live);
       const auto cells = [&](auto tile, auto vectors, int64_t b, int64_t last_lanes) LSTM_LAMBDA {
+        constexpr int R = decltype(tile)::rows, all = R * decltype(vectors)::rows;
         if (live(tile, b))
-          forward_cells<S, decltype(tile)::rows, decltype(vectors)::rows>(
-              a, t, b, p * lanes, sums + (b - begin) * width, panel_size, last_lanes, c, out);
+          forward_cells<S, all>(a, t, b, R, p * lanes, sums + (b - begin) * width, panel_size,
+                                last_lanes, c, out);
       };
       if (together.several())
         with_few(rows, together, [&](auto tile, auto whole, auto shared) LSTM_LAMBDA {
@@ -402,3 +413,5 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
                units.size());
   }
 }
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

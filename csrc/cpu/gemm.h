@@ -1,5 +1,11 @@
 // Products of rows of inputs with panels of weights, added to what is there: by tiles of vector registers, or of
 // a processor's own. Included only by isa_*.cpp, after tiles.h.
+#pragma once
+#include "cpu/microkernel.h"
+#include "cpu/microkernel_amx.h"
+#include "cpu/row_state.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 
 // add_panels where the processor multiplies tiles; what lies in place is packed in passing.
 template <class Wanted>
@@ -55,7 +61,7 @@ LSTM_INLINE void add_panels(const Sums<A>& out, const F* in, int64_t in_stride, 
                      K - k < length ? K - k : length, part_of(k, 0));
   };
   if (together.several()) return with_few(end - begin, together, few);
-  const bool whole = out.n > kHalf * lanes;  // or what exists is in the first half
+  const bool whole = Panel::kWhole || out.n > kHalf * lanes;  // or what exists is in the first half
   for (int64_t half = 0; half < (whole ? kGroup / kHalf : 1); ++half)
     for (int64_t k = 0; k < K; k += length) {
       const int64_t column = half * kHalf * lanes;
@@ -88,11 +94,10 @@ LSTM_APART void add_turned(const Sums<Acc<S>>& out, const Factor<S>* in, int64_t
                            const Columns<S>& w, int64_t unit) {
   using A = Acc<S>;
   constexpr int64_t lanes = kLanes<A>, each = kNumbers<Factor<S>>, length = kSumLength / each;
-  constexpr int64_t kAhead = 6;  // squares, or else memory does not keep up with so many rows
+  constexpr int64_t kAhead = heuristics::kAheadSquares;
   const int64_t left = w.units() - unit, live = left < lanes ? left : lanes, depth = w.depth();
   for (int64_t begin = 0; begin < depth; begin += length) {
     const int64_t end = depth - begin < length ? depth : begin + length;
-#pragma GCC unroll 4
     for (int j = 0; j < kGroup; ++j) {
       const S* source = w.data + (j * w.units() + unit) * w.n_stride;
       Vec<A> sum[R] = {};
@@ -153,3 +158,5 @@ void plain_product(A* out, int64_t out_stride, const F* in, int64_t in_stride, i
                  PanelInPlace<S>{weight + p * width, width / 2, N, K - 1}, {1, 0}, wanted);
   }
 }
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

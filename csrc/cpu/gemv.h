@@ -8,6 +8,11 @@
 //
 // The order of every sum depends on nothing but its length: a row's bits are the same alone and among
 // others.
+#pragma once
+#include "cpu/microkernel.h"
+#include "cpu/row_state.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 
 // What products take beside weights of type S: numbers of the type of sums, or bfloat16 where the
 // processor multiplies pairs of them.
@@ -149,7 +154,7 @@ struct WeightRows {
 // Lane by lane, the sums over `first` of input rows from `row` on, where they were begun before: (unit, rows, 4, lanes). The
 // gates from `gate` on are meant, whose rows of weights come `skip` after those of the first gate.
 template <class A>
-struct Begun {
+struct SumsOfX {
   const A* sums;
   int64_t rows, row, gate = 0, skip = 0;
 
@@ -157,7 +162,7 @@ struct Begun {
     return sums + (((weight_row - skip) * rows + row + b) * kGroup + gate) * kLanes<A>;
   }
 };
-struct NotBegun {
+struct NoSumsOfX {
   int64_t gate = 0, skip = 0;
   LSTM_INLINE const void* at(int64_t, int64_t) const { return nullptr; }
 };
@@ -167,7 +172,7 @@ struct NotBegun {
 template <class S, class In, int R, int N, class From>
 LSTM_INLINE void lane_sums(Vec<Acc<S>> (&sum)[R][N], const WeightRows<S>& first,
                            const WeightRows<S>& second, int64_t row, int64_t apart, const In* in,
-                           const From* begun) {
+                           const From* x_sums) {
   constexpr bool go_on = std::is_same_v<From, Acc<S>>;
   const int64_t stride = first.K + second.K;
   const auto add = [&](const WeightRows<S>& w, const In* from) LSTM_LAMBDA {
@@ -178,7 +183,7 @@ LSTM_INLINE void lane_sums(Vec<Acc<S>> (&sum)[R][N], const WeightRows<S>& first,
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n)
       if constexpr (go_on)
-        sum[r][n] = load(begun + (r * kGroup + n) * kLanes<Acc<S>>);
+        sum[r][n] = load(x_sums + (r * kGroup + n) * kLanes<Acc<S>>);
       else
         sum[r][n] = Vec<Acc<S>>{};
   if constexpr (!go_on) add(first, in);
@@ -193,12 +198,26 @@ struct DotRows {
 template <class A>
 constexpr int kSide = kLanes<A> < kGroup ? kLanes<A> : kGroup;
 
+// The folded sums of a group of which only `live` rows exist, for one row of inputs: apart, since this is rare.
+template <class S, class In>
+LSTM_APART Vec<Acc<S>> fold_some(const WeightRows<S>& first, const WeightRows<S>& second,
+                                 int64_t row, int64_t apart, int64_t live, const In* in) {
+  using A = Acc<S>;
+  Vec<A> some[kSide<A>] = {};
+  for (int64_t m = 0; m < live; ++m) {
+    Vec<A> one[1][1];
+    lane_sums<S>(one, first, second, row + m * apart, 0, in, NoSumsOfX{}.at(0, 0));
+    some[m] = one[0][0];
+  }
+  return fold_rows<A>(some);
+}
+
 // Such a vector for each of `count` rows of inputs, at most kRowsAtOnce; zero past `live`. The lanes of a group's
 // sums are added up as far as that goes while they are in registers, beside the multiplications of the next.
-template <class S, class In, class From = NotBegun>
+template <class S, class In, class From = NoSumsOfX>
 LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& second,
                              const DotRows& rows, const In* in, int64_t count, Vec<Acc<S>>* dot,
-                             const From& begun = {}) {
+                             const From& x_sums = {}) {
   using A = Acc<S>;
   constexpr int N = kSide<A>, groups = kLanes<A> / N;
   const int64_t K = first.K + second.K;
@@ -209,18 +228,13 @@ LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& se
       constexpr int R = decltype(tile)::rows;
       if (live >= N) {
         Vec<A> sum[R][N];
-        lane_sums<S>(sum, first, second, row, rows.apart, in + b * K, begun.at(row, b));
+        lane_sums<S>(sum, first, second, row, rows.apart, in + b * K, x_sums.at(row, b));
 #pragma GCC unroll 6
         for (int r = 0; r < R; ++r) folded[b + r][g] = fold_rows<A>(sum[r]);
         return;
       }
-      Vec<A> some[R][N] = {};
-      for (int64_t m = 0; m < live; ++m) {
-        Vec<A> one[R][1];
-        lane_sums<S>(one, first, second, row + m * rows.apart, 0, in + b * K, NotBegun{}.at(0, 0));
-        for (int r = 0; r < R; ++r) some[r][m] = one[r][0];
-      }
-      for (int r = 0; r < R; ++r) folded[b + r][g] = fold_rows<A>(some[r]);
+      for (int r = 0; r < R; ++r)
+        folded[b + r][g] = fold_some<S>(first, second, row, rows.apart, live, in + (b + r) * K);
     });
   }
   for (int64_t b = 0; b < count; ++b) dot[b] = row_sums<A, N>(folded[b]);
@@ -230,7 +244,7 @@ LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& se
 // some units wait for each other, or else the folding of one would be waited for by the next.
 template <class S, class In, class From>
 LSTM_APART void gate_dots_of_row(const WeightRows<S>& first, const WeightRows<S>& second, int64_t H,
-                                 int64_t unit, int64_t live, const In* in, const From& begun,
+                                 int64_t unit, int64_t live, const In* in, const From& x_sums,
                                  Vec<Acc<S>> (&dot)[kGroup]) {
   using A = Acc<S>;
   constexpr int lanes = kLanes<A>, N = kSide<A>;
@@ -241,7 +255,7 @@ LSTM_APART void gate_dots_of_row(const WeightRows<S>& first, const WeightRows<S>
     for (int m = 0; m < N; ++m) {
       if (n + m >= live) break;
       Vec<A> sum[1][kGroup];
-      lane_sums<S>(sum, first, second, unit + n + m, H, in, begun.at(unit + n + m, 0));
+      lane_sums<S>(sum, first, second, unit + n + m, H, in, x_sums.at(unit + n + m, 0));
       for (int j = 0; j < kGroup; ++j) gate[j][m] = sum[0][j];
     }
 #pragma GCC unroll 4
@@ -253,17 +267,17 @@ LSTM_APART void gate_dots_of_row(const WeightRows<S>& first, const WeightRows<S>
 // The same for `count` rows of inputs, at most kRowsAtOnce.
 template <class S, class In, class From>
 void gate_dots(const WeightRows<S>& first, const WeightRows<S>& second, int64_t H, int64_t unit,
-               int64_t live, const In* in, int64_t count, From begun, Vec<Acc<S>> (*dot)[kGroup]) {
+               int64_t live, const In* in, int64_t count, From x_sums, Vec<Acc<S>> (*dot)[kGroup]) {
   using A = Acc<S>;
-  if (count == 1) return gate_dots_of_row<S>(first, second, H, unit, live, in, begun, dot[0]);
+  if (count == 1) return gate_dots_of_row<S>(first, second, H, unit, live, in, x_sums, dot[0]);
   constexpr int N = kSide<A>, units = kLanes<A> / N;  // of which a vector has N gates
   Vec<A> part[kGroup][kRowsAtOnce];
   for (int64_t k = 0; k < kGroup; ++k) {
     const int64_t gate = N < kGroup ? k / N * N : 0, skip = N < kGroup ? k % N : k * units;
-    begun.gate = gate;
-    begun.skip = gate * H;
+    x_sums.gate = gate;
+    x_sums.skip = gate * H;
     dot_products<S>(first, second, {gate * H + unit + skip, H, 1, (live - skip) * N}, in, count,
-                    part[k], begun);
+                    part[k], x_sums);
   }
   for (int64_t b = 0; b < count; ++b) {
     Vec<A>(&v)[kGroup] = dot[b];
@@ -293,7 +307,7 @@ void add_gate_dots(Acc<S>* out, const S* weight, int64_t K, int64_t H, const Inp
   Vec<A> dot[most][kGroup];
   for (int64_t first = begin; first < end; first += most) {
     const int64_t count = end - first < most ? end - first : most;
-    gate_dots<S>({weight, K}, {weight, 0}, H, unit, live, in + first * K, count, NotBegun{}, dot);
+    gate_dots<S>({weight, K}, {weight, 0}, H, unit, live, in + first * K, count, NoSumsOfX{}, dot);
     for (int64_t b = 0; b < count; ++b)
       for (int64_t j = 0; j < kGroup; ++j) {
         A* to = out + ((first + b) * kGroup + j) * lanes;
@@ -301,3 +315,5 @@ void add_gate_dots(Acc<S>* out, const S* weight, int64_t K, int64_t H, const Inp
       }
   }
 }
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "params.h"
+#include "cpu/heuristics.h"
 #include "cpu/thread_team.h"
 
 namespace stateful_lstm::cpu {
@@ -19,9 +20,9 @@ constexpr bool kWatched = false;
 // How a call reads its weights: packed before all steps; those of the inputs panel by panel when their product comes, if
 // there is one for all steps, and the others before; all panel by panel; or where they lie, which forward adds up
 // in another order.
-enum class Weights { packed, inputs_in_passing, packed_in_passing, in_place };
+enum class Weights { packed, inputs_on_the_fly, packed_on_the_fly, in_place };
 constexpr bool packed_before(Weights are) {
-  return are == Weights::packed || are == Weights::inputs_in_passing;
+  return are == Weights::packed || are == Weights::inputs_on_the_fly;
 }
 enum class InPlace { never, if_quicker, always };
 
@@ -47,44 +48,43 @@ struct Kernels {
   Packing<S, ForwardParams<S>> forward_weights, recurrent_weights;  // with the inputs', and without
   Packing<S, BackwardParams<S>> backward_weights;
   // All T steps for a part of the rows, or for all rows and a member's part of the units; `work` is
-  // shared by all parts, `own` is the part's alone.
+  // shared by all parts, `member_scratch` is the part's alone.
   void (*forward_part)(const ForwardParams<S>&, Weights, const Acc<S>* pack, Acc<S>* work,
-                       Acc<S>* own, const Part&, Barrier&);
+                       Acc<S>* member_scratch, const Part&, Barrier&);
   void (*backward_part)(const BackwardParams<S>&, const Acc<S>* pack, Acc<S>* work, const Part&,
                         Barrier&);
 
   // The gradients that are parallel over time: weight_ih packed for that of the inputs, the panels of [X, R] in
   // all and what each holds, a range of them packed, and ranges of tiles of `tile_rows` of the weights'
-  // rows, or of rows of the inputs. `room` has gradient_room numbers.
+  // rows, or of rows of the inputs. `scratch` has gradient_scratch_size numbers.
   Weights (*gradient_weight_is)(const GradientParams<S>&);
   Packing<S, GradientParams<S>> gradient_weight;
-  int64_t tile_rows, gradient_room;
+  int64_t tile_rows, gradient_scratch_size;
   int64_t (*gradient_panels)(const GradientParams<S>&);
   int64_t (*gradient_panel_size)(const GradientParams<S>&);
   void (*gradient_pack)(const GradientParams<S>&, Acc<S>* pack, int64_t begin, int64_t end);
-  void (*gradient_weights)(const GradientParams<S>&, const Acc<S>* pack, Acc<S>* room,
+  void (*gradient_weights)(const GradientParams<S>&, const Acc<S>* pack, Acc<S>* scratch,
                            int64_t begin, int64_t end);
-  void (*gradient_inputs)(const GradientParams<S>&, const Acc<S>* pack, Acc<S>* room, int64_t begin,
-                          int64_t end);
+  void (*gradient_inputs)(const GradientParams<S>&, const Acc<S>* pack, Acc<S>* scratch,
+                          int64_t begin, int64_t end);
 
-  // The gates of some rows anew, kAnewRows at the most; `room` has anew_room numbers.
-  Packing<S, AnewParams<S>> anew_weights;
-  int64_t (*anew_room)(const AnewParams<S>&);
-  void (*gates_anew)(const AnewParams<S>&, const Acc<S>* pack, Acc<S>* room, int64_t begin,
-                     int64_t end);
+  // The gates of some rows anew, kRecomputeRows at the most; `scratch` has recompute_scratch_size numbers.
+  Packing<S, RecomputeParams<S>> recompute_weights;
+  int64_t (*recompute_scratch_size)(const RecomputeParams<S>&);
+  void (*recompute_gates)(const RecomputeParams<S>&, const Acc<S>* pack, Acc<S>* scratch,
+                          int64_t begin, int64_t end);
 
   void (*round)(S* to, const Acc<S>* from, int64_t n);
 
   // What some steps of a layer have in common, of units [begin, end). One step: its inputs; units [begin, end) for
   // all rows; and the projection of a range of rows. The last two write the state.
-  void (*step_begin)(const BeginParams<S>&, int64_t begin, int64_t end);
+  void (*step_x_sums)(const SumsOfXParams<S>&, int64_t begin, int64_t end);
   void (*step_inputs)(const StepParams<S>&, const S* before);
   void (*step_units)(const StepParams<S>&, int64_t begin, int64_t end);
   void (*step_project)(const StepParams<S>&, int64_t begin, int64_t end);
 };
 
-// Whole tiles, and as many as leave their sums in L1 or close to it.
-constexpr int64_t kAnewRows = 96;
+using heuristics::kRecomputeRows;
 
 // From one row of n numbers to the next: rows whose lengths are multiples of a page's half would all meet in a
 // few sets of L1, and a tile that reads a dozen of them together would find none there.
@@ -110,7 +110,7 @@ constexpr int64_t kSumLength = 256;  // long sums are sums of sums over so many 
 
 // Forward works on the inputs of some steps at once: all, if they make no more than kInputRows rows; or else as many as
 // make about a hundred, but one at least.
-constexpr int64_t kInputRows = 192;
+using heuristics::kInputRows;
 inline int64_t input_steps(int64_t T, int64_t rows, bool tiled) {
   if (T * rows <= kInputRows) return T;
   return std::clamp<int64_t>((tiled ? kInputRows : kInputRows / 2) / rows, 1, T);
@@ -137,7 +137,7 @@ int64_t gates_size(const Kernels<S>& kernel, const SequenceParams<S>& p) {
 // Elements that a part of so many rows or fewer needs for itself forward: inputs, what their products
 // are, and a panel. Fewer rows may come to more of them in all, as more steps fit.
 template <class S>
-int64_t own_size(const Kernels<S>& kernel, const ForwardParams<S>& p, int64_t rows) {
+int64_t member_scratch_size(const Kernels<S>& kernel, const ForwardParams<S>& p, int64_t rows) {
   const int64_t lanes = kernel.lanes, units = (p.H + lanes - 1) / lanes * lanes;
   const int64_t most = std::min(p.T * rows, std::max(rows, kInputRows));
   return most * (p.I + kMostSpread + 4 * units) + 4 * lanes * (std::max(p.I, p.P) + kTileSide);

@@ -9,22 +9,29 @@
 // Every sum runs over k in one order, whatever the number of rows: a row's result does not depend on its
 // neighbours, nor on how many steps one call does. Long sums are made of sums over kSumLength numbers,
 // which keeps their error small.
-// Calls tile(Rows<R>, first row) for rows [b, end): tiles of `most` rows; the last two share theirs equally.
+// Calls tile(Rows<R>, first row) for rows [b, end): tiles of `most` rows; the last two share theirs equally. Where the
+// number of rows is a multiple of `each`, so are those of tiles, and fewer sizes of tiles are compiled.
+#pragma once
+#include "cpu/pack.h"
+#include "cpu/row_state.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
+
 template <int R>
 struct Rows {
   static constexpr int rows = R;
 };
-template <int R, class F>
+template <int R, int each = 1, class F>
 LSTM_INLINE void with_rows(int64_t rows, const F& f) {
-  if constexpr (R > 1)
-    if (rows < R) return with_rows<R - 1>(rows, f);
+  if constexpr (R > each)
+    if (rows < R) return with_rows<R - each, each>(rows, f);
   f(Rows<R>{});
 }
-template <int most, class F>
+template <int most, int each = 1, class F>
 LSTM_INLINE void in_tiles(int64_t b, int64_t end, const F& tile) {
   for (int64_t tiles = (end - b + most - 1) / most; tiles > 0; --tiles) {
-    const int64_t left = end - b, rows = tiles == 2 ? (left + 1) / 2 : left;
-    with_rows<most>(rows, [&](auto tile_rows) LSTM_LAMBDA {
+    const int64_t left = end - b, half = (left + 2 * each - 1) / (2 * each) * each;
+    with_rows<most, each>(tiles == 2 ? half : left, [&](auto tile_rows) LSTM_LAMBDA {
       tile(tile_rows, b);
       b += decltype(tile_rows)::rows;
     });
@@ -88,6 +95,7 @@ constexpr int tile_columns(int rows) { return rows * kGroup <= kManySums + 4 ? k
 template <class F>
 struct PackedPanel {
   static constexpr int64_t row = kHalf * kVectorBytes / sizeof(F);
+  static constexpr bool kWhole = false;  // whether all columns of every panel exist
   const F* data;
   int64_t half;
   const char* next =
@@ -111,6 +119,7 @@ struct PackedPanel {
 };
 template <class S>
 struct PanelInPlace {
+  static constexpr bool kWhole = true;
   const S* data;
   int64_t half, row, last;  // the last row of weights there is, counted from `data`
 
@@ -143,12 +152,14 @@ struct Sums {
 // What a tile's rows multiply: factors of a row side by side, or those of a column.
 template <class F>
 struct RowInputs {
+  static constexpr bool kMayBeFresh = false;  // sums that are fresh
   const F* data;
   int64_t row;
   LSTM_INLINE const F& at(int64_t r, int64_t k) const { return data[r * row + k]; }
 };
 template <class F>
 struct ColumnInputs {
+  static constexpr bool kMayBeFresh = true;
   const F* data;
   int64_t column;
   LSTM_INLINE const F& at(int64_t r, int64_t k) const { return data[k * column + r]; }
@@ -189,6 +200,21 @@ LSTM_INLINE void add_rows(Vec<A> (&sum)[R][C], const In& in, int64_t K, const Pa
   for (; k < K; ++k) add(k);
 }
 
+// out (rows, columns) += sums (rows, columns) for a tile whose last columns do not all exist. Rare, so it is compiled
+// once for tiles of all sizes.
+template <class Out>
+LSTM_APART void add_some(const Sums<Out>& out, const Acc<Out>* sums, int64_t rows, int64_t columns,
+                         bool fresh) {
+  constexpr int64_t lanes = kLanes<Acc<Out>>;
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t column = 0; column < columns && column < out.n; column += lanes) {
+      Out* to = out.data + r * out.row + column;
+      const auto add = load(sums + r * columns + column);
+      const int64_t n = out.n - column;
+      store(to, fresh ? add : load(static_cast<const Out*>(to), n) + add, n);
+    }
+}
+
 // out (R, C vectors) += such products.
 template <int R, int C, class Out, class In, class Panel>
 LSTM_APART void add_tile(const Sums<Out>& out, const In& in, int64_t K, const Panel& panel) {
@@ -202,19 +228,23 @@ LSTM_APART void add_tile(const Sums<Out>& out, const In& in, int64_t K, const Pa
 #pragma GCC unroll 12  // or else the sums would live in memory
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-      for (int j = 0; j < C; ++j)
-        one(out.data + r * out.row + j / kGroup * out.panel + j % kGroup * lanes, sum[r][j],
-            j * lanes);
+      for (int j = 0; j < C; ++j) one(r, j, sum[r][j]);
   };
-  const bool fresh = sizeof(Out) < sizeof(A) || out.fresh;
-  if (C <= kGroup && out.n < C * lanes)
-    put([&](Out* to, const Vec<A>& add, int64_t column) LSTM_LAMBDA {
-      const int64_t n = out.n - column;
-      if (n > 0) store(to, fresh ? add : load(static_cast<const Out*>(to), n) + add, n);
-    });
-  else if (fresh)
-    put([&](Out* to, const Vec<A>& add, int64_t) LSTM_LAMBDA { store(to, add); });
-  else
-    put([&](Out* to, const Vec<A>& add, int64_t)
-            LSTM_LAMBDA { store(to, load(static_cast<const Out*>(to)) + add); });
+  const auto at = [&](int r, int j) LSTM_LAMBDA {
+    return out.data + r * out.row + j / kGroup * out.panel + j % kGroup * lanes;
+  };
+  const bool fresh = sizeof(Out) < sizeof(A) || (In::kMayBeFresh && out.fresh);
+  if (C <= kGroup && out.n < C * lanes) {
+    A some[R * C * lanes];
+    put([&](int r, int j, const Vec<A>& add)
+            LSTM_LAMBDA { store(some + (r * C + j) * lanes, add); });
+    add_some<Out>(out, some, R, C * lanes, fresh);
+  } else if (fresh) {
+    put([&](int r, int j, const Vec<A>& add) LSTM_LAMBDA { store(at(r, j), add); });
+  } else {
+    put([&](int r, int j, const Vec<A>& add)
+            LSTM_LAMBDA { store(at(r, j), load(static_cast<const Out*>(at(r, j))) + add); });
+  }
 }
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

@@ -9,6 +9,10 @@
 // What a sum comes to depends on its own row and column alone. Its numbers are added in order, 32 at a time,
 // wherever a loop over them is cut; so it is the same number in whatever block, and with A and B
 // exchanged, as for weights that are read where they lie.
+#pragma once
+#include "cpu/microkernel.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 
 constexpr int64_t kTileLength = 512;
 
@@ -105,7 +109,7 @@ LSTM_APART void add_tiles(const Sums<Out>& out, int64_t rows, int64_t height, co
   const auto whole = [&](int r, int c) LSTM_LAMBDA {
     return sizeof(Out) == sizeof(float) && rows_of(r) == height && columns_of(c) == kTileSide;
   };
-  float room[kTileSide][kTileSide];  // for tiles that are not all there
+  float scratch[kTileSide][kTileSide];  // for tiles that are not all there
   each_number<R>([&](auto r) LSTM_LAMBDA {
     each_number<C>([&](auto c) LSTM_LAMBDA {
       constexpr int tile = r.value * C + c.value;
@@ -114,9 +118,9 @@ LSTM_APART void add_tiles(const Sums<Out>& out, int64_t rows, int64_t height, co
         return tile_load<tile>(data(r.value, c.value), out.row * sizeof(Out));
       for (int64_t k = 0; k < rows_of(r.value); ++k)
         if (columns_of(c.value) > 0)
-          store(room[k], load(static_cast<const Out*>(data(r.value, c.value)) + k * out.row,
-                              columns_of(c.value)));
-      tile_load<tile>(room, sizeof room[0]);
+          store(scratch[k], load(static_cast<const Out*>(data(r.value, c.value)) + k * out.row,
+                                 columns_of(c.value)));
+      tile_load<tile>(scratch, sizeof scratch[0]);
     });
   });
   multiply_tiles<R, C>(a, b, lengths);
@@ -125,10 +129,10 @@ LSTM_APART void add_tiles(const Sums<Out>& out, int64_t rows, int64_t height, co
       constexpr int tile = r.value * C + c.value;
       if (whole(r.value, c.value))
         return tile_store<tile>(data(r.value, c.value), out.row * sizeof(Out));
-      tile_store<tile>(room, sizeof room[0]);
+      tile_store<tile>(scratch, sizeof scratch[0]);
       for (int64_t k = 0; k < rows_of(r.value); ++k)
         if (columns_of(c.value) > 0)
-          store(data(r.value, c.value) + k * out.row, load(static_cast<const float*>(room[k])),
+          store(data(r.value, c.value) + k * out.row, load(static_cast<const float*>(scratch[k])),
                 columns_of(c.value));
     });
   });
@@ -166,3 +170,5 @@ LSTM_INLINE void add_panel_tiles(const Sums<Out>& out, const Pair* in, int64_t i
           add_tiles<1, kHalf>(to, rows, height, a, w, lengths);
       }
 }
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

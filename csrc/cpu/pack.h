@@ -12,6 +12,10 @@
 // half a panel, and half the work. Where they fill a quarter, all four share one, beside a vector of zeros.
 // Packing happens anew in every call, so it must cost little beside one step's product: vectors are
 // copied, or turned in registers where W lies the other way.
+#pragma once
+#include "cpu/simd.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 
 constexpr int64_t kGroup = 4, kHalf = 2;
 
@@ -187,9 +191,11 @@ struct Packed {
   }
   void pack(Factor<S>* to, int64_t member, int64_t members) const {
     for (const Columns<S>& each : w) {
-      const Range own = share({0, 0, member, members}, each.panels());
-      pack_panels(to, each, own.begin, own.end);
+      const Range mine = share({0, 0, member, members}, each.panels());
+      pack_panels(to, each, mine.begin, mine.end);
       to += each.pack_size();
     }
   }
 };
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

@@ -8,6 +8,10 @@
 // nor next to nothing. Where a block of rows has such a cell, the sums of its vector of units are all made.
 //
 // Rows are shared out in blocks whose sums stay in the cache, the same blocks whatever the number of threads.
+#pragma once
+#include "cpu/weight_gradients.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 
 // Cells from which g and o are taken: below kMostCell, and above kLeastCell, or else h may be too small a number to be
 // told exactly. How large the cell before was does not matter: f times it is at most 1 away from the cell.
@@ -17,13 +21,14 @@ constexpr A kLeastCell = sizeof(A) == sizeof(float) ? A(0x1p-60) : A(0x1p-400);
 
 // The weights as the columns of the products that x and h go into.
 template <class S>
-Packed<S, 2> anew_weights(const AnewParams<S>& a) {
+Packed<S, 2> recompute_weights(const RecomputeParams<S>& a) {
   return {{{a.weight_ih, a.I, 4 * a.H, 1, a.I, true}, {a.weight_hh, a.P, 4 * a.H, 1, a.P, true}}};
 }
 
 // Rows [begin, end) of R as products take them, `stride` apart.
 template <class S>
-void fill_hidden(const AnewParams<S>& a, Input<S>* to, int64_t stride, int64_t begin, int64_t end) {
+void fill_hidden(const RecomputeParams<S>& a, Input<S>* to, int64_t stride, int64_t begin,
+                 int64_t end) {
   for (int64_t row = begin; row < end; ++row, to += stride) {
     const S* from = hidden_row(a, row);
     const S* mask = a.recurrent_mask ? a.recurrent_mask + row % a.B * a.P : nullptr;
@@ -39,7 +44,7 @@ void fill_hidden(const AnewParams<S>& a, Input<S>* to, int64_t stride, int64_t b
 // The gates of rows [begin, end) and a vector of units, from the sums of those rows, (.., 4, lanes), the lanes of a gate
 // being gate_lanes. Of i and f alone if `derived`: then returns whether all cells allowed it.
 template <bool derived, class S>
-LSTM_APART bool gates_of_rows(const AnewParams<S>& a, int64_t begin, int64_t end, int64_t unit,
+LSTM_APART bool gates_of_rows(const RecomputeParams<S>& a, int64_t begin, int64_t end, int64_t unit,
                               const Acc<S>* sums, int64_t gate_lanes) {
   using A = Acc<S>;
   using V = Vec<A>;
@@ -78,25 +83,25 @@ LSTM_APART bool gates_of_rows(const AnewParams<S>& a, int64_t begin, int64_t end
 
 // Numbers that a block of rows needs: its inputs, its h, and the sums of a panel.
 template <class S>
-int64_t anew_room(const AnewParams<S>& a) {
-  return kAnewRows * (a.I + a.P + 2 * kMostSpread + kGroup * kLanes<Acc<S>>);
+int64_t recompute_scratch_size(const RecomputeParams<S>& a) {
+  return kRecomputeRows * (a.I + a.P + 2 * kMostSpread + kGroup * kLanes<Acc<S>>);
 }
 
-// Rows [begin, end), kAnewRows of them at the most; `room` has anew_room numbers.
+// Rows [begin, end), kRecomputeRows of them at the most; `scratch` has recompute_scratch_size numbers.
 template <class S>
-void gates_anew(const AnewParams<S>& a, const Acc<S>* packed, Acc<S>* room, int64_t begin,
-                int64_t end) {
+void recompute_gates(const RecomputeParams<S>& a, const Acc<S>* packed, Acc<S>* scratch,
+                     int64_t begin, int64_t end) {
   using A = Acc<S>;
   constexpr int64_t lanes = kLanes<A>, width = kGroup * lanes;
   const TilesInUse<S> tiles;
-  const Packed<S, 2> weights = anew_weights(a);
+  const Packed<S, 2> weights = recompute_weights(a);
   const auto* pack = reinterpret_cast<const Factor<S>*>(packed);
   const GateWeights<S> of_x = {Weights::packed, weights.w[0], pack, nullptr};
   const GateWeights<S> of_h = {Weights::packed, weights.w[1], pack + weights.size(1), nullptr};
   const int64_t rows = end - begin;
-  auto* x = reinterpret_cast<Input<S>*>(room);
-  auto* h = reinterpret_cast<Input<S>*>(room + kAnewRows * (a.I + kMostSpread));
-  A* sums = room + kAnewRows * (a.I + a.P + 2 * kMostSpread);
+  auto* x = reinterpret_cast<Input<S>*>(scratch);
+  auto* h = reinterpret_cast<Input<S>*>(scratch + kRecomputeRows * (a.I + kMostSpread));
+  A* sums = scratch + kRecomputeRows * (a.I + a.P + 2 * kMostSpread);
   fill_inputs(x, of_x.stride(), a.x + begin * a.I, rows, a.I);
   fill_hidden(a, h, of_h.stride(), begin, end);
   for (int64_t p = 0; p < of_x.w.panels(); ++p) {
@@ -119,3 +124,5 @@ void gates_anew(const AnewParams<S>& a, const Acc<S>* packed, Acc<S>* room, int6
     gates_of_rows<false>(a, begin, end, unit, sums, gate_lanes);
   }
 }
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

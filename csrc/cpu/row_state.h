@@ -1,5 +1,9 @@
 // What the recurrences forward and backward have in common.
 // Included only by isa_*.cpp, after pack.h. Shapes: params.h.
+#pragma once
+#include "cpu/pack.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 
 template <class A>
 LSTM_INLINE void zero(A* p, int64_t n) {
@@ -42,3 +46,5 @@ LSTM_INLINE void swap(X& a, X& b) {
   a = b;
   b = kept;
 }
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

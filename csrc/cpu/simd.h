@@ -2,6 +2,10 @@
 // Included only by isa_*.cpp, inside that file's namespace: `kVectorBytes` is set there.
 // Standard headers must not be included here: their inline functions would be compiled for this
 // instruction set and might be the copy that the linker keeps for all.
+#pragma once
+#include "cpu/isa/alone.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 
 // Keeps the compiler from reasoning about a value it has in a register.
 #if defined(LSTM_HIDE)  // by an instruction set's file, for vectors that no register holds
@@ -410,3 +414,5 @@ struct Math {
     return expm1 / (expm1 + 2);
   }
 };
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

@@ -8,6 +8,10 @@
 //
 // Members of a team share the units out, and each makes the inputs for itself, unless they are few: what one wrote
 // another would wait for. A member may write the state's h once all have made the inputs from it.
+#pragma once
+#include "cpu/gemv.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 
 // The slot of a row; -1: a padding row.
 template <class S>
@@ -46,7 +50,7 @@ void step_inputs(const StepParams<S>& a, const S* before) {
       zero(in, a.I + a.P);
       continue;
     }
-    if (a.begun == nullptr) load_inputs(in, a.x + b * a.x_stride, a.I);
+    if (a.x_sums == nullptr) load_inputs(in, a.x + b * a.x_stride, a.I);
     if (starts_at_zero(a, b))
       zero(in + a.I, a.P);
     else
@@ -57,7 +61,7 @@ void step_inputs(const StepParams<S>& a, const S* before) {
 // The sums of units [begin, end) over x, of all steps and rows, as far as they go before h comes: what the
 // steps then go on with, in the order in which each alone would have added.
 template <class S>
-void step_begin(const BeginParams<S>& a, int64_t begin, int64_t end) {
+void step_x_sums(const SumsOfXParams<S>& a, int64_t begin, int64_t end) {
   using A = Acc<S>;
   auto* in = reinterpret_cast<Input<S>*>(a.in);
   const int64_t rows = a.T * a.B;
@@ -119,11 +123,11 @@ void step_block(const StepParams<S>& a, int64_t unit, int64_t live, int64_t begi
   Vec<A> pre[kRowsAtOnce][kGroup], bias[kGroup] = {};
   const WeightRows<S> first = {a.weight_ih, a.I}, second = {a.weight_hh, a.P};
   const Input<S>* in = inputs(a) + begin * (a.I + a.P);
-  if (a.begun)
-    gate_dots<S>(first, second, a.H, unit, live, in, end - begin, Begun<A>{a.begun, a.B, begin},
+  if (a.x_sums)
+    gate_dots<S>(first, second, a.H, unit, live, in, end - begin, SumsOfX<A>{a.x_sums, a.B, begin},
                  pre);
   else
-    gate_dots<S>(first, second, a.H, unit, live, in, end - begin, NotBegun{}, pre);
+    gate_dots<S>(first, second, a.H, unit, live, in, end - begin, NoSumsOfX{}, pre);
   for (int64_t j = 0; a.bias_ih && j < kGroup; ++j) {
     const int64_t row = j * a.H + unit;
     bias[j] = load(a.bias_ih + row, live) + load(a.bias_hh + row, live);
@@ -153,9 +157,9 @@ LSTM_INLINE void in_vectors(const StepParams<S>& a, int64_t begin, int64_t end, 
 template <class S>
 void step_units(const StepParams<S>& a, int64_t begin, int64_t end) {
   if constexpr (kTiles<S>) return tile_step_units(a, begin, end);
-  constexpr int64_t kNear = 32 << 10;  // bytes of inputs that stay in L1, with some weights
   constexpr int64_t tile = kDotRows<S, Input<S>>;
-  const int64_t row = (a.I + a.P) * int64_t(sizeof(Input<S>)), fit = kNear / row;
+  const int64_t row = (a.I + a.P) * int64_t(sizeof(Input<S>)),
+                fit = heuristics::kNearInputBytes / row;
   const int64_t few = fit < 2 * tile ? tile : fit, most = few < kRowsAtOnce ? few : kRowsAtOnce;
   const int64_t blocks = (a.B + most - 1) / most;
   in_vectors(a, begin, end, [&](int64_t unit, int64_t live) LSTM_LAMBDA {
@@ -185,3 +189,5 @@ void step_project(const StepParams<S>& a, int64_t begin, int64_t end) {
         }
     }
 }
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

@@ -3,6 +3,11 @@
 // Rows of weights are tiles A where they lie; the inputs become tiles B, a column for each row of the batch,
 // once for all units. So nothing is packed that has weights in it, and every weight is read once for up to
 // 32 rows. The sums begin with the biases and go over x, then h, as those of a whole sequence do: the same bits.
+#pragma once
+#include "cpu/microkernel_amx.h"
+#include "cpu/step.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 
 // Batch rows in one column of tiles, as many in each; and how [x; h] lies for them: whole tiles, pairs of x and
 // then of h, `columns` apart.
@@ -148,3 +153,5 @@ void tile_step_units(const StepParams<S>& a, int64_t begin, int64_t end) {
     if (b < a.B) step_tile_block<1>(tiles, unit, live, b);
   });
 }
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

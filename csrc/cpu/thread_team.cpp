@@ -3,15 +3,16 @@
 #include <chrono>
 #include <thread>
 
+#include "cpu/heuristics.h"
+
 namespace stateful_lstm::cpu {
 namespace {
 
 // Spins while `waiting()`, politely; `waiting` may look at the time it has taken.
 template <class F>
 void spin_while(const F& waiting) {
-  constexpr int kSpins = 4000;  // some ten microseconds
   for (int spins = 0; waiting(); ++spins) {
-    if (spins > kSpins) {
+    if (spins > heuristics::kSpins) {
       std::this_thread::yield();
     } else {
 #if defined(__x86_64__)
@@ -49,7 +50,7 @@ Part Gathering::enter(int64_t rows, int64_t call, int64_t expected) {
     decide(kTogether);
   } else {
     const auto begin = std::chrono::steady_clock::now();
-    constexpr auto kPatience = std::chrono::milliseconds(20);
+    constexpr auto kPatience = std::chrono::milliseconds(heuristics::kGatherMilliseconds);
     spin_while([&] {
       return __atomic_load_n(&decision_, __ATOMIC_ACQUIRE) == kOpen &&
              std::chrono::steady_clock::now() - begin < kPatience;

@@ -8,8 +8,14 @@
 // library's product wants G turned first, and for float beside bfloat16 the numbers widened.
 //
 // Every sum runs over the rows in one order, whoever computes it: no atomics, the same bits in every run.
+#pragma once
+#include "cpu/backward.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 
 constexpr int64_t kColumnsAtOnce = 8 * kTileRows;  // of G
+constexpr int kColumnsEach =
+    kTileRows / 3;  // divides all numbers of columns that go through at once
 
 // Where the processor multiplies tiles, rows of G are shared out in pairs of those, and what goes through at
 // once is larger.
@@ -17,7 +23,7 @@ template <class S>
 constexpr int64_t kGradientRows = kTiles<S> ? 2 * kTileSide : kTileRows;
 constexpr int64_t kTileColumnsAtOnce = 256, kTileRow = kTileLength / 2 + kTileSide;
 template <class S>
-constexpr int64_t kGradientRoom =
+constexpr int64_t kGradientScratch =
     kTiles<S> ? (kTileColumnsAtOnce + kTileSide) * kTileRow : kSumLength * kColumnsAtOnce;
 
 // weight_ih as the columns of the product that gives grad_x. For few rows it is not worth the packing.
@@ -27,9 +33,9 @@ Packed<S, 1> gradient_weight(const GradientParams<S>& a) {
 }
 template <class S>
 Weights gradient_weight_is(const GradientParams<S>& a) {
-  constexpr int64_t kMostRows = 16;
   const bool whole_panels = a.I % (kGroup * kLanes<Acc<S>>) == 0;
-  return a.T * a.B <= kMostRows && whole_panels ? Weights::in_place : Weights::packed;
+  return a.T * a.B <= heuristics::kGradientInPlaceRows && whole_panels ? Weights::in_place
+                                                                       : Weights::packed;
 }
 
 // X or R as products take them: row k of (T * B), or null where the row counts as zero.
@@ -197,24 +203,23 @@ void gradient_tiles(const GradientParams<S>& a, const Pair* pack, Pair* gates, i
 }
 
 // Rows [begin, end), in tiles, of the gradients of the weights, and the same part of that of the biases.
-// `room` has kGradientRoom numbers.
+// `scratch` has kGradientScratch numbers.
 template <class S>
-void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* room, int64_t begin,
-                      int64_t end) {
+void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* scratch,
+                      int64_t begin, int64_t end) {
   using A = Acc<S>;
   using F = Factor<S>;
   constexpr int64_t lanes = kLanes<A>, width = kGroup * lanes, each = kNumbers<F>;
   const RowPanels<S> panels = {a};
   const auto* pack = reinterpret_cast<const F*>(packed);
-  auto* gates = reinterpret_cast<F*>(room);
+  auto* gates = reinterpret_cast<F*>(scratch);
   const int64_t rows = a.T * a.B;
   begin *= kGradientRows<S>;
   end = end * kGradientRows<S> < 4 * a.H ? end * kGradientRows<S> : 4 * a.H;
   if constexpr (kTiles<S>)
     if (rows >= kTileSide) return gradient_tiles(a, pack, gates, begin, end);
-  constexpr int64_t kSmall =
-      1 << 18;  // bytes of [X, R] that stay in the cache while rows are written
-  const bool rows_of_gradients = panels.count() * panels.size() * int64_t(sizeof(F)) <= kSmall;
+  const bool rows_of_gradients =
+      panels.count() * panels.size() * int64_t(sizeof(F)) <= heuristics::kNearRowsBytes;
   for (int64_t n = begin; n < end; n += kColumnsAtOnce) {
     const int64_t count = end - n < kColumnsAtOnce ? end - n : kColumnsAtOnce;
     A* bias = a.grad_bias ? a.grad_bias + n : nullptr;
@@ -243,21 +248,21 @@ void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* 
           add_tile<R, kHalf>(Sums<A>{grads + first_sum, K, K - at, 0, fresh}, in, length, part);
       };
       if (rows_of_gradients)  // they are written from their beginnings to their ends
-        in_tiles<kTileRows>(0, count, [&](auto tile, int64_t r) LSTM_LAMBDA {
+        in_tiles<kTileRows, kColumnsEach>(0, count, [&](auto tile, int64_t r) LSTM_LAMBDA {
           for (int64_t k = 0; k < 2 * panels.count(); ++k) add(k / 2, k % 2, tile, r);
         });
       else
         for (int64_t k = 0; k < 2 * panels.count(); ++k)
-          in_tiles<kTileRows>(
+          in_tiles<kTileRows, kColumnsEach>(
               0, count, [&](auto tile, int64_t r) LSTM_LAMBDA { add(k / 2, k % 2, tile, r); });
     }
   }
 }
 
-// grad_x = G weight_ih for rows [begin, end), in place if there is no `packed`; `room` has one row of sums for each, where S is narrower.
+// grad_x = G weight_ih for rows [begin, end), in place if there is no `packed`; `scratch` has one row of sums for each, where S is narrower.
 template <class S>
-void gradient_inputs(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* room, int64_t begin,
-                     int64_t end) {
+void gradient_inputs(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* scratch,
+                     int64_t begin, int64_t end) {
   using A = Acc<S>;
   using F = Factor<S>;
   constexpr int64_t each = kNumbers<F>;
@@ -271,7 +276,9 @@ void gradient_inputs(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* r
   if constexpr (sizeof(S) == sizeof(A)) {
     product(a.grad_x + begin * a.I);
   } else {
-    product(room);
-    store_rows(a.grad_x + begin * a.I, static_cast<const A*>(room), (end - begin) * a.I);
+    product(scratch);
+    store_rows(a.grad_x + begin * a.I, static_cast<const A*>(scratch), (end - begin) * a.I);
   }
 }
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

@@ -28,7 +28,7 @@ template <class S>
 void run_all_gradients(BackwardParams<S> p, GradientParams<S> g, const WeightGradients<S>& weights);
 // The gates of a sequence that has been run forward.
 template <class S>
-void run_gates_anew(const AnewParams<S>& p);
+void run_recompute_gates(const RecomputeParams<S>& p);
 // n sums as numbers of type S.
 template <class S>
 void round_sums(S* to, const Acc<S>* from, int64_t n);

@@ -4,17 +4,17 @@
 // Which is quicker is estimated from the sizes alone, in cycles of a thread that multiplies two vectors in each: where
 // the weights come from, how often they meet. Measured in docs/performance.md, "Rows or units".
 #pragma once
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <cstdlib>
+#include <stdexcept>
 #include <string>
 
 #include "cpu/kernels.h"
+#include "runtime/torch_threads.h"
 
 namespace stateful_lstm {
 
-struct Split {
+struct Partition {
   bool by_units;
   int64_t members;
 
@@ -24,13 +24,12 @@ struct Split {
   }
 };
 
-constexpr int64_t kThreadWork = 1 << 18;  // multiply-adds worth a thread's waking, 20 us
+namespace heuristics = cpu::heuristics;
+
 template <class S>
 int64_t work_of(const SequenceParams<S>& p, int64_t inputs) {
   return p.B * p.T * 4 * p.H * (inputs + p.P + 16);
 }
-
-constexpr double kNear = 700 << 10;  // bytes of weights that stay in a core's own cache
 
 // Cycles of a step, by sizes. Weights and units count in vectors, weights as they are packed.
 template <class S>
@@ -47,27 +46,28 @@ class StepCost {
   }
   double by_rows(int64_t members) const { return step((B_ + members - 1) / members, 1); }
   double by_units(int64_t members) const {
-    // Between the quick and the slow minutes of a machine. Lines that follow each other are fetched ahead.
-    constexpr double kMeeting = 500, kFirst = 150, kNext = 40, kFirstLines = 64;
     const double lines = double(B_ * H_ * sizeof(Acc<S>)) / 64 * (members - 1) / members;
     const double fetching =
-        lines < kFirstLines ? kFirst * lines : kFirst * kFirstLines + kNext * (lines - kFirstLines);
-    return step(B_, members) + kMeeting * members + fetching;
+        lines < heuristics::kFirstLines
+            ? heuristics::kFirstLineCycles * lines
+            : heuristics::kFirstLineCycles * heuristics::kFirstLines +
+                  heuristics::kNextLineCycles * (lines - heuristics::kFirstLines);
+    return step(B_, members) + heuristics::kMeetingCycles * members + fetching;
   }
   // Whether all weights of the layer stay near one thread.
-  bool near() const { return (h_ + x_) * vector_bytes_ <= kNear; }
+  bool near() const { return (h_ + x_) * vector_bytes_ <= heuristics::kNearBytes; }
 
  private:
   // Of a thread that reads one part in `share` of the weights for so many rows. What comes from further away than its
   // own cache is waited for, and half of it even where there is enough to multiply.
   double step(int64_t rows, int64_t share) const {
-    constexpr double kPack = 10, kCell = 90, kFar = 8 << 20;
     const double computing = rows / 2.0, bytes = h_ * vector_bytes_ / share;
-    const double reading = bytes > kFar ? 5 : 3 - 2 * std::min(1.0, kNear / bytes);
+    const double reading =
+        bytes > heuristics::kFarBytes ? 5 : 3 - 2 * std::min(1.0, heuristics::kNearBytes / bytes);
     const double waiting = std::max(reading - computing, (reading - 1) / 2);
-    const double packing = packs_ ? kPack * (h_ + x_) / T_ : 0;
+    const double packing = packs_ ? heuristics::kPackCycles * (h_ + x_) / T_ : 0;
     const double products = h_ * (computing + waiting) + x_ * computing;
-    return (products + packing + kCell * units_ * rows) / share;
+    return (products + packing + heuristics::kCellCycles * units_ * rows) / share;
   }
   int64_t B_, H_, T_, units_;
   bool packs_;
@@ -76,15 +76,14 @@ class StepCost {
 
 // Tiles are quicker than any cache but L2 hands weights out, and rows are many before they are busy.
 template <class S>
-Split split_of_tiles(const SequenceParams<S>& p, bool in_passing, int64_t most) {
-  constexpr int64_t kRows = 6, kColumns = 32;   // that keep a thread busy
-  constexpr int64_t kStep = 1 << 11;            // a member's of a step, worth a meeting, in vectors
-  constexpr int64_t kHeavy = int64_t{1} << 20;  // bytes of weights too many to read twice a step
-  const int64_t by_rows = std::clamp<int64_t>(p.B / kRows, 1, most);
-  const int64_t meetings = p.B * 4 * p.H * p.P / (kStep * cpu::kernels<S>().lanes);
-  const int64_t by_units =
-      std::clamp<int64_t>(std::min((p.H + kColumns - 1) / kColumns, meetings), 1, most);
-  const bool once = in_passing || 4 * p.H * p.P * int64_t(sizeof(S)) > kHeavy;
+Partition partition_of_tiles(const SequenceParams<S>& p, bool on_the_fly, int64_t most) {
+  const int64_t by_rows = std::clamp<int64_t>(p.B / heuristics::kTileRowsOfMember, 1, most);
+  const int64_t meetings =
+      p.B * 4 * p.H * p.P / (heuristics::kTileStepVectors * cpu::kernels<S>().lanes);
+  const int64_t by_units = std::clamp<int64_t>(
+      std::min((p.H + heuristics::kColumnsOfMember - 1) / heuristics::kColumnsOfMember, meetings),
+      1, most);
+  const bool once = on_the_fly || 4 * p.H * p.P * int64_t(sizeof(S)) > heuristics::kTileHeavyBytes;
   if (by_units > by_rows || (once && by_units == by_rows)) return {true, by_units};
   return {false, most};
 }
@@ -92,23 +91,24 @@ Split split_of_tiles(const SequenceParams<S>& p, bool in_passing, int64_t most) 
 // Of a call of which the products of so many inputs are a part. The environment variable STATEFUL_LSTM_SPLIT forces
 // "rows" or "units", for tests.
 template <class S>
-Split split(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
-  constexpr int64_t kColumns = 32;  // units that keep a thread's multipliers busy
-  const int64_t threads = torch::stable::get_num_threads();
+Partition choose_partition(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
+  const int64_t threads = thread_count();
   static const char* name = std::getenv("STATEFUL_LSTM_SPLIT");
   static const std::string forced = name ? name : "";
-  STD_TORCH_CHECK(forced.empty() || forced == "rows" || forced == "units",
-                  "STATEFUL_LSTM_SPLIT must be rows or units, got ", forced);
+  if (!forced.empty() && forced != "rows" && forced != "units")
+    throw std::runtime_error("STATEFUL_LSTM_SPLIT must be rows or units, got " + forced);
   if (!forced.empty()) return {forced == "units", threads};
-  const int64_t most = std::max<int64_t>(1, std::min(threads, work_of(p, inputs) / kThreadWork));
-  const bool in_passing = are == cpu::Weights::packed_in_passing;
-  Split best = {false, std::clamp<int64_t>(p.B, 1, most)};  // nobody is woken for no rows
+  const int64_t most =
+      std::max<int64_t>(1, std::min(threads, work_of(p, inputs) / heuristics::kCallWork));
+  const bool on_the_fly = are == cpu::Weights::packed_on_the_fly;
+  Partition best = {false, std::clamp<int64_t>(p.B, 1, most)};  // nobody is woken for no rows
   if (cpu::kernels<S>().tiled) {
-    best = split_of_tiles(p, in_passing, most);
+    best = partition_of_tiles(p, on_the_fly, most);
   } else {
     const StepCost<S> cost(p, inputs, are != cpu::Weights::in_place);
     double least = cost.by_rows(best.members);
-    for (int64_t members = 2; members <= std::min(most, p.H / kColumns); ++members)
+    for (int64_t members = 2; members <= std::min(most, p.H / heuristics::kColumnsOfMember);
+         ++members)
       if (const double cycles = cost.by_units(members); cycles < least) {
         best = {true, members};
         least = cycles;

@@ -1,8 +1,8 @@
 // torch's threads as a team (cpu/team.h).
 #pragma once
-#include <torch/csrc/stable/ops.h>
-
+#include "cpu/heuristics.h"
 #include "cpu/thread_team.h"
+#include "runtime/torch_threads.h"
 
 namespace stateful_lstm {
 
@@ -10,12 +10,11 @@ namespace stateful_lstm {
 // run prepare(its number, part.call), and none goes on until all have. A thread that comes too late to take part
 // prepares in vain, perhaps while the others run: what it reads may be changing, and is not used.
 template <class Prepare, class F>
-void in_team(int64_t rows, int64_t members, const Prepare& prepare, const F& run) {
-  constexpr int64_t kShare = 1 << 20;
+void run_team(int64_t rows, int64_t members, const Prepare& prepare, const F& run) {
   cpu::Barrier barrier;
   cpu::Gathering gathering;
-  const int64_t shares = members * kShare;
-  torch::stable::parallel_for(0, shares, kShare, [&](int64_t b, int64_t e) {
+  const int64_t shares = members * cpu::heuristics::kTeamShare;
+  parallel_for(0, shares, cpu::heuristics::kTeamShare, [&](int64_t b, int64_t e) {
     // So many calls there are: all get the same number of shares, but for a few that the last lacks.
     const int64_t calls = (shares + (e - b) / 2) / (e - b), call = b * calls / shares;
     prepare(call);
@@ -24,8 +23,8 @@ void in_team(int64_t rows, int64_t members, const Prepare& prepare, const F& run
   });
 }
 template <class F>
-void in_team(int64_t rows, int64_t members, const F& run) {
-  in_team(rows, members, [](int64_t) {}, run);
+void run_team(int64_t rows, int64_t members, const F& run) {
+  run_team(rows, members, [](int64_t) {}, run);
 }
 
 }  // namespace stateful_lstm

@@ -119,14 +119,14 @@ class Pool {
 };
 
 // Where a thread keeps a block between calls: one for each use at the same time. `pool`: with all others, if it is large.
-enum class Kept { no, pool, pack, work, own, gates, sums, count };
+enum class Place { no, pool, pack, work, member_scratch, gates, sums, count };
 
 template <class T>
 class Buffer {
  public:
-  explicit Buffer(int64_t size, Kept place = Kept::no) : place_(place) {
+  explicit Buffer(int64_t size, Place place = Place::no) : place_(place) {
     const size_t bytes = size * sizeof(T);
-    if (place == Kept::pool && bytes >= Pool::kLeast)
+    if (place == Place::pool && bytes >= Pool::kLeast)
       block_ = Pool::shared().take(bytes);
     else if (stays() && bytes > 0 && kept().size >= bytes)
       block_ = std::exchange(kept(), Block());
@@ -140,7 +140,7 @@ class Buffer {
     return *this;
   }
   ~Buffer() {
-    if (place_ == Kept::pool && block_.size >= Pool::kLeast)
+    if (place_ == Place::pool && block_.size >= Pool::kLeast)
       Pool::shared().give(std::move(block_));
     else if (stays() && block_.size > kept().size && block_.size <= kMost)
       kept() = std::move(block_);
@@ -154,12 +154,12 @@ class Buffer {
 #else
   static constexpr size_t kMost = size_t{64} << 20;
 #endif
-  bool stays() const { return place_ != Kept::no && place_ != Kept::pool; }
+  bool stays() const { return place_ != Place::no && place_ != Place::pool; }
   Block& kept() const {
-    thread_local Block blocks[int(Kept::count)];
+    thread_local Block blocks[int(Place::count)];
     return blocks[int(place_)];
   }
-  Kept place_;
+  Place place_;
   Block block_;
 };
 

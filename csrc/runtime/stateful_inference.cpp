@@ -1,7 +1,5 @@
 #include "runtime/stateful_inference.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -10,33 +8,23 @@
 #include "cpu/kernels.h"
 #include "runtime/run_team.h"
 #include "runtime/layer.h"
+#include "runtime/torch_threads.h"
 
 namespace stateful_lstm {
-namespace {
 
-// One number of the type of sums as a parameter: to nearest, ties to even.
-template <class S>
-S narrow(Acc<S> x) {
-  return x;
-}
-template <>
-bfloat16 narrow<bfloat16>(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-  return {static_cast<uint16_t>(x == x ? rounded : bits >> 16 | 0x40)};
-}
+namespace heuristics = cpu::heuristics;
+
+namespace {
 
 // How many threads share a step's units: asking the pool takes as long as a small step.
 template <class S>
 int64_t step_members(const cpu::Kernels<S>& kernel, const StackCall<S>& s) {
-  constexpr int64_t kWork = 1 << 16;  // multiply-adds worth a thread's waking
   const int64_t inputs = s.L > 1 ? std::max(s.I, s.D * s.P) : s.I;
   const int64_t blocks = (s.H + kernel.lanes - 1) / kernel.lanes;
   const int64_t work = s.B * blocks * kernel.lanes * 4 * (inputs + s.P);
-  if (work <= kWork) return 1;
-  return std::clamp<int64_t>(work / kWork, 1,
-                             std::min<int64_t>(blocks, torch::stable::get_num_threads()));
+  if (work <= heuristics::kStepWork) return 1;
+  return std::clamp<int64_t>(work / heuristics::kStepWork, 1,
+                             std::min<int64_t>(blocks, thread_count()));
 }
 
 template <class A>
@@ -53,8 +41,9 @@ void units_in_shares(const cpu::Kernels<S>& kernel, const StepParams<S>& step, i
   const auto run = kernel.step_units;
   const int64_t lanes = kernel.lanes;
   // The thread that calls has the first share, and Python in its caches: it gets a sixteenth less.
-  const int64_t less = std::min<int64_t>(8, step.H / shares / 16 / 4 * 4);
-  torch::stable::parallel_for(0, shares, 1, [=](int64_t begin, int64_t end) {
+  const int64_t less = std::min<int64_t>(heuristics::kCallerLess,
+                                         step.H / shares / heuristics::kCallerShare / 4 * 4);
+  parallel_for(0, shares, 1, [=](int64_t begin, int64_t end) {
     const auto first = [&](int64_t share) {
       const int64_t unit = blocks * share / shares * lanes;
       return share == 0 ? 0 : share == shares ? step.H : unit - less;
@@ -66,16 +55,14 @@ void units_in_shares(const cpu::Kernels<S>& kernel, const StepParams<S>& step, i
 // Whether the products of so many inputs are begun for all steps of a call at once: weight_ih is then read once for
 // all of them. But each row of it leaves a vector behind for each row of the batch, and must be several times as long.
 template <class S>
-bool begins(const cpu::Kernels<S>& kernel, const StackCall<S>& s, int64_t inputs) {
-  constexpr int64_t kMany = 8;
+bool sums_x_first(const cpu::Kernels<S>& kernel, const StackCall<S>& s, int64_t inputs) {
   const int64_t kept = s.B * kernel.lanes * int64_t(sizeof(Acc<S>));
-  return s.T > 1 && !kernel.tiled && inputs * int64_t(sizeof(S)) >= kMany * kept;
+  return s.T > 1 && !kernel.tiled && inputs * int64_t(sizeof(S)) >= heuristics::kManyOfRows * kept;
 }
 
 template <class S>
 void run_steps(const StackCall<S>& s) {
   using A = Acc<S>;
-  constexpr int64_t kFewInputs = 8192;  // bytes that one thread makes for all, with no meeting
   // Every other call goes through the weights the other way round: what the last one read last is
   // still in the cache. No result depends on it.
   static std::atomic<unsigned> calls{0};
@@ -85,10 +72,10 @@ void run_steps(const StackCall<S>& s) {
   const bool projection = s.w[0].weight_hr != nullptr;
   const int64_t members = step_members(kernel, s), most = std::max(s.I, s.L > 1 ? width : 0);
   const int64_t in_size = whole_lines<A>(cpu::step_size<S>(B, most, s.P));
-  const bool begin = begins(kernel, s, most);  // in one layer at least
-  const int64_t begin_size = begin ? whole_lines<A>(s.T * B * most) : 0;
-  const Buffer<A> in(members * (in_size + begin_size)), hidden(projection ? B * s.H : 0);
-  const Buffer<A> begun(begin ? s.T * B * 4 * s.H * kernel.lanes : 0, Kept::work);
+  const bool begin = sums_x_first(kernel, s, most);  // in one layer at least
+  const int64_t x_sums_scratch_size = begin ? whole_lines<A>(s.T * B * most) : 0;
+  const Buffer<A> in(members * (in_size + x_sums_scratch_size)), hidden(projection ? B * s.H : 0);
+  const Buffer<A> x_sums(begin ? s.T * B * 4 * s.H * kernel.lanes : 0, Place::work);
   const Buffer<S> between(s.L > 1 ? 2 * s.T * B * width : 0);
   std::fill_n(hidden.get(), projection ? B * s.H : 0, A{});
   std::vector<int64_t> live(s.lengths ? s.T * B : 0);  // slots of the rows that have a step
@@ -127,7 +114,8 @@ void run_steps(const StackCall<S>& s) {
     p.c = s.c + k * s.slots * s.H;
     p.h_n = s.h_n + k * B * s.P;
     p.c_n = s.c_n + k * B * s.H;
-    p.begun = begins(kernel, s, p.I) ? begun.get() + t * s.H * B * 4 * kernel.lanes : nullptr;
+    p.x_sums =
+        sums_x_first(kernel, s, p.I) ? x_sums.get() + t * s.H * B * 4 * kernel.lanes : nullptr;
     return p;
   };
   const int64_t steps = s.T * s.L * s.D, blocks = (s.H + kernel.lanes - 1) / kernel.lanes;
@@ -145,19 +133,20 @@ void run_steps(const StackCall<S>& s) {
       const StepParams<S> p = step(n, part.call);
       const bool first = n % s.T == 0;        // of its layer
       if (n > 0) barrier.wait(part.members);  // all that the step before wrote is there
-      if (p.begun && first) {
-        const BeginParams<S> all = {s.T,
-                                    B,
-                                    p.I,
-                                    p.H,
-                                    n == 0 ? s.x_time : B * width,
-                                    p.x_stride,
-                                    p.x,
-                                    p.weight_ih,
-                                    in.get() + members * in_size + part.call * begin_size,
-                                    begun.get()};
+      if (p.x_sums && first) {
+        const SumsOfXParams<S> all = {
+            s.T,
+            B,
+            p.I,
+            p.H,
+            n == 0 ? s.x_time : B * width,
+            p.x_stride,
+            p.x,
+            p.weight_ih,
+            in.get() + members * in_size + part.call * x_sums_scratch_size,
+            x_sums.get()};
         share(blocks, [&](int64_t b, int64_t e) {
-          kernel.step_begin(all, b * kernel.lanes, std::min(s.H, e * kernel.lanes));
+          kernel.step_x_sums(all, b * kernel.lanes, std::min(s.H, e * kernel.lanes));
         });
       }
       if (n > 0) {
@@ -179,11 +168,12 @@ void run_steps(const StackCall<S>& s) {
   if (members == 1) {
     prepare(0);
     run_part({0, B, 0, 1}, unused);
-  } else if (steps == 1 && !projection && in_size * int64_t(sizeof(A)) <= kFewInputs) {
+  } else if (steps == 1 && !projection &&
+             in_size * int64_t(sizeof(A)) <= heuristics::kInputsByOne) {
     prepare(0);
     units_in_shares(kernel, step(0, 0), blocks, members);
   } else {
-    in_team(B, members, prepare, run_part);
+    run_team(B, members, prepare, run_part);
   }
   for (int64_t b = 0; s.lengths && b < B; ++b) {  // rows that ended before: where their state rests
     if (s.lengths[b] >= s.T || slot(b) < 0) continue;
@@ -202,16 +192,16 @@ void run_steps(const StackCall<S>& s) {
   }
 }
 
-// Rows that lie `time` and `row` apart as (T, B, n), dense: where they are, or copied to `room`.
+// Rows that lie `time` and `row` apart as (T, B, n), dense: where they are, or copied to `scratch`.
 template <class X>
 const X* dense(const X* from, int64_t time, int64_t row, int64_t T, int64_t B, int64_t n,
-               Buffer<X>& room) {
+               Buffer<X>& scratch) {
   if ((row == n || B == 1) && (time == B * n || T == 1)) return from;
-  room = Buffer<X>(T * B * n, Kept::pool);
+  scratch = Buffer<X>(T * B * n, Place::pool);
   for (int64_t t = 0; t < T; ++t)
     for (int64_t b = 0; b < B; ++b)
-      std::copy_n(from + t * time + b * row, n, room.get() + (t * B + b) * n);
-  return room.get();
+      std::copy_n(from + t * time + b * row, n, scratch.get() + (t * B + b) * n);
+  return scratch.get();
 }
 
 // The resets as the reverse direction meets them, into `moved`: a cut between t-1 and t comes before step
@@ -248,12 +238,12 @@ void run_sequences(const StackCall<S>& s) {
   const int64_t T = s.T, B = s.B, H = s.H, P = s.P, width = s.D * P;
   const bool y_dense = s.y_row == width && s.y_time == B * width;
   const Buffer<S> h0(s.L * s.D * B * P);
-  const Buffer<S> between(s.L > 1 || !y_dense ? 2 * T * B * width : 0, Kept::pool);
+  const Buffer<S> between(s.L > 1 || !y_dense ? 2 * T * B * width : 0, Place::pool);
   // One direction's output, before they lie side by side.
-  const Buffer<S> one(s.D == 2 ? T * B * P : 0, Kept::pool);
+  const Buffer<S> one(s.D == 2 ? T * B * P : 0, Place::pool);
   const Buffer<A> c0(s.L * s.D * B * H), c_n(s.L * s.D * B * H);
-  Buffer<S> x_room(0);
-  Buffer<bool> reset_room(0), reversed_room(0);
+  Buffer<S> x_scratch(0);
+  Buffer<bool> reset_scratch(0), reversed_scratch(0);
   const auto slot = [&](int64_t b) { return s.rows ? s.rows[b] : b; };
   std::vector<int64_t> lengths;  // a padding row has no step at all
   if (s.lengths || s.rows)
@@ -266,12 +256,12 @@ void run_sequences(const StackCall<S>& s) {
   p.H = H;
   p.P = P;
   p.I = s.I;
-  p.x = dense(s.x, s.x_time, s.x_row, T, B, s.I, x_room);
+  p.x = dense(s.x, s.x_time, s.x_row, T, B, s.I, x_scratch);
   p.lengths = lengths.empty() ? nullptr : lengths.data();
   const bool* reset =
-      s.reset ? dense(s.reset, s.reset_time, s.reset_row, T, B, 1, reset_room) : nullptr;
+      s.reset ? dense(s.reset, s.reset_time, s.reset_row, T, B, 1, reset_scratch) : nullptr;
   const bool* resets[] = {reset,
-                          s.D == 2 ? reversed(reset, p.lengths, T, B, reversed_room) : nullptr};
+                          s.D == 2 ? reversed(reset, p.lengths, T, B, reversed_scratch) : nullptr};
   S* y = nullptr;
   std::vector<ForwardParams<S>> layers;  // of the forward direction, run together
   for (int64_t layer = 0; layer < s.L; ++layer) {

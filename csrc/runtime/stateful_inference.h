@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "params.h"
+#include "cpu/heuristics.h"
 
 namespace stateful_lstm {
 
@@ -17,7 +18,7 @@ struct LayerWeights {
   const S *weight_ih, *weight_hh, *bias_ih, *bias_hh, *weight_hr;
 };
 
-constexpr int64_t kFewSteps = 4;
+using cpu::heuristics::kFewSteps;
 
 // T steps, B rows, L layers, D directions, S slots, P size of h, H hidden size. The caller owns all
 // memory; x is no part of the state, and the outputs are of nothing else.

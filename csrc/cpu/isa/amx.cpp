@@ -6,24 +6,21 @@
 
 #include "cpu/kernels.h"
 
-// From here on only: what stands in the headers above must run on any processor.
-#if defined(__clang__)
-#pragma clang attribute push(                                                     \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma"))), \
-    apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")
-#endif
-#include "lstm_equations.h"
+#define LSTM_ISA amx
+#define LSTM_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma"
+#include "cpu/isa/begin.h"
 
-namespace stateful_lstm::cpu::amx {
+namespace stateful_lstm::cpu::LSTM_ISA {
 constexpr int kVectorBytes = 64;
 constexpr int kTileRows = 12, kCellRows = 6;
 constexpr bool kPairs = true, kTiled = true, kMasked = !kWatched, kNarrows = true;
+}  // namespace stateful_lstm::cpu::LSTM_ISA
+
 #include "cpu/simd.h"
 #include "cpu/isa/avx512.h"
 #include "cpu/isa/avx512bf16.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 
 // Assembly, since compilers' own functions for these do not say that they read and write memory.
 LSTM_INLINE void tile_shape(int64_t rows, int64_t columns) {
@@ -55,13 +52,12 @@ template <int sums, int a, int b>
 LSTM_INLINE void tile_multiply() {
   __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sums), "i"(a), "i"(b) : "memory");
 }
-#include "cpu/all_kernels.h"
-template Kernels<bfloat16> table<bfloat16>();
-}  // namespace stateful_lstm::cpu::amx
+}  // namespace stateful_lstm::cpu::LSTM_ISA
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "cpu/all_kernels.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
+template Kernels<bfloat16> table<bfloat16>();
+}  // namespace stateful_lstm::cpu::LSTM_ISA
+#include "cpu/isa/end.h"
 #endif

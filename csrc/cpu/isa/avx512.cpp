@@ -6,31 +6,25 @@
 
 #include "cpu/kernels.h"
 
-// From here on only: what stands in the headers above must run on any processor.
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))), \
-                             apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma")
-#endif
-#include "lstm_equations.h"
+#define LSTM_ISA avx512
+#define LSTM_TARGET "avx512f,avx512bw,avx512dq,avx512vl,fma"
+#include "cpu/isa/begin.h"
 
-namespace stateful_lstm::cpu::avx512 {
+namespace stateful_lstm::cpu::LSTM_ISA {
 constexpr int kVectorBytes = 64;
 constexpr int kTileRows = 12, kCellRows = 6;
 constexpr bool kPairs = false, kTiled = false, kMasked = !kWatched, kNarrows = false;
+}  // namespace stateful_lstm::cpu::LSTM_ISA
+
 #include "cpu/simd.h"
 #include "cpu/isa/avx512.h"
+
 #include "cpu/all_kernels.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 template Kernels<float> table<float>();
 template Kernels<double> table<double>();
 template Kernels<bfloat16> table<bfloat16>();
-}  // namespace stateful_lstm::cpu::avx512
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+}  // namespace stateful_lstm::cpu::LSTM_ISA
+#include "cpu/isa/end.h"
 #endif

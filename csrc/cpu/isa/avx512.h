@@ -1,4 +1,14 @@
 // What both instruction sets with vectors of 64 bytes share. Included only by isa_avx512*.cpp, after simd.h.
+#pragma once
+#include <immintrin.h>
+
+#if !defined(LSTM_ISA)
+#define LSTM_VECTOR_BYTES 64
+#endif
+#include "cpu/simd.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
+
 LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
   return bit_cast<Vec<float>>(
       _mm512_fmadd_ps(bit_cast<__m512>(a), bit_cast<__m512>(b), bit_cast<__m512>(c)));
@@ -27,3 +37,5 @@ LSTM_INLINE void store_first(double* p, const Vec<double>& v, int64_t n) {
 LSTM_INLINE void store_first(uint16_t* p, const HalfInts& v, int64_t n) {
   _mm256_mask_storeu_epi16(p, first_lanes(n), bit_cast<__m256i>(v));
 }
+
+}  // namespace stateful_lstm::cpu::LSTM_ISA

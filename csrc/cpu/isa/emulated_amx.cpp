@@ -5,16 +5,23 @@
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wpsabi"  // no vector leaves this file
 #endif
-#include "lstm_equations.h"
 #include "cpu/kernels.h"
 
 #define LSTM_HIDE(v) __asm__("" : "+m"(v))
 
-namespace stateful_lstm::cpu::tiles {
+#define LSTM_ISA tiles
+#define LSTM_RARE
+#include "cpu/isa/begin.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 constexpr int kVectorBytes = 64;  // a row of a tile
 constexpr int kTileRows = 6, kCellRows = 3;
 constexpr bool kPairs = true, kTiled = true, kMasked = false, kNarrows = false;
+}  // namespace stateful_lstm::cpu::LSTM_ISA
+
 #include "cpu/simd.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
   return a * b + c;
 }
@@ -72,6 +79,11 @@ LSTM_INLINE void tile_multiply() {
     __builtin_memcpy(tiles[sums].number[r], &sum, sizeof sum);
   }
 }
+}  // namespace stateful_lstm::cpu::LSTM_ISA
+
 #include "cpu/all_kernels.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 template Kernels<bfloat16> table<bfloat16>();
-}  // namespace stateful_lstm::cpu::tiles
+}  // namespace stateful_lstm::cpu::LSTM_ISA
+#include "cpu/isa/end.h"

@@ -2,14 +2,21 @@
 // so that tests can see that way anywhere. Never chosen by itself.
 #include <utility>
 
-#include "lstm_equations.h"
 #include "cpu/kernels.h"
 
-namespace stateful_lstm::cpu::pairs {
+#define LSTM_ISA pairs
+#define LSTM_RARE
+#include "cpu/isa/begin.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 constexpr int kVectorBytes = 16;
 constexpr int kTileRows = 6, kCellRows = 3;
 constexpr bool kPairs = true, kTiled = false, kMasked = false, kNarrows = false;
+}  // namespace stateful_lstm::cpu::LSTM_ISA
+
 #include "cpu/simd.h"
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
   return a * b + c;
 }
@@ -22,8 +29,11 @@ LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pa
                         LSTM_LAMBDA { return bit_cast<Vec<float>>(v & 0xffff0000u); };
   return sum + high(a) * high(b) + low(a) * low(b);
 }
+}  // namespace stateful_lstm::cpu::LSTM_ISA
+
 #include "cpu/all_kernels.h"
-template Kernels<float> table<float>();
-template Kernels<double> table<double>();
+
+namespace stateful_lstm::cpu::LSTM_ISA {
 template Kernels<bfloat16> table<bfloat16>();
-}  // namespace stateful_lstm::cpu::pairs
+}  // namespace stateful_lstm::cpu::LSTM_ISA
+#include "cpu/isa/end.h"

@@ -1,0 +1,9 @@
+// Undoes what begin.h has set.
+#if !defined(__clang__)
+#pragma GCC pop_options
+#elif defined(LSTM_TARGET)
+#pragma clang attribute pop
+#endif
+#undef LSTM_ISA
+#undef LSTM_TARGET
+#undef LSTM_RARE
