@@ -16,7 +16,7 @@ FORMATTED := $(shell find csrc benchmarks tests -name '*.cu' -o -name '*.cpp' -o
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help build cuda demo examples bench docs lint format clean
-.PHONY: test test-sets test-sanitized test-emulator test-ecosystem test-packages
+.PHONY: test test-all test-sets test-sanitized test-emulator test-ecosystem test-packages
 
 help:         ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1@/p' $(MAKEFILE_LIST) | tr @ '\t' | expand -t 22
@@ -58,7 +58,10 @@ RUN := PYTHONPATH="$(CURDIR)" "$(PY)"
 demo: build  ## train a character model and let it write
 	$(RUN) examples/character_model.py $(ARGS)
 
-test: build  ## all tests
+test: build  ## the tests, without the slow ones: a few minutes
+	"$(PY)" -m pytest -q -m "not slow" $(ARGS)
+
+test-all: build  ## all tests
 	"$(PY)" -m pytest -q $(ARGS)
 
 # The instruction set that a machine chooses by itself comes first, and is what `make test` tests.

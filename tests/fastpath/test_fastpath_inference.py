@@ -34,6 +34,7 @@ pytestmark = pytest.mark.skipif(
 # ---- where it is taken ---------------------------------------------------------------------------
 
 
+@pytest.mark.sampled
 @configs
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("steps", [1, 2, 4, 5, 40])
@@ -244,6 +245,7 @@ def test_two_directions_equal_the_way_with_gradients(spy, config, steps, extra):
 # ---- lengths -------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("config", [{}, {"num_layers": 2}, {"proj_size": 2}])
 @pytest.mark.parametrize("lengths", [[2, 1, 0, 2], [0, 0, 0, 0], [2, 2, 2, 2]], ids=str)
 @pytest.mark.parametrize("times", [1, 3])

@@ -399,6 +399,7 @@ def test_a_graph_kept_gives_the_same_again(spy):
         torch.autograd.grad(loss, weights)
 
 
+@pytest.mark.slow
 def test_gradients_of_gradients(spy):
     lstm, x = make(stateful=False, num_layers=2), noise(3, 2, 3).requires_grad_()
     hx = tuple(noise(2, 2, 5, seed=seed).requires_grad_() for seed in (4, 5))

@@ -115,6 +115,7 @@ def test_calls_large_enough_to_be_shared_by_units_equal_the_reference(sizes) -> 
     assert_close(dict(enumerate(grads[0])), dict(enumerate(grads[1])), 1e-10)
 
 
+@pytest.mark.sampled(most=1)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 @pytest.mark.parametrize("sanitizer", [[], ["-fsanitize=thread"]], ids=["plain", "tsan"])
 def test_the_barrier_and_the_gathering(tmp_path, sanitizer) -> None:

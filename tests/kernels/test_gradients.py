@@ -212,6 +212,7 @@ def test_refuses_what_only_it_is_asked():
         operators.lstm_gradients(*args)
 
 
+@pytest.mark.sampled
 @dtypes
 @pytest.mark.parametrize("projection", [False, True])
 @pytest.mark.parametrize("wanted", [ALL, ALL + FINAL, 0])

@@ -86,6 +86,7 @@ def answer(layer, *given):
         return None
 
 
+@pytest.mark.sampled(most=4)
 @each_own
 @each_route
 def test_the_whole_table(own, packed, proj_size):

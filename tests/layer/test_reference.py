@@ -525,6 +525,7 @@ def as_function(lstm, feature, **extras):
     return function, tuple(t.detach().requires_grad_() for t in (x, *hx, *net.parameters()))
 
 
+@pytest.mark.sampled
 @features
 @implementations
 def test_gradcheck(lstm, feature):
@@ -532,6 +533,7 @@ def test_gradcheck(lstm, feature):
     assert gradcheck(function, point, fast_mode=feature is FEATURES["all"])
 
 
+@pytest.mark.sampled
 @features
 @implementations
 def test_gradgradcheck(lstm, feature):
@@ -553,6 +555,7 @@ def test_a_gradient_with_a_graph_of_its_own_is_the_same_gradient(feature, recomp
     assert_close(dict(enumerate(graph)), dict(enumerate(plain)), CLOSE)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("feature", ["plain", "all"])
 @pytest.mark.parametrize("recompute", ["gates", "segments", "auto"])
 def test_gradgradcheck_with_recompute(feature, recompute):

@@ -84,6 +84,7 @@ def test_every_operator_is_registered_with_its_schema(name: str) -> None:
     assert schema == f"stateful_lstm::{name}{SCHEMAS[name]}"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("projection", [False, True])
 @pytest.mark.parametrize("steered", [False, True])
@@ -100,6 +101,7 @@ def test_opcheck_forward_that_saves_less(save: int) -> None:
     torch.library.opcheck(torch.ops.stateful_lstm.lstm_forward, [*args[:-1], save])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("projection", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -45,6 +45,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.sampled(most=12)
 @grid
 @dtypes
 def test_outputs_states_and_gradients(shape, dtype):
@@ -55,6 +56,7 @@ def test_outputs_states_and_gradients(shape, dtype):
     assert_as_good_as(module_results(twin(lstm, stateful=False), x, hx), theirs, truth)
 
 
+@pytest.mark.sampled(most=12)
 @grid
 @dtypes
 def test_inference_carries_the_state(shape, dtype):

@@ -175,6 +175,7 @@ def test_every_picture_has_a_script_and_a_page():
     assert pictures == set(re.findall(r"\]\((?:\.\./)?figures/(\w+)\.svg\)", text))
 
 
+@pytest.mark.sampled(most=2)
 @pytest.mark.parametrize("script", SCRIPTS, ids=name)
 def test_the_picture_is_what_its_script_draws(script, drawn):
     old, new = (

@@ -206,6 +206,7 @@ def test_grad(info, stateful):
     derivatives(info, stateful, torch.autograd.gradcheck, lambda settings: True)
 
 
+@pytest.mark.sampled(most=1)
 @both
 def test_gradgrad(info, stateful):
     assert info.supports_gradgrad

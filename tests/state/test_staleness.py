@@ -255,6 +255,7 @@ EDITS = [
 ]
 
 
+@pytest.mark.sampled
 @of_all_kinds
 @pytest.mark.parametrize("edit", EDITS)
 def test_a_call_after_a_change_is_that_of_a_fresh_layer(before, after, edit):

@@ -54,6 +54,7 @@ ACTS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("library", [True, False], ids=["library", "reference"])

@@ -28,6 +28,7 @@ def path(tmp_path):
     return tmp_path / "training.pt"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("after", [1, 6, 13, 20])
 @pytest.mark.parametrize("kind", ["data", "workers", "list"])
 def test_a_fit_goes_on_bit_for_bit(path, kind, after):
@@ -279,6 +280,7 @@ def test_a_save_that_fails_leaves_the_old_file(path, monkeypatch):
 # ---- kill ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path):
     def run(name, kills):
         """Returns what it ends with, and at which update it was resumed each time."""
