@@ -1,8 +1,8 @@
-"""The marker `sampled`: of a parametrized test only a sample belongs to `make test`.
+"""The marker `sampled`: of a parametrized test, only a sample belongs to `make test`.
 
 A test with many combinations of parameters is sampled along a diagonal: the k-th value of one
-parameter meets the k-th value of each other parameter, and shorter lists start over. So every value
-comes up, and the sample is as small as the longest list. `sampled(most=N)` takes N of these at most.
+parameter meets the k-th value of each other parameter, and shorter lists start over. So the sample
+has every value, and is as small as the longest list. `sampled(most=N)` takes at most N of these.
 All others get the marker `slow`.
 """
 
