@@ -64,37 +64,32 @@ test: build  ## the tests, without the slow ones: a few minutes
 test-all: build  ## all tests
 	"$(PY)" -m pytest -q $(ARGS)
 
-# The instruction set that a machine chooses by itself comes first, and is what `make test` tests.
+# `make test` uses the first instruction set in the list, which the machine chooses by itself. Those
+# without hardware are emulated; of them, tiles multiply bfloat16 in an order of their own.
 test-sets: build  ## tests of the kernels with each other instruction set that the machine has
 	@names=$$($(RUN) -c 'from stateful_lstm.backend import operators; print(*operators.cpu_capabilities()[1:])') && \
 	    [ -n "$$names" ] && for name in $$names; do echo "== $$name"; \
 	    only=; case $$name in tiles) only="-k bfloat16 tests/invariance";; esac; \
 	    STATEFUL_LSTM_CPU=$$name "$(PY)" -m pytest -q $$only tests/kernels $(ARGS) || exit 1; done
 
-# Python and torch leak by themselves. Without libstdc++ up there, the first exception that C++ throws
-# ends it all: Python does not link it, and libasan looks for it when it is loaded.
+# Leaks are not looked for: Python and torch have some. libstdc++ must be loaded first: Python does
+# not link it, and libasan looks for it on loading; without it the first C++ exception ends the process.
 SANITIZED_RUN = LD_PRELOAD="$(SANITIZER) $(shell $(CXX) -print-file-name=libstdc++.so)" \
     ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
     STATEFUL_LSTM_SANITIZE=1 "$(PY)" -m pytest -q -c ../../pyproject.toml -o pythonpath="../../tests ../../tests/helpers"
-# Left out: what asks after bits or accuracy alone (the kernels are compiled otherwise here), what takes
-# long, and what never comes to a kernel.
 SANITIZED_TESTS := $(addprefix ../../tests/,operators kernels fastpath)
 test-sanitized: $(SANITIZED)/stateful_lstm/_C.abi3.so  ## tests of the kernels with g++'s sanitizers
 	@cp -r stateful_lstm/*.py stateful_lstm/backend $(SANITIZED)/stateful_lstm
-	cd $(SANITIZED) && $(SANITIZED_RUN) $(SANITIZED_TESTS) $(ARGS) \
-	    -k "not bit_for_bit and not opcheck and not every_instruction_set and \
-	    not 65535 and not threads_change and not dropout and not raise and not reference] and \
-	    not as_near_to_the_truth and not compiled_calls and not traced_and_exported"
+	cd $(SANITIZED) && $(SANITIZED_RUN) -m "not unsanitized" $(SANITIZED_TESTS) $(ARGS)
 	cd $(SANITIZED) && for name in portable pairs tiles; do STATEFUL_LSTM_CPU=$$name $(SANITIZED_RUN) \
 	    $(SANITIZED_TESTS) $(ARGS) -k "sizes or projections or read_and_write" || exit 1; done
 
 test-emulator: build  ## the CUDA kernels' source on the CPU, without a GPU
-	EMULATOR_ALL=1 "$(PY)" -m pytest -q \
-	    tests/cuda/test_emulator.py $(filter-out %_compile.py,$(wildcard tests/test_cuda_*.py)) $(ARGS)
+	EMULATOR_ALL=1 "$(PY)" -m pytest -q tests/cuda $(ARGS)
 
 # Without a package its tests are skipped; pytest says which.
 test-ecosystem: build $(ECOSYSTEM)  ## tests with Keras, Lightning, transformers, SB3-contrib, TensorBoard
-	KERAS_BACKEND=torch "$(PY)" -m pytest -q -rs tests/ecosystem tests/interop/test_interop_keras_live.py $(ARGS)
+	KERAS_BACKEND=torch "$(PY)" -m pytest -q -rs tests/ecosystem $(ARGS)
 
 # OTHER_TORCH  another than the one that builds the wheel. It is downloaded for each Python that is
 #              here, with CUDA's libraries (5 GB unpacked) unless pip finds one without them

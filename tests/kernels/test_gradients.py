@@ -212,6 +212,7 @@ def test_refuses_what_only_it_is_asked():
         operators.lstm_gradients(*args)
 
 
+@pytest.mark.unsanitized("tests torch's tracing, which reaches no kernel of its own")
 @pytest.mark.sampled
 @dtypes
 @pytest.mark.parametrize("projection", [False, True])

@@ -123,6 +123,7 @@ def test_many_rows_and_steps(dtype):
     check_module(lstm, dense(lstm, steps, 37), random_hx(lstm, 37))
 
 
+@pytest.mark.unsanitized("takes too long")
 def test_more_than_65535_steps():
     lstm, steps = nn.LSTM(2, 3), 66_000
     x, hx = dense(lstm, steps, 1), random_hx(lstm, 1)
@@ -130,6 +131,7 @@ def test_more_than_65535_steps():
     assert_close(functional(lstm, "cpu")(x, hx), module_results(lstm, x, hx), bound)
 
 
+@pytest.mark.unsanitized("takes too long")
 @pytest.mark.parametrize("shape", [(6, 33, 200), (1, 64, 256), (9, 1, 300), (4, 130, 64)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_threads_change_nothing_but_rounding(shape, dtype):
@@ -260,6 +262,7 @@ def test_no_graph_where_nothing_asks_for_one(backend):
     assert not (output.requires_grad or h.requires_grad or c.requires_grad)
 
 
+@pytest.mark.unsanitized("its bits or its accuracy are those of another compilation")
 @pytest.mark.parametrize("recompute", ["none", "gates", "segments"])
 @configs
 def test_backward_repeats_itself_bit_for_bit(config, recompute):
