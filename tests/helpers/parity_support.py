@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from support import (
+from comparisons import (
     BACKENDS,
     DTYPES,
     assert_as_good_as,

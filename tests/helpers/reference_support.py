@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import (
+from comparisons import (
     random_hx,
     results,
     settings,

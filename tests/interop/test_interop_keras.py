@@ -10,7 +10,7 @@ import keras_stand_ins as stand_ins
 import numpy as np
 import pytest
 import torch
-from defaults_support import OTHER_DEFAULTS
+from other_defaults import OTHER_DEFAULTS
 from state_support import make, noise
 from torch import nn
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from defaults_support import OTHER_DEFAULTS
+from other_defaults import OTHER_DEFAULTS
 from state_support import assert_unmoved, close, make, noise, snapshot
 from torch import nn
 from torch.nn.utils import prune

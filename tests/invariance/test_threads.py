@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import assert_close
+from comparisons import assert_close
 
 import stateful_lstm
 from stateful_lstm import StatefulLSTM

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from parity_support import BACKENDS, B, H, I, T
-from support import (
+from comparisons import (
     twin,
 )
+from parity_support import BACKENDS, B, H, I, T
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 

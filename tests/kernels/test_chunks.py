@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
+from comparisons import DTYPES, assert_close, cotangent, random_hx, settings, tolerance
 from state_support import same_bits
-from support import DTYPES, assert_close, cotangent, random_hx, settings, tolerance
 from torch import nn
 
 import stateful_lstm

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from parity_support import B, H, I, T, backends, dense, functional, packed_results
-from support import (
+from comparisons import (
     assert_close,
     module_results,
     tolerance,
     twin,
 )
+from parity_support import B, H, I, T, backends, dense, functional, packed_results
 from torch import nn
 
 pytestmark = [

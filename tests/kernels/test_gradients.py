@@ -8,8 +8,8 @@ import threading
 
 import pytest
 import torch
+from comparisons import assert_close
 from operator_support import BAD_FORWARD, DTYPES, INPUTS, B, H, P, T, acc, forward_args
-from support import assert_close
 
 from stateful_lstm.backend import operators
 from stateful_lstm.backend.autograd import compiled_layer

@@ -4,6 +4,14 @@ import copy
 
 import pytest
 import torch
+from comparisons import (
+    assert_as_good_as,
+    assert_close,
+    double,
+    random_hx,
+    tolerance,
+    twin,
+)
 from parity_support import (
     B,
     H,
@@ -13,14 +21,6 @@ from parity_support import (
     dense,
     packed_results,
     with_hx,
-)
-from support import (
-    assert_as_good_as,
-    assert_close,
-    double,
-    random_hx,
-    tolerance,
-    twin,
 )
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence

@@ -5,6 +5,19 @@ import os
 
 import pytest
 import torch
+from comparisons import (
+    assert_as_good_as,
+    assert_close,
+    cotangent,
+    double,
+    eps,
+    module_results,
+    random_hx,
+    results,
+    settings,
+    tolerance,
+    twin,
+)
 from parity_support import (
     BACKENDS,
     B,
@@ -19,19 +32,6 @@ from parity_support import (
     dtypes,
     functional,
     with_hx,
-)
-from support import (
-    assert_as_good_as,
-    assert_close,
-    cotangent,
-    double,
-    eps,
-    module_results,
-    random_hx,
-    results,
-    settings,
-    tolerance,
-    twin,
 )
 from torch import nn
 

@@ -4,6 +4,13 @@ import copy
 
 import pytest
 import torch
+from comparisons import (
+    assert_close,
+    cotangent,
+    oracle,
+    random_hx,
+    tolerance,
+)
 from reference_support import (
     CLOSE,
     CONTROLS,
@@ -15,13 +22,6 @@ from reference_support import (
     cpu,
     implementations,
     shape_of,
-)
-from support import (
-    assert_close,
-    cotangent,
-    oracle,
-    random_hx,
-    tolerance,
 )
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck

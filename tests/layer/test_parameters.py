@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from parity_support import CONFIGS, B, H, I, T, configs, dense, dtypes
-from support import (
+from comparisons import (
     assert_close,
     module_results,
     tolerance,
     twin,
 )
+from parity_support import CONFIGS, B, H, I, T, configs, dense, dtypes
 from torch import nn
 
 from stateful_lstm import StatefulLSTM

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from comparisons import DTYPES, assert_close, oracle, results, tolerance
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import DTYPES, assert_close, oracle, results, tolerance
 from torch import Tensor, nn
 
 import stateful_lstm

@@ -2,6 +2,12 @@
 
 import pytest
 import torch
+from comparisons import (
+    DTYPES,
+    assert_close,
+    random_hx,
+    tolerance,
+)
 from reference_support import (
     CLOSE,
     IMPLEMENTATIONS,
@@ -14,12 +20,6 @@ from reference_support import (
     controls,
     cpu,
     shape_of,
-)
-from support import (
-    DTYPES,
-    assert_close,
-    random_hx,
-    tolerance,
 )
 from torch import nn
 

@@ -4,6 +4,14 @@ import copy
 
 import pytest
 import torch
+from comparisons import (
+    DTYPES,
+    assert_close,
+    module_results,
+    oracle,
+    random_hx,
+    tolerance,
+)
 from reference_support import (
     CLOSE,
     CONFIGS,
@@ -21,14 +29,6 @@ from reference_support import (
     cpu,
     implementations,
     shape_of,
-)
-from support import (
-    DTYPES,
-    assert_close,
-    module_results,
-    oracle,
-    random_hx,
-    tolerance,
 )
 from torch import nn
 

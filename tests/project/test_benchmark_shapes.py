@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from support import assert_as_good_as, double, module_results, random_hx, twin
+from comparisons import assert_as_good_as, double, module_results, random_hx, twin
 from torch import nn
 
 from benchmarks.shapes import GRID, ROLLOUTS

@@ -11,7 +11,7 @@ import pickle
 
 import pytest
 import torch
-from support import results, twin
+from comparisons import results, twin
 from torch import nn
 
 from stateful_lstm import StatefulLSTM
