@@ -1,4 +1,4 @@
-"""Fixtures that every test shares, and which parametrizations `make test` leaves to `test-all`."""
+"""Fixtures for all tests, and the marker `sampled`."""
 
 import pytest
 import sampling

@@ -1,4 +1,4 @@
-"""SB3-contrib's RecurrentPPO with this layer, and with one call in place of its loop over time."""
+"""SB3-contrib's RecurrentPPO with this layer, and with one call instead of its loop over time."""
 
 import importlib.util
 import sys

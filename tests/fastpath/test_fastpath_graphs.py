@@ -1,4 +1,4 @@
-"""The fast path of sequences in autograd's graphs: layouts, hooks, checkpoints, memory, threads."""
+"""The fast path of sequences inside autograd's graphs: layouts, hooks, checkpoints, threads."""
 
 import gc
 import threading
@@ -6,16 +6,11 @@ import weakref
 
 import pytest
 import torch
-from fastpath_layer_support import LayerSpy, assert_same, trained
+from fastpath_layer_support import LayerSpy, assert_same, needs_fastpath, trained
 from fastpath_support import Seen
 from state_support import make, noise, same_bits
 
-from stateful_lstm.backend import operators
-
-pytestmark = pytest.mark.skipif(
-    operators.fastpath_forward is None,
-    reason="no library, or a torch without DLPack's exchange table",
-)
+pytestmark = needs_fastpath
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 

@@ -1,24 +1,21 @@
-"""The fast path of sequences, past torch's dispatcher: `short.py` and the two functions under it.
+"""The fast path of sequences, past torch's dispatcher, forward and backward.
 
-Every test asks whether it was taken, and whether the numbers, gradients among them, are those of
-the regular path, bit for bit.
+Every test checks whether the path is taken, and that results and gradients have the bits of the
+regular path.
 """
 
 import copy
 
 import pytest
 import torch
-from fastpath_layer_support import LayerSpy, assert_same, trained
+from fastpath_layer_support import LayerSpy, assert_same, needs_fastpath, trained
 from fastpath_support import Seen
 from state_support import close, make, noise, plain, refused, same_bits
 from torch.autograd import forward_ad
 
 from stateful_lstm.backend import autograd, operators
 
-pytestmark = pytest.mark.skipif(
-    operators.fastpath_forward is None,
-    reason="no library, or a torch without DLPack's exchange table",
-)
+pytestmark = needs_fastpath
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 

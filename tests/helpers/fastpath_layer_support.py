@@ -1,12 +1,18 @@
-"""The fast path of whole layers, spied upon: what its tests share."""
+"""A spy on the fast path of sequences, and a comparison with the regular path."""
 
+import pytest
 from state_support import noise, same_bits
 
 from stateful_lstm.backend import operators
 
+needs_fastpath = pytest.mark.skipif(
+    operators.fastpath_forward is None,
+    reason="no library, or a torch without DLPack's exchange table",
+)
+
 
 class LayerSpy:
-    """Stands in for the C functions, and counts how often they did the work."""
+    """Stands in for the C functions, and counts how often they do the work."""
 
     def __init__(self, monkeypatch):
         self.monkeypatch, self.counts = monkeypatch, {}
@@ -24,7 +30,7 @@ class LayerSpy:
         self.monkeypatch.setattr(operators, name, watched)
 
     def taken(self):
-        """How many layers went the fast path since last asked: forward and backward."""
+        """How many layers took the fast path since the last question: (forward, backward)."""
         counts = tuple(self.counts.values())
         self.counts = dict.fromkeys(self.counts, 0)
         return counts

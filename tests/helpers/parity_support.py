@@ -1,4 +1,4 @@
-"""Calls beside nn.LSTM: its settings, and the comparison of results and gradients."""
+"""The settings of nn.LSTM, and comparisons with its results and gradients."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The three implementations of the function, and calls with resets and lengths to compare them."""
+"""The three implementations of the function, and their calls with resets and lengths."""
 
 import pytest
 import torch
@@ -78,6 +78,6 @@ def compute(lstm, net, x, hx, **control):
 
 
 def shape_of(net):
-    """The keywords of a net that the oracle knows too."""
+    """The settings of a net that the oracle has too."""
     keep = ("num_layers", "bias", "bidirectional", "proj_size")
     return {name: value for name, value in settings(net).items() if name in keep}

@@ -1,4 +1,4 @@
-"""export_onnx: standard LSTM nodes that ONNX Runtime runs, window by window, as the layer does."""
+"""export_onnx: standard LSTM nodes that give the layer's results in ONNX Runtime."""
 
 import sys
 

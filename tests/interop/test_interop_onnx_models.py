@@ -1,4 +1,4 @@
-"""A whole model through torch.onnx.export, by onnx_translations."""
+"""A whole model through torch.onnx.export with onnx_translations."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Few rows, whose weights are read where they lie: when that is, and that bits stay the same."""
+"""Calls of few rows read the weights in place: when they do, and that bits stay the same."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""How a call is shared out to threads changes no bit of its results."""
+"""The partition of a call over threads changes no bit of its results."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from comparisons import (
+    MARKS,
     twin,
 )
 from parity_support import BACKENDS, B, H, I, T
@@ -12,10 +13,7 @@ from torch.nn.utils.rnn import pack_sequence
 import stateful_lstm
 from stateful_lstm import StatefulLSTM
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
-]
+pytestmark = MARKS
 
 
 ok = torch.randn(T, B, I)

@@ -1,4 +1,4 @@
-"""Feeding a sequence in one call, in chunks, or step by step is the same."""
+"""A sequence in one call, in chunks or step by step gives the same results."""
 
 import itertools
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from comparisons import (
+    MARKS,
     assert_close,
     module_results,
     tolerance,
@@ -11,10 +12,7 @@ from comparisons import (
 from parity_support import B, H, I, T, backends, dense, functional, packed_results
 from torch import nn
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
-]
+pytestmark = MARKS
 
 
 DROPPED = {

@@ -1,4 +1,4 @@
-"""The operator that does all of backward on the CPU, beside the recurrence's and plain products."""
+"""`lstm_gradients`, the CPU's operator for the whole backward pass, against plain products."""
 
 from __future__ import annotations
 

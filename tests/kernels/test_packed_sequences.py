@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from comparisons import (
+    MARKS,
     assert_as_good_as,
     assert_close,
     double,
@@ -27,10 +28,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from stateful_lstm import StatefulLSTM
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
-]
+pytestmark = MARKS
 
 
 @configs

@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 from comparisons import (
+    MARKS,
     assert_as_good_as,
     assert_close,
     cotangent,
@@ -37,10 +38,7 @@ from torch import nn
 
 import stateful_lstm
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
-]
+pytestmark = MARKS
 
 
 # ---- values and gradients ----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What recompute="gates" makes anew on the CPU: two gates by products, two from the cells and h."""
+"""The gates that recompute="gates" rebuilds on the CPU: two from products, two from c and h."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from comparisons import (
+    MARKS,
     assert_close,
     cotangent,
     oracle,
@@ -28,10 +29,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from stateful_lstm import reference
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
-]
+pytestmark = MARKS
 
 
 SMALL = torch.tensor([[0, 1], [0, 0], [1, 0], [0, 1]], dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Which dtypes a call takes, and which it returns: a rule, held against nn.LSTM case by case."""
+"""The dtypes that a call takes and returns, compared with nn.LSTM case by case."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from comparisons import (
+    MARKS,
     assert_close,
     module_results,
     tolerance,
@@ -13,10 +14,7 @@ from torch import nn
 
 from stateful_lstm import StatefulLSTM
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
-]
+pytestmark = MARKS
 
 
 @configs

@@ -1,4 +1,4 @@
-"""Random combinations of every feature at once, against the oracle and the reference."""
+"""Random combinations of all features, against the oracle and the reference."""
 
 import itertools
 from dataclasses import dataclass

@@ -4,6 +4,7 @@ import pytest
 import torch
 from comparisons import (
     DTYPES,
+    MARKS,
     assert_close,
     random_hx,
     tolerance,
@@ -26,10 +27,7 @@ from torch import nn
 import stateful_lstm
 from stateful_lstm import reference
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
-]
+pytestmark = MARKS
 
 
 @configs

@@ -6,6 +6,7 @@ import pytest
 import torch
 from comparisons import (
     DTYPES,
+    MARKS,
     assert_close,
     module_results,
     oracle,
@@ -34,10 +35,7 @@ from torch import nn
 
 from stateful_lstm import reference
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
-]
+pytestmark = MARKS
 
 
 # ---- against the oracle --------------------------------------------------------------------------

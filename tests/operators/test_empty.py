@@ -1,4 +1,4 @@
-"""Calls without rows, steps, slots or inputs: nothing to do, and the process goes on."""
+"""Calls without rows, steps, slots or inputs compute nothing and do not crash."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The compiled operators themselves: schemas, fake kernels, mutation and last-line checks."""
+"""The compiled operators: schemas, fake kernels, mutation, and their checks of arguments."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the benchmarks time is right: every shape of their grid, against nn.LSTM.
+"""The results of every shape in the benchmarks' grid are right, against nn.LSTM.
 
-As tests/layer/test_parity.py does for small sizes: at most twice nn.LSTM's own error against
+As tests/kernels/test_parity.py does for small sizes: at most twice nn.LSTM's own error against
 float64.
 """
 

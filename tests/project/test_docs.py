@@ -1,4 +1,4 @@
-"""Python blocks of documents and docstrings run, links lead somewhere, pictures are as drawn."""
+"""Python blocks of documents and docstrings run, links resolve, figures match their scripts."""
 
 import doctest
 import importlib.util

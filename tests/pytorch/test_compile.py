@@ -1,4 +1,4 @@
-"""torch.compile around the layer: one graph, compiled once, on the state where it lies."""
+"""torch.compile around the layer: one graph, compiled once, that updates the state in place."""
 
 from __future__ import annotations
 

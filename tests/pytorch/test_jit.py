@@ -1,4 +1,4 @@
-"""torch.jit: programs of torch.jit.trace take calls of any size; scripting is refused by name."""
+"""torch.jit: traces take calls of any size; scripting is refused by name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What PyTorch asks of ``nn.LSTM`` in its own tests of modules, asked of the layer here.
+"""PyTorch's own tests of ``nn.LSTM`` as a module, applied to the layer.
 
 The samples and the bad calls are PyTorch's: the entry for ``nn.LSTM`` in the ``module_db`` of
-``torch.testing._internal``. Its test class is in no wheel, so the checks are written anew.
+``torch.testing._internal``. Its test class is in no wheel, so the checks are written here.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Whatever is raised, and wherever: h and c of a state are both old, or both new."""
+"""After any exception, h and c of a state are both old or both new."""
 
 import pytest
 import torch

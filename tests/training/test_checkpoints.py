@@ -1,4 +1,4 @@
-"""Saving and loading: bit for bit from any moment, or an error and no effect."""
+"""Saving and loading: the same bits from any moment on, or an error without effect."""
 
 import os
 import pickle

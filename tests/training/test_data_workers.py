@@ -1,4 +1,4 @@
-"""``ContinuousBatches`` in a ``DataLoader``'s workers: where each iteration begins, and goes on."""
+"""``ContinuousBatches`` in workers of a ``DataLoader``: where each iteration begins and resumes."""
 
 import itertools
 import multiprocessing

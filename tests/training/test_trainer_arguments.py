@@ -1,4 +1,4 @@
-"""``Trainer``: arguments of another kind are refused by name, before anything happens."""
+"""``Trainer`` refuses arguments of the wrong kind by name, before any effect."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""``Trainer`` with windows in another layout than the model's layers have, or without features."""
+"""``Trainer`` with windows in another layout than the model's layers, or without features."""
 
 import gc
 import warnings
