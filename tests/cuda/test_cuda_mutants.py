@@ -1,6 +1,6 @@
 """Every barrier, wait and flag of the CUDA kernels is needed, and tests notice if it is missing.
 
-Some of them always; all with EMULATOR_ALL=1, as in `make test-emulator`.
+Two of them here; all with EMULATOR_ALL=1, as in `make test-emulator`.
 """
 
 import os
