@@ -28,6 +28,14 @@ def path(tmp_path):
     return tmp_path / "training.pt"
 
 
+def saved(path):
+    """A trainer that has trained, and its checkpoint at `path`."""
+    trainer = make_trainer()
+    trainer.fit(make_data(), progress=False)
+    trainer.save(path)
+    return trainer
+
+
 @pytest.mark.sampled
 @pytest.mark.parametrize("after", [1, 6, 13, 20])
 @pytest.mark.parametrize("kind", ["data", "workers", "list"])
@@ -107,9 +115,7 @@ def test_before_the_first_update_and_with_sgd(path):
 
 
 def test_the_state_keeps_its_address(path):
-    trainer = make_trainer()
-    trainer.fit(make_data(), progress=False)
-    trainer.save(path)
+    trainer = saved(path)
     address = trainer.model.lstm.state.h.data_ptr()
     trainer.load(path)
     assert trainer.model.lstm.state.h.data_ptr() == address
@@ -152,9 +158,7 @@ def test_foreign_files_are_refused(path, monkeypatch, tmp_path):
 
 
 def test_a_truncated_file_is_refused(path):
-    trainer = make_trainer()
-    trainer.fit(make_data(), progress=False)
-    trainer.save(path)
+    trainer = saved(path)
     whole = path.read_bytes()
     for part in (0.1, 0.5, 0.9, 0.999):
         path.write_bytes(whole[: int(part * len(whole))])
@@ -164,9 +168,7 @@ def test_a_truncated_file_is_refused(path):
 
 
 def test_a_file_with_a_wrong_part_changes_nothing(path):
-    trainer = make_trainer()
-    trainer.fit(make_data(), progress=False)
-    trainer.save(path)
+    trainer = saved(path)
     whole = torch.load(path, weights_only=True)
     h, c = whole["states"]["lstm"]
     progress = whole["progress"]
@@ -186,9 +188,7 @@ def test_a_file_with_a_wrong_part_changes_nothing(path):
 
 
 def test_another_model_or_optimizer_is_refused(path):
-    trainer = make_trainer()
-    trainer.fit(make_data(), progress=False)
-    trainer.save(path)
+    saved(path)
     refused(
         make_trainer(Net(hidden=9)), path, r"lstm.weight_ih_l0 is \(36, 3\), there it is \(32, 3\)"
     )
