@@ -1,6 +1,7 @@
-"""Fixtures that every test shares."""
+"""Fixtures for all tests, and the marker `sampled`."""
 
 import pytest
+import sampling
 import torch
 from emulator import counts
 from fastpath_support import Spy
@@ -38,6 +39,11 @@ def fresh_compiler():
 @pytest.fixture
 def spy(monkeypatch):
     return Spy(monkeypatch)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marker
+def pytest_collection_modifyitems(items):
+    sampling.mark_slow(items)
 
 
 def pytest_terminal_summary(terminalreporter):

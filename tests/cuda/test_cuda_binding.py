@@ -120,6 +120,7 @@ TOLERANCE = {
 }
 
 
+@pytest.mark.sampled
 @configs
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("what", ["plain", "reset_mask", "lengths", "state_indices", "all"])

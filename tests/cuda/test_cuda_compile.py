@@ -139,6 +139,7 @@ def test_what_the_compiler_says_is_an_error(tmp_path, fault):
     assert "wrong.cu" in done.stdout and "error" in done.stdout
 
 
+@pytest.mark.slow
 @needs_nvcc
 def test_each_kernel_compiles_in_each_type_without_spills():
     done = run("--quick", "--check")

@@ -84,6 +84,7 @@ CONTROLS = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("kernel", "dtype", "way"), KERNELS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_sizes(kernel, dtype, way, size):
@@ -93,18 +94,21 @@ def test_sizes(kernel, dtype, way, size):
     assert_right(Case(T, B, H, H, DTYPES[dtype]), kernel, way, seed=1)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("kernel", "dtype", "way"), KERNELS)
 @pytest.mark.parametrize("controls", CONTROLS, ids=lambda c: "-".join(c) or "plain")
 def test_controls(kernel, dtype, way, controls):
     assert_right(Case(5, 6, 20, 20, DTYPES[dtype], **controls), kernel, way, seed=2)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("dtype", "way"), TYPES)
 @pytest.mark.parametrize("controls", CONTROLS, ids=lambda c: "-".join(c) or "plain")
 def test_projection(dtype, way, controls):
     assert_right(Case(4, 5, 21, 9, DTYPES[dtype], **controls), "steps", way, seed=3)
 
 
+@pytest.mark.sampled(most=10)
 @pytest.mark.parametrize(("kernel", "dtype", "way"), KERNELS)
 def test_any_order_of_threads_gives_the_same_bits(kernel, dtype, way):
     case = Case(3, 4, 18, 18, DTYPES[dtype], resets=True, lengths=True)
@@ -166,6 +170,7 @@ STEPS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("dtype", "way"), TYPES)
 @pytest.mark.parametrize("projection", [False, True])
 @pytest.mark.parametrize("options", STEPS.values(), ids=STEPS)
@@ -174,6 +179,7 @@ def test_a_resident_step(dtype, way, projection, options):
 
 
 # Of 16 bytes' whole numbers, and for each number of rows that has its own kernel.
+@pytest.mark.sampled
 @pytest.mark.parametrize(("dtype", "way"), TYPES)
 @pytest.mark.parametrize("B", [1, 4, 16, 17, 33])
 def test_a_resident_step_of_any_number_of_rows(dtype, way, B):
@@ -250,6 +256,7 @@ def test_a_slot_named_twice_is_an_error_and_taken_once():
 # ---- ThreadSanitizer -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_read_goes_past_a_barrier_or_a_flag():
     if reason := build.lacking("tsan"):
         pytest.skip(reason)

@@ -1,6 +1,6 @@
 """Every barrier, wait and flag of the CUDA kernels is needed, and tests notice if it is missing.
 
-Some of them always; all with EMULATOR_ALL=1, as in `make test-emulator`.
+Two of them here; all with EMULATOR_ALL=1, as in `make test-emulator`.
 """
 
 import os
@@ -17,6 +17,7 @@ COMMAND = [sys.executable, "tests/emulator/smoke_kernels.py"]
 SOME = {"exchange.h: cluster_wait", "exchange.h: store_release"}
 
 
+@pytest.mark.slow
 def test_a_kernel_without_one_of_its_synchronisations_is_found_out():
     if reason := build.lacking("tsan"):
         pytest.skip(reason)

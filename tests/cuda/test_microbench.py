@@ -36,6 +36,7 @@ def test_a_kernel_does_what_it_is_timed_for(chip, name):
         kernels.CHECKS[name](chip, seed)
 
 
+@pytest.mark.slow
 def test_tsan_has_nothing_against_those_that_wait():
     if reason := build.lacking("tsan"):
         pytest.skip(reason)
@@ -80,6 +81,7 @@ def test_the_program_comes_through_and_its_numbers_are_written(program, tmp_path
         assert floor_us(found, 4, 2, 8, 1024, dtype, True).us > 0
 
 
+@pytest.mark.slow
 def test_a_chip_before_9_0_has_no_clusters(program):
     done = subprocess.run(
         [program, "--quick"],
@@ -93,6 +95,7 @@ def test_a_chip_before_9_0_has_no_clusters(program):
     assert not [name for name in found["numbers"] if name.startswith("cluster")]
 
 
+@pytest.mark.sampled(most=1)
 @pytest.mark.parametrize(
     ("copy", "what"),
     [
@@ -122,6 +125,7 @@ def test_without_nvcc_it_says_so(tmp_path):
     )
 
 
+@pytest.mark.slow
 @needs_nvcc
 @pytest.mark.parametrize("arch", ["80", "90a"])
 def test_it_compiles_and_says_that_there_is_no_gpu(arch):

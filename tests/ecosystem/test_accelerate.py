@@ -1,4 +1,4 @@
-"""accelerate and Hugging Face's Trainer: windows in their order, or a refusal."""
+"""accelerate and Hugging Face's Trainer take windows in order, or refuse them."""
 
 from types import SimpleNamespace
 

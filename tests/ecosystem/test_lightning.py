@@ -1,12 +1,11 @@
 """Lightning: truncated back-propagation over windows, validation, exact resume, conversion."""
 
 import copy
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from ecosystem_support import load_example
 from torch.utils.data import DataLoader
 
 import stateful_lstm
@@ -29,12 +28,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def example():
-    """The example as a module."""
-    file = Path(__file__).parents[2] / "examples/ecosystem/lightning_tbptt.py"
-    spec = importlib.util.spec_from_file_location("lightning_tbptt", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example("lightning_tbptt")
 
 
 def new_model(example):

@@ -1,11 +1,10 @@
-"""SB3-contrib's RecurrentPPO with this layer, and with one call in place of its loop over time."""
+"""SB3-contrib's RecurrentPPO with this layer, and with one call instead of its loop over time."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from ecosystem_support import load_example
 from torch import nn
 
 import stateful_lstm
@@ -23,12 +22,7 @@ STEPS = 16
 
 @pytest.fixture(scope="module")
 def example():
-    """The example as a module."""
-    file = Path(__file__).parents[2] / "examples/ecosystem/recurrent_ppo.py"
-    spec = importlib.util.spec_from_file_location("recurrent_ppo", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example("recurrent_ppo")
 
 
 class Converted(MlpLstmPolicy):

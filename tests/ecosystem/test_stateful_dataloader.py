@@ -1,4 +1,4 @@
-"""torchdata's StatefulDataLoader around ``ContinuousBatches``: its states go on exactly there."""
+"""torchdata's StatefulDataLoader around ``ContinuousBatches``: its states resume exactly."""
 
 import itertools
 

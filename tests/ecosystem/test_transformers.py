@@ -1,4 +1,4 @@
-"""Models of Hugging Face's transformers that have an nn.LSTM inside: tiny ones, random weights."""
+"""Models of Hugging Face's transformers with an nn.LSTM inside: tiny ones, random weights."""
 
 import copy
 

@@ -1,15 +1,15 @@
-"""The fast path of inference, past torch's dispatcher: what takes it, and what then comes out.
+"""The fast path of inference: which calls take it, and their results.
 
-`operators.fastpath_inference` is what a call without gradients takes on a state that is there.
-Every test asks whether it was taken, and whether the numbers are those of the regular path, bit for
-bit.
+A call without gradients on an allocated state takes `operators.fastpath_inference`, past torch's
+dispatcher. Every test checks that the path is taken, and that the results have the bits of the
+regular path.
 """
 
 import copy
 
 import pytest
 import torch
-from fastpath_support import DTYPES, assert_quick, configs, filled, flat, shaped
+from fastpath_support import DTYPES, assert_quick, configs, filled, flat, needs_fastpath, shaped
 from state_support import (
     assert_unmoved,
     by_hand,
@@ -26,14 +26,12 @@ from torch import nn
 import stateful_lstm
 from stateful_lstm.backend import operators
 
-pytestmark = pytest.mark.skipif(
-    operators.fastpath_inference is None,
-    reason="no library, or a torch without DLPack's exchange table",
-)
+pytestmark = needs_fastpath
 
 # ---- where it is taken ---------------------------------------------------------------------------
 
 
+@pytest.mark.sampled
 @configs
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("steps", [1, 2, 4, 5, 40])
@@ -244,6 +242,7 @@ def test_two_directions_equal_the_way_with_gradients(spy, config, steps, extra):
 # ---- lengths -------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("config", [{}, {"num_layers": 2}, {"proj_size": 2}])
 @pytest.mark.parametrize("lengths", [[2, 1, 0, 2], [0, 0, 0, 0], [2, 2, 2, 2]], ids=str)
 @pytest.mark.parametrize("times", [1, 3])

@@ -1,9 +1,4 @@
-"""The fast path of inference, past torch's dispatcher: its outputs as tensors, and threads.
-
-`operators.fastpath_inference` is what a call without gradients takes on a state that is there.
-Every test asks whether it was taken, and whether the numbers are those of the regular path, bit for
-bit.
-"""
+"""The fast path of inference: its outputs as tensors, and calls in several threads."""
 
 import copy
 import gc
@@ -15,7 +10,7 @@ import threading
 
 import pytest
 import torch
-from fastpath_support import filled, flat
+from fastpath_support import filled, flat, needs_fastpath
 from state_support import (
     call,
     make,
@@ -25,12 +20,8 @@ from state_support import (
 from torch import nn
 
 from stateful_lstm import StatefulLSTM
-from stateful_lstm.backend import operators
 
-pytestmark = pytest.mark.skipif(
-    operators.fastpath_inference is None,
-    reason="no library, or a torch without DLPack's exchange table",
-)
+pytestmark = needs_fastpath
 
 # ---- what comes out ------------------------------------------------------------------------------
 

@@ -1,9 +1,4 @@
-"""The fast path of inference, past torch's dispatcher: what does not take it, to no effect.
-
-`operators.fastpath_inference` is what a call without gradients takes on a state that is there.
-Every test asks whether it was taken, and whether the numbers are those of the regular path, bit for
-bit.
-"""
+"""The fast path of inference: calls that do not take it, and have no effect on the way."""
 
 import os
 import subprocess
@@ -11,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from fastpath_support import Seen, assert_long, assert_quick, filled
+from fastpath_support import Seen, assert_long, assert_quick, filled, needs_fastpath
 from state_support import (
     assert_unmoved,
     by_hand,
@@ -29,10 +24,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from stateful_lstm.backend import operators
 
-pytestmark = pytest.mark.skipif(
-    operators.fastpath_inference is None,
-    reason="no library, or a torch without DLPack's exchange table",
-)
+pytestmark = needs_fastpath
 
 # ---- where it is not -----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What a stateful call makes of `hx`, gradients, two directions, and every form of input."""
+"""Stateful calls with `hx`, gradients, two directions, and every form of input."""
 
 import pytest
 import torch

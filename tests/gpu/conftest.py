@@ -1,16 +1,21 @@
-"""These tests are for a machine with a GPU; elsewhere each is skipped, with the reason."""
+"""These tests are for a machine with a GPU; elsewhere each file is skipped, with the reason."""
 
 import pytest
 from gpu_support import ASKED, why_not
 
 
-@pytest.fixture(scope="session", autouse=True)
-def device_is_there():
+class WithoutDevice(pytest.Module):
+    """A file of tests on a machine without the device: it is not even imported."""
+
+    def collect(self):
+        pytest.skip(why_not())
+
+
+def pytest_pycollect_makemodule(module_path, parent):
     lacking = why_not()
     if lacking and ASKED:
         pytest.exit(f"STATEFUL_LSTM_TEST_DEVICE={ASKED}, but {lacking}", returncode=1)
-    if lacking:
-        pytest.skip(lacking)
+    return WithoutDevice.from_parent(parent, path=module_path) if lacking else None
 
 
 def pytest_itemcollected(item):

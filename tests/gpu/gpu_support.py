@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support import cotangent, error, gradients, module_results, settings, tolerance, twin
+from comparisons import cotangent, error, gradients, module_results, settings, tolerance, twin
 from torch import nn
 
 import stateful_lstm
@@ -192,7 +192,7 @@ def same(a, b):
 
 
 def backward(outputs, leaves):
-    """Gradients of named leaves, for the seeds that support.results takes."""
+    """Gradients of named leaves, for the seeds that comparisons.results takes."""
     seeds = [cotangent(t, k) for k, t in enumerate(outputs.values())]
     found = gradients(list(outputs.values()), list(leaves.values()), seeds)
     return {f"gradient of {name}": g for name, g in zip(leaves, found, strict=True)}

@@ -25,6 +25,7 @@ sys.path[:0] = [
 ]  # as pytest does
 
 import torch  # noqa: E402
+from comparisons import error, results, settings  # noqa: E402
 from gpu_support import (  # noqa: E402
     DEVICE,
     MODES,
@@ -36,7 +37,6 @@ from gpu_support import (  # noqa: E402
     weights_of,
     why_not,
 )
-from support import error, results, settings  # noqa: E402
 
 from stateful_lstm import reference  # noqa: E402
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from comparisons import results, settings
 from gpu_support import (
     DEVICE,
     Case,
@@ -19,7 +20,6 @@ from gpu_support import (
     weights_of,
 )
 from state_support import same_bits
-from support import results, settings
 
 from stateful_lstm import reference
 

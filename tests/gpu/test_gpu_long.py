@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from comparisons import results
 from gpu_support import (
     ON_CPU,
     Case,
@@ -16,7 +17,6 @@ from gpu_support import (
     truth,
     weights_of,
 )
-from support import results
 
 TAIL = 64  # steps that are compared at the end of the large call
 

@@ -6,6 +6,7 @@ that type on that device.
 
 import pytest
 import torch
+from comparisons import module_results, results
 from gpu_support import (
     BACKEND,
     DEVICE,
@@ -24,7 +25,6 @@ from gpu_support import (
     truth,
     weights_of,
 )
-from support import module_results, results
 
 import stateful_lstm
 

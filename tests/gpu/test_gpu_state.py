@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from comparisons import results
 from gpu_support import (
     DEVICE,
     ON_CPU,
@@ -22,7 +23,6 @@ from gpu_support import (
     weights_of,
 )
 from state_support import addresses, refused, same_bits
-from support import results
 
 import stateful_lstm
 from stateful_lstm import StatefulLSTM

@@ -1,4 +1,4 @@
-"""Small nets with ``nn.LSTM`` inside, each built as a well-known kind of net is built."""
+"""Small nets with ``nn.LSTM`` inside, each built the way a well-known kind of net is built."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
 class ConvolutionalEncoder(nn.Module):
-    """As Tacotron's encoder: characters, convolutions, then both directions over packed rows."""
+    """Like Tacotron's encoder: characters, convolutions, then both directions over packed rows."""
 
     def __init__(self):
         super().__init__()
@@ -26,7 +26,7 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class AttentiveDecoder(nn.Module):
-    """As Tacotron's decoder: step by step, with the state handed over, and what came out fed in."""
+    """Like Tacotron's decoder: step by step, with an explicit state, each output fed back in."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ class AttentiveDecoder(nn.Module):
 
 
 class SpeechRecogniser(nn.Module):
-    """As Deep Speech 2: a strided convolution, then layers whose two directions are summed."""
+    """Like Deep Speech 2: a strided convolution, then layers whose two directions are summed."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +90,7 @@ class LanguageModel(nn.Module):
 
 
 class Separator(nn.Module):
-    """As a net that masks a spectrogram: a block of two, in the tree twice and called twice."""
+    """Like a net that masks a spectrogram: a block of two layers, registered and called twice."""
 
     def __init__(self):
         super().__init__()
@@ -111,5 +111,5 @@ class Separator(nn.Module):
 
 
 NETS = [ConvolutionalEncoder, AttentiveDecoder, SpeechRecogniser, LanguageModel, Separator]
-# These call each layer once in a forward: their first call from zero is nn.LSTM's.
+# These call each layer once in a forward: their first call from zero equals nn.LSTM's.
 ONCE = [ConvolutionalEncoder, SpeechRecogniser, LanguageModel]

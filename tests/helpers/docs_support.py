@@ -1,4 +1,4 @@
-"""The documents, and the Python blocks in them. Needs the standard library only."""
+"""The documents and their Python blocks. Needs only the standard library."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ def name(path):
 
 
 def python_blocks():
-    """(path, line, source) of each."""
+    """Yields (path, line, source) of each block."""
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         for match in FENCE.finditer(text):
@@ -23,6 +23,6 @@ def python_blocks():
 
 
 def run_block(path, line, source):
-    """As a program of its own, whose tracebacks name lines of the document."""
+    """Runs a block as a program of its own. Tracebacks name the lines of the document."""
     code = compile("\n" * (line - 1) + dedent(source), str(path), "exec")
     exec(code, {"__name__": "__main__"})

@@ -1,4 +1,4 @@
-"""The fast path of inference past torch's dispatcher, spied upon: what its tests share."""
+"""A spy on the fast path of inference, and a comparison with the regular path."""
 
 import copy
 
@@ -16,6 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stateful_lstm.backend import operators
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+needs_fastpath = pytest.mark.skipif(
+    operators.fastpath_inference is None,
+    reason="no library, or a torch without DLPack's exchange table",
+)
 
 
 class Seen(TorchDispatchMode):
@@ -31,7 +35,7 @@ class Seen(TorchDispatchMode):
 
 
 class Spy:
-    """Stands in for the C function, and remembers whether it did the work."""
+    """Stands in for the C function, and records whether it did the work."""
 
     def __init__(self, monkeypatch):
         self.step, self.taken, self.monkeypatch = operators.fastpath_inference, False, monkeypatch
@@ -50,7 +54,7 @@ class Spy:
 
 
 def filled(slots=4, **options):
-    """A layer whose state holds something."""
+    """A layer with a random state."""
     lstm = make(**options)
     state = lstm.allocate_state(slots)
     state.h.copy_(noise(*state.h.shape, seed=7) / 2)

@@ -1,18 +1,18 @@
-"""What the tests of invariance share, `test_invariance_*.py`.
+"""Layers whose rows and steps run in any batch and any cut into calls, to compare their bits.
 
-A row's bits depend on neither batch, nor cut into calls, nor neighbours, nor threads.
-
-That holds inside each of three ways of computing, which order their sums differently and so differ
-from each other in the last bits:
+A row's bits depend neither on its batch, nor on the cut into calls, nor on neighbors or threads.
+That holds within each of three variants, which order their sums differently and so differ from each
+other in the last bits:
 
 * steps: inference of at most 4 steps (`lstm_step_` and its fast path), one direction;
-* in place: other inference of B <= 4 with T * B up to a number that grows with the weights, or with
-  weights too large for the cache, and with STATEFUL_LSTM_PACK=never for any T; no projection; in
-  bfloat16 only where the processor has its products;
-* packed: all the rest, and with STATEFUL_LSTM_PACK=always everything but the steps.
+* in place: other inference of B <= 4 without projection, up to a T * B that grows with the weights.
+  T has no limit where the weights are too large for the cache, or with STATEFUL_LSTM_PACK=never.
+  In bfloat16 the processor must have bfloat16 products;
+* packed: everything else, and with STATEFUL_LSTM_PACK=always all calls but the steps.
 
-Training takes the last two as inference does, so that its outputs have the same bits. The backward
-recurrence is packed always. In bfloat16 on AMX's tiles all three are one, but for projections.
+Training uses the last two as inference does, so its outputs have the same bits. The backward
+recurrence is always packed. In bfloat16 on AMX's tiles all three give the same bits, except with
+projections.
 """
 
 import itertools
@@ -45,7 +45,7 @@ def sums_of(dtype):
 
 
 class Steps:
-    """A stack, its input, and what each row gives alone, one step a call: the truth."""
+    """A stack, its input, and the expected results: each row alone, one step a call."""
 
     def __init__(self, H, dtype, rows=130, steps=4, inputs=None, **config):
         torch.manual_seed(3)
@@ -79,7 +79,7 @@ class Steps:
 
 
 class Layer:
-    """One layer's weights and its whole input; rows and steps of it can be run in any cut."""
+    """One layer's weights and its whole input. Any rows run, in any cut into calls."""
 
     def __init__(self, H, dtype, T=24, rows=12, proj=None, bias=True, reverse=False):
         wide, P, inputs = sums_of(dtype), proj or H, 5
@@ -126,7 +126,7 @@ class Layer:
 
 
 def rows_of(results, rows):
-    """Of what a call gave, these rows; arrays over time have them second."""
+    """These rows of a call's results. In arrays over time, rows come second."""
     return {k: t[:, rows] if t.dim() == 3 else t[rows] for k, t in results.items()}
 
 
@@ -145,7 +145,7 @@ CUTS = [(), (1,), (23,), (5, 10), (3, 4, 20), tuple(range(1, 24))]
 
 
 def in_a_process(module, call, **env):
-    """What a call of module `t` prints, with variables that are read once per process."""
+    """The words that a call of module `t` prints, in a process with these environment variables."""
     tests = Path(__file__).resolve().parents[1] / "invariance"
     path = os.pathsep.join([str(tests), *sys.path])
     done = subprocess.run(

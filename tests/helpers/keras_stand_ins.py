@@ -1,4 +1,4 @@
-"""Classes with the names and attributes of Keras's layers, and nothing behind them."""
+"""Stand-ins for Keras's layers: their names and attributes, without computations."""
 
 
 def tanh(x):
@@ -43,7 +43,7 @@ class LSTM(RNN):
 
 
 class Bidirectional:
-    """Of the arrays of both directions, and their states (h, c, h, c)."""
+    """A wrapper with the arrays of both directions, and their states (h, c, h, c)."""
 
     def __init__(self, weights, merge_mode="concat", states=None, cell=None, **options):
         half = len(weights) // 2
@@ -71,4 +71,4 @@ class Dense:
 for _each in (tanh, sigmoid, hard_sigmoid):
     _each.__module__ = "keras.activations"
 for _each in (LSTMCell, StackedRNNCells, RNN, LSTM, Bidirectional, Sequential):
-    _each.__module__ = "keras.layers"  # as a class of Keras's is known
+    _each.__module__ = "keras.layers"  # how a class of Keras is recognized

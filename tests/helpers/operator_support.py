@@ -1,4 +1,4 @@
-"""Arguments of the compiled operators, right and wrong."""
+"""Arguments of the compiled operators, valid and invalid."""
 
 from __future__ import annotations
 

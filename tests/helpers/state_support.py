@@ -1,4 +1,4 @@
-"""Helpers of the state tests: a seeded layer, four ways to call it, an oracle, "nothing moved"."""
+"""A seeded layer, four kinds of calls, an oracle, and checks that no state has changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from stateful_lstm import StatefulLSTM
 
-# The four roads a call can take: T = 1 inference, T > 1 inference, and both in training.
+# The four kinds of calls: inference of one step and of several, and both in training.
 every_mode = pytest.mark.parametrize(
     ("steps", "grad"),
     [(1, False), (4, False), (1, True), (4, True)],
@@ -34,7 +34,7 @@ def call(lstm, x, grad=False, **options):
 
 
 def plain(lstm):
-    """An nn.LSTM with the weights that `lstm` shows at this moment, however they got there."""
+    """An nn.LSTM with the weights that `lstm` has at this moment."""
     parallel = nn.LSTM(
         lstm.input_size,
         lstm.hidden_size,

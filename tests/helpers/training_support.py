@@ -9,7 +9,7 @@ from stateful_lstm.training import Trainer, states
 
 
 class Net(nn.Module):
-    """Two layers with dropout, so that resuming needs the random generators, and a head."""
+    """Two layers and a head. With its dropout, resuming needs the random generators, too."""
 
     def __init__(self, features=3, hidden=8, dropout=0.3):
         super().__init__()

@@ -1,6 +1,6 @@
-"""``convert`` on nets as people build them, and on what hangs on an nn.LSTM inside them.
+"""``convert`` on nets as people build them, and on hooks and wrappers of an nn.LSTM inside.
 
-The plain cases are in test_model_functions.py.
+The plain cases are in tests/state/test_model_functions.py.
 """
 
 import copy

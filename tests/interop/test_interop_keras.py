@@ -1,7 +1,7 @@
-"""from_keras and to_keras: what Keras computed, from its arrays and from live layers.
+"""from_keras and to_keras: Keras's own results from recorded arrays, and live layers.
 
-tests/interop/recorded/record_layers.py made the arrays. Live layers are stand-ins here; the real
-ones are in tests/ecosystem/test_keras_live.py.
+tests/interop/recorded/record_layers.py recorded the arrays. Live layers are stand-ins here; the
+real ones are in tests/ecosystem/test_keras_live.py.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ import keras_stand_ins as stand_ins
 import numpy as np
 import pytest
 import torch
-from defaults_support import OTHER_DEFAULTS
+from other_defaults import OTHER_DEFAULTS
 from state_support import make, noise
 from torch import nn
 

@@ -1,10 +1,10 @@
-"""export_onnx: standard LSTM nodes that ONNX Runtime runs, window by window, as the layer does."""
+"""export_onnx: standard LSTM nodes that give the layer's results in ONNX Runtime."""
 
 import sys
 
 import pytest
 import torch
-from defaults_support import OTHER_DEFAULTS
+from other_defaults import OTHER_DEFAULTS
 from state_support import assert_unmoved, close, make, noise, snapshot
 from torch import nn
 from torch.nn.utils import prune

@@ -1,4 +1,4 @@
-"""A whole model through torch.onnx.export, by onnx_translations."""
+"""A whole model through torch.onnx.export with onnx_translations."""
 
 import re
 import sys
@@ -74,6 +74,7 @@ def run(path, *given):
     return tuple(torch.from_numpy(array) for array in session.run(None, feed))
 
 
+@pytest.mark.sampled(most=1)
 @pytest.mark.parametrize(
     "options",
     [

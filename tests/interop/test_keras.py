@@ -1,6 +1,6 @@
-"""The same numbers as Keras's stateful LSTMs, over predict, train and evaluate calls.
+"""The results of Keras's stateful LSTMs, over predict, train and evaluate calls.
 
-tests/interop/recorded/record.py made the arrays; Keras itself is not needed here.
+tests/interop/recorded/record.py recorded the arrays; the tests do not need Keras.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Few rows, whose weights are read where they lie: when that is, and that bits stay the same."""
+"""Calls of few rows read the weights in place: when they do, and that bits stay the same."""
 
 import pytest
 import torch
@@ -78,6 +78,7 @@ def check_in_place(dtype):
     print(way_of(Layer(33, dtype, T=16), rows=4))
 
 
+@pytest.mark.sampled(most=1)
 @dtypes
 def test_rows_in_place_are_the_same_in_every_batch_and_cut(dtype):
     told = in_a_process(HERE, f"t.check_in_place(t.{dtype})", STATEFUL_LSTM_PACK="never")

@@ -1,4 +1,4 @@
-"""How a call is shared out to threads changes no bit of its results."""
+"""The partition of a call over threads changes no bit of its results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import assert_close
+from comparisons import assert_close
 
 import stateful_lstm
 from stateful_lstm import StatefulLSTM
@@ -115,6 +115,7 @@ def test_calls_large_enough_to_be_shared_by_units_equal_the_reference(sizes) -> 
     assert_close(dict(enumerate(grads[0])), dict(enumerate(grads[1])), 1e-10)
 
 
+@pytest.mark.sampled(most=1)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 @pytest.mark.parametrize("sanitizer", [[], ["-fsanitize=thread"]], ids=["plain", "tsan"])
 def test_the_barrier_and_the_gathering(tmp_path, sanitizer) -> None:

@@ -1,4 +1,4 @@
-"""The operator that does all of backward on the CPU, beside the recurrence's and plain products."""
+"""`lstm_gradients`, the CPU's operator for the whole backward pass, against plain products."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import torch
+from comparisons import assert_close
 from operator_support import (
     BAD_FORWARD,
     DTYPES,
@@ -20,7 +21,6 @@ from operator_support import (
     forward_args,
     gate_gradients,
 )
-from support import assert_close
 
 from stateful_lstm.backend import operators
 from stateful_lstm.backend.autograd import compiled_layer
@@ -225,6 +225,8 @@ def test_refuses_what_only_it_is_asked():
         operators.lstm_gradients(*args)
 
 
+@pytest.mark.unsanitized("tests torch's tracing, which reaches no kernel of its own")
+@pytest.mark.sampled
 @dtypes
 @pytest.mark.parametrize("projection", [False, True])
 @pytest.mark.parametrize("wanted", [ALL, ALL + FINAL, 0])

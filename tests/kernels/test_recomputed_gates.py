@@ -1,4 +1,4 @@
-"""What recompute="gates" makes anew on the CPU: two gates by products, two from the cells and h."""
+"""The gates that recompute="gates" rebuilds on the CPU: two from products, two from c and h."""
 
 from __future__ import annotations
 
@@ -128,6 +128,7 @@ def extreme(dtype, case, recompute, steps=60):
     return torch.autograd.grad(loss, [x, *params]), c
 
 
+@pytest.mark.unsanitized("its bits or its accuracy are those of another compilation")
 @dtypes
 @pytest.mark.parametrize("case", EXTREMES.values(), ids=EXTREMES.keys())
 def test_gradients_are_as_near_to_the_truth_as_those_of_none(dtype, case):
@@ -218,6 +219,7 @@ def test_refuses_other_outputs():
         operators.lstm_gates(*args[:-1], y, cells.double())
 
 
+@pytest.mark.unsanitized("tests torch's tracing, which reaches no kernel of its own")
 @dtypes
 @pytest.mark.parametrize("projection", [False, True])
 def test_opcheck(dtype, projection):

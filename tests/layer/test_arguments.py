@@ -1,4 +1,4 @@
-"""Arguments as people have them at hand: NumPy's, int32, empty ones. Taken, or refused by name."""
+"""Arguments in other forms: NumPy's, int32, empty ones. They are taken, or refused by name."""
 
 import numpy as np
 import pytest

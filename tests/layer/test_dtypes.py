@@ -1,4 +1,4 @@
-"""Which dtypes a call takes, and which it returns: a rule, held against nn.LSTM case by case."""
+"""The dtypes that a call takes and returns, compared with nn.LSTM case by case."""
 
 from __future__ import annotations
 
@@ -86,6 +86,7 @@ def answer(layer, *given):
         return None
 
 
+@pytest.mark.sampled(most=4)
 @each_own
 @each_route
 def test_the_whole_table(own, packed, proj_size):

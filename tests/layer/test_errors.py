@@ -1,4 +1,4 @@
-"""Bad input of every kind: the right exception, a text that helps, and no state touched."""
+"""Bad input of every kind raises the right exception with a helpful text, and touches no state."""
 
 import pytest
 import torch

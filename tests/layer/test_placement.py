@@ -1,4 +1,4 @@
-"""Where weights and states are: made on meta, given numbers later, moved."""
+"""Devices of weights and states: built on meta, filled later, moved."""
 
 import pytest
 import torch

@@ -1,13 +1,13 @@
-"""Random combinations of every feature at once, against the oracle and the reference."""
+"""Random combinations of all features, against the oracle and the reference."""
 
 import itertools
 from dataclasses import dataclass
 
 import pytest
 import torch
+from comparisons import DTYPES, assert_close, oracle, results, tolerance
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import DTYPES, assert_close, oracle, results, tolerance
 from torch import Tensor, nn
 
 import stateful_lstm

@@ -1,99 +1,41 @@
-"""reference.lstm and the cpu backend against the oracle and finite differences."""
+"""reference.lstm and the cpu backend against the oracle."""
 
 import copy
 
 import pytest
 import torch
-from support import (
+from comparisons import (
     DTYPES,
+    MARKS,
     assert_close,
-    cotangent,
     module_results,
     oracle,
     random_hx,
-    results,
-    settings,
     tolerance,
 )
+from reference_support import (
+    CLOSE,
+    CONFIGS,
+    CONTROLS,
+    IMPLEMENTATIONS,
+    LENGTHS,
+    RESETS,
+    B,
+    H,
+    T,
+    build,
+    compute,
+    configs,
+    controls,
+    cpu,
+    implementations,
+    shape_of,
+)
 from torch import nn
-from torch.autograd import gradcheck, gradgradcheck
 
-import stateful_lstm
 from stateful_lstm import reference
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
-]
-
-
-def cpu(*args, **kwargs):
-    return stateful_lstm.lstm(*args, backend="cpu", **kwargs)
-
-
-def through_the_function(*args, **kwargs):
-    return stateful_lstm.lstm(*args, backend="reference", **kwargs)
-
-
-IMPLEMENTATIONS = {
-    "reference.lstm": reference.lstm,
-    "backend=reference": through_the_function,
-    "backend=cpu": cpu,
-}
-implementations = pytest.mark.parametrize(
-    "lstm", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS.keys()
-)
-
-CONFIGS = {
-    "plain": {},
-    "no-bias": {"bias": False},
-    "3-layers": {"num_layers": 3},
-    "both-ways": {"bidirectional": True},
-    "projected": {"proj_size": 2},
-    "all": {"num_layers": 2, "bidirectional": True, "proj_size": 2},
-}
-configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
-
-T, B, I, H = 6, 4, 3, 5  # noqa: E741
-RESETS = torch.tensor(
-    [
-        [1, 0, 0, 0],
-        [0, 0, 1, 0],
-        [0, 0, 1, 1],
-        [0, 0, 0, 0],
-        [1, 0, 0, 1],
-        [0, 0, 1, 1],
-    ],
-    dtype=torch.bool,
-)
-LENGTHS = torch.tensor([6, 0, 3, 4])  # row 2 is reset on its last step and beyond its end
-CONTROLS = {
-    "nothing": {},
-    "resets": {"reset_mask": RESETS},
-    "lengths": {"lengths": LENGTHS},
-    "resets-and-lengths": {"reset_mask": RESETS, "lengths": LENGTHS},
-}
-controls = pytest.mark.parametrize("control", CONTROLS.values(), ids=CONTROLS.keys())
-CLOSE = tolerance(torch.float64, 3 * T, 4 * H + T * B)
-
-
-def build(**config):
-    """A float64 nn.LSTM, a random input and a random state."""
-    net = nn.LSTM(I, H, dtype=torch.float64, **config)
-    return net, torch.randn(T, B, I, dtype=torch.float64), random_hx(net, B)
-
-
-def compute(lstm, net, x, hx, **control):
-    """Outputs and gradients of an implementation on the weights of an nn.LSTM."""
-    weights = dict(net.named_parameters())
-    call = lambda x, hx: lstm(x, hx, list(weights.values()), **control)  # noqa: E731
-    return results(call, x, hx, weights)
-
-
-def shape_of(net):
-    """The keywords of a net that the oracle knows too."""
-    keep = ("num_layers", "bias", "bidirectional", "proj_size")
-    return {name: value for name, value in settings(net).items() if name in keep}
+pytestmark = MARKS
 
 
 # ---- against the oracle --------------------------------------------------------------------------
@@ -377,242 +319,3 @@ def test_all_backends_draw_the_same_dropout(config, control, name):
     torch.manual_seed(2)
     other = compute(IMPLEMENTATIONS[name], net, x, hx, **keywords)
     assert not torch.allclose(other["output"], truth["output"])
-
-
-# ---- recompute -----------------------------------------------------------------------------------
-
-
-@configs
-@controls
-@pytest.mark.parametrize("recompute", ["gates", "segments", "auto"])
-def test_recompute_gives_the_same_gradients(config, control, recompute):
-    net, x, hx = build(**config)
-    truth = compute(cpu, net, x, hx, **config, **control)
-    got = compute(cpu, net, x, hx, **config, **control, recompute=recompute)
-    assert_close(got, truth, CLOSE)
-
-
-@pytest.fixture(params=[1, 3], ids=["ranges of 1 step", "ranges of 3 steps"])
-def short_ranges(request, monkeypatch):
-    """Calls large enough to be worked on range by range would take too long here."""
-    monkeypatch.setattr("stateful_lstm.backend.ranges.RANGE_ROWS", request.param * B)
-    monkeypatch.setattr("stateful_lstm.backend.ranges._RANGE_BYTES", 1)
-
-
-@controls
-@configs
-@pytest.mark.parametrize("recompute", ["none", "gates"])
-@pytest.mark.usefixtures("short_ranges")
-def test_ranges_of_steps_give_the_same_gradients(config, control, recompute):
-    net, x, hx = build(**config)
-    truth = compute(reference.lstm, net, x, hx, **config, **control)
-    got = compute(cpu, net, x, hx, **config, **control, recompute=recompute)
-    assert_close(got, truth, CLOSE)
-    with torch.no_grad():
-        y, (h_n, c_n) = cpu(x, hx, list(net.parameters()), **config, **control)
-    values = {"output": y, "h_n": h_n, "c_n": c_n}
-    assert_close(values, {name: truth[name] for name in values}, CLOSE)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3, 10, 37])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("recompute", ["gates", "segments", "auto"])
-def test_recompute_over_lengths_and_dtypes(steps, dtype, recompute):
-    net = nn.LSTM(I, H, 2, bidirectional=True, dtype=dtype)
-    x, hx = torch.randn(steps, B, I).to(dtype), random_hx(net, B)
-    control = {
-        "reset_mask": torch.rand(steps, B) < 0.2,
-        "lengths": torch.randint(0, steps + 1, (B,)),
-    }
-    truth = compute(cpu, net, x, hx, **shape_of(net), **control)
-    got = compute(cpu, net, x, hx, **shape_of(net), **control, recompute=recompute)
-    assert_close(got, truth, tolerance(dtype, 2 * min(steps, 10), 4 * H + steps * B))
-
-
-@pytest.mark.parametrize("recompute", ["none", "gates", "segments", "auto"])
-def test_recompute_draws_the_same_dropout(recompute):
-    net, x, hx = build(num_layers=2, bidirectional=True)
-    keywords = shape_of(net) | {"training": True, "dropout": 0.3, "recurrent_dropout": 0.4}
-    torch.manual_seed(1)
-    truth = compute(reference.lstm, net, x, hx, **keywords)
-    torch.manual_seed(1)
-    got = compute(cpu, net, x, hx, **keywords, recompute=recompute)
-    assert_close(got, truth, CLOSE)
-
-
-def kept_bytes(net, x, recompute):
-    """The bytes that one call keeps for its backward, beside what it was given."""
-    given = {t.data_ptr() for t in (x, *net.parameters())}
-    kept = {}
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: kept.update({t.data_ptr(): t.numel() * t.element_size()}) or t, lambda t: t
-    ):
-        cpu(x, None, list(net.parameters()), recompute=recompute)
-    return sum(size for where, size in kept.items() if where not in given)
-
-
-def test_recompute_keeps_less():
-    net, x = nn.LSTM(I, 8), torch.randn(100, B, I)
-    every_value = 4 * B * 100 * 8  # bytes of h alone, which is the output, or of c
-    assert kept_bytes(net, x, "none") >= 6 * every_value
-    assert 2 * every_value <= kept_bytes(net, x, "gates") < 2.2 * every_value
-    assert kept_bytes(net, x, "segments") < 1.4 * every_value
-
-
-def test_auto_keeps_what_the_budget_allows():
-    net, x = nn.LSTM(I, 8), torch.randn(100, B, I)
-    plans = {name: kept_bytes(net, x, name) for name in ("none", "gates", "segments")}
-    try:
-        given = 2 * 4 * B * 8  # bytes of h0 and c0, which are kept, too
-        for budget, plan in (
-            (10**6, "none"),
-            (plans["none"] - given, "none"),
-            (plans["none"] - given - 1, "gates"),
-            (plans["gates"] - given, "gates"),
-            (plans["gates"] - given - 1, "segments"),
-            (100, "segments"),
-        ):
-            stateful_lstm.set_memory_budget(budget)
-            assert kept_bytes(net, x, "auto") == plans[plan], plan
-    finally:
-        stateful_lstm.set_memory_budget(1 << 30)
-
-
-@pytest.mark.parametrize("name", ["backend=reference", "backend=cpu"])
-def test_an_unknown_recompute_is_refused(name):
-    net, x, hx = build()
-    with pytest.raises((ValueError, TypeError), match="recompute"):
-        IMPLEMENTATIONS[name](x, hx, list(net.parameters()), recompute="everything")
-
-
-# ---- finite differences --------------------------------------------------------------------------
-
-SMALL = torch.tensor([[0, 1], [0, 0], [1, 0], [0, 1]], dtype=torch.bool)
-FEATURES = {
-    "plain": {},
-    "no-bias": {"bias": False},
-    "2-layers": {"num_layers": 2},
-    "both-ways": {"bidirectional": True},
-    "projected": {"proj_size": 1},
-    "resets": {"reset_mask": SMALL},
-    "lengths": {"lengths": torch.tensor([0, 3])},
-    "recurrent-dropout": {"training": True, "recurrent_dropout": 0.4},
-    "all": {
-        "num_layers": 2,
-        "bidirectional": True,
-        "proj_size": 1,
-        "reset_mask": SMALL,
-        "lengths": torch.tensor([4, 2]),
-        "training": True,
-        "dropout": 0.3,
-        "recurrent_dropout": 0.3,
-    },
-}
-features = pytest.mark.parametrize("feature", FEATURES.values(), ids=FEATURES.keys())
-
-
-def as_function(lstm, feature, **extras):
-    """lstm as a function of tensors alone, and a point to differentiate it at."""
-    names = ("num_layers", "bias", "bidirectional", "proj_size")
-    net = nn.LSTM(2, 2, dtype=torch.float64, **{k: feature[k] for k in names if k in feature})
-    x, hx = torch.randn(4, 2, 2, dtype=torch.float64), random_hx(net, 2)
-
-    def function(x, h, c, *weights):
-        torch.manual_seed(9)
-        y, (h_n, c_n) = lstm(x, (h, c), list(weights), **feature, **extras)
-        return y, h_n, c_n
-
-    return function, tuple(t.detach().requires_grad_() for t in (x, *hx, *net.parameters()))
-
-
-@features
-@implementations
-def test_gradcheck(lstm, feature):
-    function, point = as_function(lstm, feature)
-    assert gradcheck(function, point, fast_mode=feature is FEATURES["all"])
-
-
-@features
-@implementations
-def test_gradgradcheck(lstm, feature):
-    function, point = as_function(lstm, feature)
-    assert gradgradcheck(function, point, fast_mode=True)
-
-
-@features
-@pytest.mark.parametrize("recompute", ["none", "gates", "segments"])
-def test_a_gradient_with_a_graph_of_its_own_is_the_same_gradient(feature, recompute):
-    function, point = as_function(cpu, feature, recompute=recompute)
-    outputs = function(*point)
-    seeds = [cotangent(t, k) for k, t in enumerate(outputs)]
-    plain, graph = (
-        torch.autograd.grad(outputs, point, seeds, retain_graph=True, create_graph=create)
-        for create in (False, True)
-    )
-    assert all(g.requires_grad for g in graph)
-    assert_close(dict(enumerate(graph)), dict(enumerate(plain)), CLOSE)
-
-
-@pytest.mark.parametrize("feature", ["plain", "all"])
-@pytest.mark.parametrize("recompute", ["gates", "segments", "auto"])
-def test_gradgradcheck_with_recompute(feature, recompute):
-    function, point = as_function(cpu, FEATURES[feature], recompute=recompute)
-    assert gradgradcheck(function, point, fast_mode=True)
-
-
-@implementations
-def test_third_derivatives(lstm):
-    function, point = as_function(lstm, FEATURES["resets"])
-
-    def gradient(*point):
-        y, h, c = function(*point)
-        return torch.autograd.grad(y.pow(3).sum() + h.sum() + c.sum(), point, create_graph=True)
-
-    assert gradgradcheck(gradient, point, fast_mode=True)
-
-
-@implementations
-def test_double_backward_equals_the_oracles(lstm):
-    net, x, hx = build(num_layers=2, bidirectional=True, proj_size=2)
-    control = shape_of(net) | CONTROLS["resets-and-lengths"]
-    leaves = [x.requires_grad_(), *(t.requires_grad_() for t in hx), *net.parameters()]
-
-    def penalty(lstm):
-        y, (h, c) = lstm(x, hx, list(net.parameters()), **control)
-        loss = y.pow(2).sum() + h.pow(3).sum() + c.sin().sum()
-        first = torch.autograd.grad(loss, leaves, create_graph=True)
-        second = torch.autograd.grad(sum(g.pow(2).sum() for g in first), leaves)
-        return {str(k): g for k, g in enumerate(second)}
-
-    assert_close(penalty(lstm), penalty(oracle), 10 * CLOSE)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("recompute", ["none", "gates", "segments"])
-def test_double_backward_in_lower_precision(dtype, recompute):
-    net = nn.LSTM(I, H, 2, bidirectional=True, dtype=dtype)
-    x, hx = torch.randn(T, B, I).to(dtype), random_hx(net, B)
-    exact = copy.deepcopy(net).double()
-
-    def penalty(net, x, hx, lstm, **extras):
-        leaves = [t.detach().requires_grad_() for t in (x, *hx)]
-        weights = list(net.parameters())
-        y, _ = lstm(leaves[0], tuple(leaves[1:]), weights, **shape_of(net), **extras)
-        first = torch.autograd.grad(y.sum(), leaves, create_graph=True)
-        second = torch.autograd.grad(sum(g.pow(2).sum() for g in first), weights[:2])
-        return dict(enumerate(second))
-
-    truth = penalty(exact, x.double(), tuple(t.double() for t in hx), reference.lstm)
-    got = penalty(net, x, hx, cpu, recompute=recompute)
-    assert_close(got, truth, 2 * tolerance(dtype, 2 * T, 4 * H + T * B))
-
-
-@implementations
-def test_a_gradient_penalty_reaches_the_weights(lstm):
-    net, x, hx = build()
-    x.requires_grad_()
-    y, _ = lstm(x, hx, list(net.parameters()))
-    (gx,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-    gx.pow(2).sum().backward()
-    for name, weight in net.named_parameters():
-        assert weight.grad is not None and weight.grad.count_nonzero(), name

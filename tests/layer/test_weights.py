@@ -1,4 +1,4 @@
-"""Weights changed behind the layer's back, by any road, are what the next call uses."""
+"""The next call uses weights that were changed behind the layer's back, by any means."""
 
 import copy
 

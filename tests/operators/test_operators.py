@@ -1,4 +1,4 @@
-"""The compiled operators themselves: schemas, fake kernels, mutation and last-line checks."""
+"""The compiled operators: schemas, fake kernels, mutation, and their checks of arguments."""
 
 from __future__ import annotations
 
@@ -85,6 +85,8 @@ def test_every_operator_is_registered_with_its_schema(name: str) -> None:
     assert schema == f"stateful_lstm::{name}{SCHEMAS[name]}"
 
 
+@pytest.mark.unsanitized("tests torch's tracing, which reaches no kernel of its own")
+@pytest.mark.sampled
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("projection", [False, True])
 @pytest.mark.parametrize("steered", [False, True])
@@ -95,12 +97,15 @@ def test_opcheck_forward_and_backward(dtype: torch.dtype, projection: bool, stee
         torch.library.opcheck(op.lstm_gradients, backward_args(dtype, projection, steered, reverse))
 
 
+@pytest.mark.unsanitized("tests torch's tracing, which reaches no kernel of its own")
 @pytest.mark.parametrize("save", [0, 1])
 def test_opcheck_forward_that_saves_less(save: int) -> None:
     args = forward_args(torch.float32, False, True, False)
     torch.library.opcheck(torch.ops.stateful_lstm.lstm_forward, [*args[:-1], save])
 
 
+@pytest.mark.unsanitized("tests torch's tracing, which reaches no kernel of its own")
+@pytest.mark.sampled
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("projection", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -109,6 +114,7 @@ def test_opcheck_step(dtype: torch.dtype, projection: bool, bidirectional: bool)
     torch.library.opcheck(torch.ops.stateful_lstm.lstm_step_, args)
 
 
+@pytest.mark.unsanitized("tests torch's tracing, which reaches no kernel of its own")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64])
 def test_opcheck_gather_and_scatter(dtype: torch.dtype, index_dtype: torch.dtype) -> None:
@@ -120,11 +126,13 @@ def test_opcheck_gather_and_scatter(dtype: torch.dtype, index_dtype: torch.dtype
     torch.library.opcheck(torch.ops.stateful_lstm.state_scatter_, [h, c, slots, *rows])
 
 
+@pytest.mark.unsanitized("tests torch's tracing, which reaches no kernel of its own")
 def test_opcheck_copy() -> None:
     for x in (torch.randn(2, 3, 5), torch.randn(5, 3, 2).half().permute(2, 1, 0)):
         torch.library.opcheck(torch.ops.stateful_lstm.state_copy, [x])
 
 
+@pytest.mark.unsanitized("tests torch's tracing, which reaches no kernel of its own")
 @pytest.mark.parametrize("projection", [False, True])
 def test_opcheck_gradients_and_gates(projection: bool) -> None:
     args = forward_args(torch.float32, projection, True, False)
@@ -247,6 +255,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.unsanitized("takes too long")
 def test_every_instruction_set_can_be_forced_and_agrees() -> None:
     def run(*names: str) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -1,4 +1,4 @@
-"""That `make test-sanitized` sees faults: a run with the wrong library would pass as well."""
+"""`make test-sanitized` sees faults: with the wrong library these tests fail."""
 
 from __future__ import annotations
 

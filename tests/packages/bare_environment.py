@@ -1,6 +1,6 @@
-"""All that a user can call, where nothing but torch, numpy and what these need is installed.
+"""All public calls, where only torch, numpy and their requirements are installed.
 
-python bare_environment.py FOLDER     prints what became of each call, as JSON
+python bare_environment.py FOLDER     prints the outcome of each call, as JSON
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What the source archive and the wheel have to hold: what git holds of it, and nothing else."""
+"""The files of the source archive and of the wheel: those that git tracks, and no others."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""What a plain install can do: everything but what says by name which package it needs besides."""
+"""In a plain install every call works, or names the package it needs."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""``info()`` and ``python -m stateful_lstm``: what is built, what the machine has, and why not."""
+"""``info()`` and ``python -m stateful_lstm``: backends, the machine, and reasons."""
 
 import json
 import platform

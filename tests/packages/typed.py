@@ -1,4 +1,4 @@
-"""A user's file, which mypy --strict reads where only the wheel is installed: never run."""
+"""A user's file: mypy --strict reads it where only the wheel is installed. It never runs."""
 
 import torch
 from torch import Tensor

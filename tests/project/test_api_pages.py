@@ -121,6 +121,7 @@ def pages(tmp_path_factory):
     return done, folder
 
 
+@pytest.mark.slow
 def test_the_pages_build_without_a_warning(pages):
     done, folder = pages
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What the benchmarks say of their rows: a row marked ? counts in no summary; pictures."""
+"""Reports of the benchmarks: rows marked ? count in no summary; figures."""
 
 import importlib
 import json

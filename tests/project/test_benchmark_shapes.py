@@ -1,6 +1,6 @@
-"""What the benchmarks time is right: every shape of their grid, against nn.LSTM.
+"""The results of every shape in the benchmarks' grid are right, against nn.LSTM.
 
-As tests/layer/test_parity.py does for small sizes: at most twice nn.LSTM's own error against
+As tests/kernels/test_parity.py does for small sizes: at most twice nn.LSTM's own error against
 float64.
 """
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from support import assert_as_good_as, double, module_results, random_hx, twin
+from comparisons import assert_as_good_as, double, module_results, random_hx, twin
 from torch import nn
 
 from benchmarks.shapes import ROLLOUTS, SHAPES
@@ -45,6 +45,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.sampled(most=12)
 @grid
 @dtypes
 def test_outputs_states_and_gradients(shape, dtype):
@@ -55,6 +56,7 @@ def test_outputs_states_and_gradients(shape, dtype):
     assert_as_good_as(module_results(twin(lstm, stateful=False), x, hx), theirs, truth)
 
 
+@pytest.mark.sampled(most=12)
 @grid
 @dtypes
 def test_inference_carries_the_state(shape, dtype):

@@ -1,4 +1,4 @@
-"""The benchmarks' ratios: a machine that changes its speed must not move them."""
+"""The benchmarks' ratios do not change when the machine changes its speed."""
 
 import pytest
 

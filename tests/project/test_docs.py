@@ -125,10 +125,11 @@ def test_links_lead_somewhere(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_commands_exist(path):
-    """``make`` with a target of the Makefile, ``python`` with a file that is there."""
+    """``make`` with a target of the Makefile or of make/, ``python`` with a file that is there."""
     text = path.read_text(encoding="utf-8")
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    makefiles = [ROOT / "Makefile", *(ROOT / "make").glob("*.mk")]
+    rules = "".join(path.read_text(encoding="utf-8") for path in makefiles)
+    targets = set(re.findall(r"^([a-z-]+):", rules, re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)) <= targets
     files = re.findall(r"(?:`|^)python3? ([\w/]+\.py)", text, re.MULTILINE)
     assert not [file for file in files if not (ROOT / file).exists()]
@@ -174,6 +175,7 @@ def test_every_figure_has_a_script_and_a_page():
     assert figures == set(re.findall(r"\]\((?:\.\./)?figures/(\w+)\.svg\)", text))
 
 
+@pytest.mark.sampled(most=2)
 @pytest.mark.parametrize("script", SCRIPTS, ids=name)
 def test_the_figure_is_what_its_script_draws(script, drawn):
     old, new = (

@@ -1,4 +1,4 @@
-"""The constructor's extras: the forget gate's bias, and dropout in its two places."""
+"""Options of the constructor: the forget gate's bias, and dropout in its two places."""
 
 import copy
 

@@ -1,7 +1,6 @@
-"""Tools that look at a module from outside: torch.profiler, torchinfo and safetensors.
+"""Tools that inspect a module: torch.profiler, torchinfo and safetensors.
 
-``torch.utils.data`` is in test_data.py and test_trainer.py: DataLoader with workers around
-``ContinuousBatches``.
+DataLoader with workers around ``ContinuousBatches`` is in tests/training.
 """
 
 import pytest

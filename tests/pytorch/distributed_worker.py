@@ -1,6 +1,6 @@
 """One rank of test_distributed.py: trains, saves on the way, loads and trains on.
 
-torchrun --nproc-per-node 2 ranks.py FOLDER         (or 4: goes on where 2 were)
+torchrun --nproc-per-node 2 distributed_worker.py FOLDER    (4 ranks go on from the files of 2)
 """
 
 import dataclasses

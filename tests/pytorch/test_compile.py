@@ -1,4 +1,4 @@
-"""torch.compile around the layer: one graph, compiled once, on the state where it lies."""
+"""torch.compile around the layer: one graph, compiled once, that updates the state in place."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def gradients(module, y):
     return torch.autograd.grad(y.square().sum(), module.parameters())
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("stateful", [False, True])
 @pytest.mark.parametrize("what", ["autocast", "weight_norm", "dropout"])
 def test_what_lies_around_and_inside_the_layer_compiles_with_it(what, stateful):
@@ -68,6 +69,7 @@ def test_what_lies_around_and_inside_the_layer_compiles_with_it(what, stateful):
         close(other, eager)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_windows_of_a_stateful_layer_share_one_graph(steps, train):
@@ -130,6 +132,7 @@ def checkpointed(function):
     return lambda x: checkpoint(function, x, use_reentrant=False)
 
 
+@pytest.mark.sampled(most=1)
 @pytest.mark.parametrize("how", ["budget", "aggressive", "checkpoint inside", "checkpoint around"])
 def test_a_compiled_layer_that_is_run_again_in_backward_is_refused(how):
     """As an eager one is: its state has moved on since. Only the operators can know of it."""
@@ -158,6 +161,7 @@ def test_a_compiled_layer_that_is_run_again_in_backward_is_refused(how):
         close(gradients(other, call(x)[0]), gradients(plain, plain(x)[0]))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 @pytest.mark.parametrize("start", ["resident", "state.read()", "state.h and state.c", "slots"])
 def test_backward_begins_where_a_compiled_call_began(start, dtype):
@@ -233,6 +237,7 @@ CALLS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", CALLS)
 def test_a_compiled_call_is_the_eager_one(name, train):
@@ -265,6 +270,7 @@ def test_the_first_call_makes_the_state_and_the_second_compiles_for_it():
     assert counter.frame_count == 2
 
 
+@pytest.mark.sampled(most=2)
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_a_third_length_is_no_reason_to_compile_again(train, dtype):
@@ -433,6 +439,7 @@ def test_what_is_asked_of_the_library_and_of_torch_does_not_break_the_graph(monk
         torch.backends.cuda.matmul.allow_tf32 = was
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", ["gates", "segments", "auto"])
 def test_a_layer_that_recomputes_compiles_whole_for_any_length(recompute):
     lstm, twin = make(recompute=recompute), make()

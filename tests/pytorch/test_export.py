@@ -46,6 +46,7 @@ def any_size(lstm):
     return x, ({1: batch}, {1: batch})
 
 
+@pytest.mark.sampled
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch about itself
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", LAYERS)
@@ -150,6 +151,7 @@ for run in (torch._inductor.aoti_load_package(library), torch.export.load(progra
 
 
 # Of torch's own making: what it says when a C++ wrapper is compiled, and how it copies its trees.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_aotinductor_packages_steps_with_explicit_states(tmp_path):
     """Any number of rows and of steps; in this process and in another one."""

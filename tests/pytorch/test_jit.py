@@ -1,4 +1,4 @@
-"""torch.jit: programs of torch.jit.trace take calls of any size; scripting is refused by name."""
+"""torch.jit: traces take calls of any size; scripting is refused by name."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ class Packed(nn.Module):
         return x, lengths, *(state(self.lstm, rows) if given else ())
 
 
+@pytest.mark.sampled
 @each_mode
 @each_layer
 @pytest.mark.parametrize("is_sorted", [True, False], ids=["sorted", "in any order"])
@@ -107,6 +108,7 @@ class Controlled(nn.Module):
         return x, hx, *(controls[name] for name in self.names)
 
 
+@pytest.mark.sampled
 @each_mode
 @each_layer
 @pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])

@@ -1,4 +1,4 @@
-"""What the page on exporting says of the operators' library is so."""
+"""The operators' library loads as the page on exporting says."""
 
 from __future__ import annotations
 

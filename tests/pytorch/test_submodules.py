@@ -1,4 +1,4 @@
-"""stateful_lstm.data, .training and .interop are attributes of the package, imported when used."""
+"""stateful_lstm.data, .training and .interop are attributes that are imported on first use."""
 
 from __future__ import annotations
 

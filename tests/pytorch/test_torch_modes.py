@@ -1,4 +1,4 @@
-"""What torch can be told to do differently: autocast, scaled gradients, determinism, int8."""
+"""torch's modes around the layer: autocast, scaled gradients, determinism, int8."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What PyTorch asks of ``nn.LSTM`` in its own tests of modules, asked of the layer here.
+"""PyTorch's own tests of ``nn.LSTM`` as a module, applied to the layer.
 
 The samples and the bad calls are PyTorch's: the entry for ``nn.LSTM`` in the ``module_db`` of
-``torch.testing._internal``. Its test class is in no wheel, so the checks are written anew.
+``torch.testing._internal``. Its test class is in no wheel, so the checks are written here.
 """
 
 import copy
@@ -11,7 +11,7 @@ import pickle
 
 import pytest
 import torch
-from support import results, twin
+from comparisons import results, twin
 from torch import nn
 
 from stateful_lstm import StatefulLSTM
@@ -206,6 +206,7 @@ def test_grad(info, stateful):
     derivatives(info, stateful, torch.autograd.gradcheck, lambda settings: True)
 
 
+@pytest.mark.sampled(most=1)
 @both
 def test_gradgrad(info, stateful):
     assert info.supports_gradgrad

@@ -1,4 +1,4 @@
-"""Functions for a whole model: reset, preserve, get, set and convert, at any nesting."""
+"""Functions for a whole model: reset, preserve, get, set and convert, at any depth of nesting."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A batch that is not as large as the state: what is thrown away, and what is not."""
+"""Batches of another size than the state: when the state is replaced, and when the call fails."""
 
 import pickle
 import re

@@ -1,4 +1,4 @@
-"""Several threads use one resident state at the same time, each its own slots."""
+"""Several threads use one resident state at the same time, each with slots of its own."""
 
 from __future__ import annotations
 

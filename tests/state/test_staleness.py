@@ -1,7 +1,7 @@
-"""No call works with weights of the past, whatever was called before and however they changed.
+"""Every call uses the present weights, whichever calls came before and however weights changed.
 
-Each kind of call reads the weights in its own way: past the dispatcher, packed, where they lie,
-kept for backward. Were anything kept from one call to the next, some pair of kinds would show it.
+Each kind of call reads the weights differently: past the dispatcher, packed, in place, saved for
+backward. If anything were kept between calls, some pair of kinds would show it.
 """
 
 import pytest
@@ -255,6 +255,7 @@ EDITS = [
 ]
 
 
+@pytest.mark.sampled
 @of_all_kinds
 @pytest.mark.parametrize("edit", EDITS)
 def test_a_call_after_a_change_is_that_of_a_fresh_layer(before, after, edit):

@@ -1,4 +1,4 @@
-"""The resident state: who owns it, when it moves, and when it does not."""
+"""The resident state: who owns it, and when it changes."""
 
 import threading
 

@@ -1,7 +1,7 @@
-"""The traps of recurrent state, one test (or more) each: sixteen that have a number, and two.
+"""Pitfalls of recurrent state: one test or more for each of sixteen numbered ones, and two others.
 
 15 (Inductor skips CUDA graphs for mutated inputs without static addresses) and 16 (streams and
-synchronisation in constructors and destructors) exist on CUDA only, and are tested in tests/gpu.
+synchronization in constructors and destructors) exist on CUDA only; tests/gpu has their tests.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Whatever is raised, and wherever: h and c of a state are both old, or both new."""
+"""After any exception, h and c of a state are both old or both new."""
 
 import pytest
 import torch
@@ -54,6 +54,7 @@ ACTS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("library", [True, False], ids=["library", "reference"])

@@ -1,4 +1,4 @@
-"""Saving and loading: bit for bit from any moment, or an error and no effect."""
+"""Saving and loading: the same bits from any moment on, or an error without effect."""
 
 import os
 import pickle
@@ -28,6 +28,15 @@ def path(tmp_path):
     return tmp_path / "training.pt"
 
 
+def saved(path):
+    """A trainer that has trained, and its checkpoint at `path`."""
+    trainer = make_trainer()
+    trainer.fit(make_data(), progress=False)
+    trainer.save(path)
+    return trainer
+
+
+@pytest.mark.sampled
 @pytest.mark.parametrize("after", [1, 6, 13, 20])
 @pytest.mark.parametrize("kind", ["data", "workers", "list"])
 def test_a_fit_goes_on_bit_for_bit(path, kind, after):
@@ -106,9 +115,7 @@ def test_before_the_first_update_and_with_sgd(path):
 
 
 def test_the_state_keeps_its_address(path):
-    trainer = make_trainer()
-    trainer.fit(make_data(), progress=False)
-    trainer.save(path)
+    trainer = saved(path)
     address = trainer.model.lstm.state.h.data_ptr()
     trainer.load(path)
     assert trainer.model.lstm.state.h.data_ptr() == address
@@ -151,9 +158,7 @@ def test_foreign_files_are_refused(path, monkeypatch, tmp_path):
 
 
 def test_a_truncated_file_is_refused(path):
-    trainer = make_trainer()
-    trainer.fit(make_data(), progress=False)
-    trainer.save(path)
+    trainer = saved(path)
     whole = path.read_bytes()
     for part in (0.1, 0.5, 0.9, 0.999):
         path.write_bytes(whole[: int(part * len(whole))])
@@ -163,9 +168,7 @@ def test_a_truncated_file_is_refused(path):
 
 
 def test_a_file_with_a_wrong_part_changes_nothing(path):
-    trainer = make_trainer()
-    trainer.fit(make_data(), progress=False)
-    trainer.save(path)
+    trainer = saved(path)
     whole = torch.load(path, weights_only=True)
     h, c = whole["states"]["lstm"]
     progress = whole["progress"]
@@ -185,9 +188,7 @@ def test_a_file_with_a_wrong_part_changes_nothing(path):
 
 
 def test_another_model_or_optimizer_is_refused(path):
-    trainer = make_trainer()
-    trainer.fit(make_data(), progress=False)
-    trainer.save(path)
+    saved(path)
     refused(
         make_trainer(Net(hidden=9)),
         path,
@@ -281,6 +282,7 @@ def test_a_save_that_fails_leaves_the_old_file(path, monkeypatch):
 # ---- kill ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path):
     def run(name, kills):
         """Returns what it ends with, and at which update it was resumed each time."""

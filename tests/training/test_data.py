@@ -1,4 +1,4 @@
-"""``stateful_lstm.data``: every step once, in its order, in one row; positions; workers; ranks."""
+"""``stateful_lstm.data``: every step once, in order, in one row; positions, workers, ranks."""
 
 import itertools
 import pickle

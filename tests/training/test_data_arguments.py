@@ -1,4 +1,4 @@
-"""``stateful_lstm.data`` with what people try first: kinds, NumPy's numbers, another device."""
+"""Arguments of ``stateful_lstm.data``: other kinds, NumPy's numbers, another device."""
 
 import numpy as np
 import pytest

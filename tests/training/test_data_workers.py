@@ -1,4 +1,4 @@
-"""``ContinuousBatches`` in a ``DataLoader``'s workers: where each iteration begins, and goes on."""
+"""``ContinuousBatches`` in workers of a ``DataLoader``: where each iteration begins and resumes."""
 
 import itertools
 import multiprocessing
@@ -42,6 +42,7 @@ def epochs(count=3, **changes):
 # ---- a position holds for one iteration ----------------------------------------------------------
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_loaded_position_holds_for_one_iteration(workers, persistent):
@@ -93,6 +94,7 @@ def late(worker):
         time.sleep(0.5)
 
 
+@pytest.mark.sampled(most=1)
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_that_start_late_begin_where_the_others_do(context):
     whole = epochs(shuffle=True)
@@ -155,6 +157,7 @@ def run(data, workers, states, stop=None):
     return windows, states
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("changes", [{}, {"shuffle": True, "batch_first": True, "rank": 1}])
 def test_each_worker_goes_on_from_its_own_state(workers, changes):

@@ -1,4 +1,4 @@
-"""Rows that stay empty: ``ContinuousBatches`` warns once, where it is made, and says what to do."""
+"""``ContinuousBatches`` warns once, on construction, about rows that stay empty."""
 
 import copy
 import warnings

@@ -1,6 +1,6 @@
-"""Data that accelerate would share out to processes; it need not be installed: this is its shape.
+"""Data that accelerate splits over processes, in the shape that accelerate gives it.
 
-The package itself is in ecosystem/test_accelerate.py.
+Tests with the package itself are in tests/ecosystem/test_accelerate.py.
 """
 
 from types import ModuleType, SimpleNamespace

@@ -1,4 +1,4 @@
-"""``Trainer``: an update is what a plain loop does; fit, evaluate, and what they leave behind."""
+"""``Trainer``: an update does the work of a plain loop; fit, evaluate, and their effects."""
 
 import random
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""``Trainer``: arguments of another kind are refused by name, before anything happens."""
+"""``Trainer`` refuses arguments of the wrong kind by name, before any effect."""
 
 import copy
 import dataclasses
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from defaults_support import OTHER_DEFAULTS
+from other_defaults import OTHER_DEFAULTS
 from torch import nn
 from torch.utils.data import DataLoader
 from training_support import Net, everything, make_data, make_trainer, same

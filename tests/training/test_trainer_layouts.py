@@ -1,4 +1,4 @@
-"""``Trainer`` with windows in another layout than the model's layers have, or without features."""
+"""``Trainer`` with windows in another layout than the model's layers, or without features."""
 
 import gc
 import warnings
@@ -146,6 +146,7 @@ def test_compiled_models_are_looked_at_too(part, warm):
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 def test_compiled_models_that_transpose_train_as_if_nobody_looked():
     results = []
     for compiled in (False, True):
@@ -195,6 +196,7 @@ def alone(tmp_path):
     dist.destroy_process_group()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("wrap", [DistributedDataParallel, fully_shard])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_wrapped_models(wrap, compiled, alone):

@@ -1,4 +1,4 @@
-"""Where ``Trainer`` takes its windows from: what evaluate leaves alone, and how a fit goes on."""
+"""Sources of ``Trainer``'s windows: evaluate leaves them alone, and fit resumes them."""
 
 import copy
 

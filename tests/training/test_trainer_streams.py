@@ -1,7 +1,7 @@
-"""What ``Trainer`` asks of a device, and in which order: on a CPU that plays the device.
+"""The order of ``Trainer``'s requests to a device, on a CPU that plays the device.
 
 The copies of a window run on a stream of their own, beside the work of earlier updates, and losses
-come back without anyone waiting. tests/gpu has the same on a device.
+come back without a wait. tests/gpu has the same on a device.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``Window``: what a window made by hand must be like, and what its repr says."""
+"""``Window``: the form of windows made by hand, and their repr."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Trains with a checkpoint after every few updates; test_checkpoints.py kills it at random moments.
+"""Trains, with a checkpoint every few updates, until test_checkpoints.py kills it.
 
 python train_until_killed.py CHECKPOINT RESULT
 """

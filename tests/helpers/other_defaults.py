@@ -1,4 +1,4 @@
-"""Other defaults of the process, under which results must be the same."""
+"""Other defaults of the process: results must not depend on them."""
 
 from contextlib import contextmanager
 
@@ -6,7 +6,7 @@ import torch
 
 
 def other_device():
-    """The meta device stands in for CUDA: what is made there by mistake has no values."""
+    """The meta device stands in for CUDA: a tensor made there by mistake has no values."""
     return torch.device("meta")
 
 

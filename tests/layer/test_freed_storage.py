@@ -1,4 +1,4 @@
-"""Tensors whose storage was freed: an error with their name, not the end of the process."""
+"""Tensors whose storage was freed raise an error with their name; the process does not end."""
 
 import copy
 

@@ -1,14 +1,19 @@
-"""What the tests share: random cases, a step-by-step oracle, and tolerances.
+"""Comparisons with nn.LSTM and with an oracle: random cases, results by name, tolerances.
 
-The oracle is written from the contract alone and on purpose in the dullest way: one row, one
-step, one direction at a time. It takes part in autograd, so it is the truth for gradients too.
+The oracle follows the contract literally: one row, one step, one direction at a time. It takes part
+in autograd, so it is the truth for gradients too.
 """
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 BACKENDS = ["reference", "cpu"]
+MARKS = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
+]
 
 
 # ---- the oracle --------------------------------------------------------------------------------
@@ -34,7 +39,7 @@ def walk(xs, h, c, weights, bias, resets, reverse):
     steps = range(len(xs))
     out = {}
     for t in reversed(steps) if reverse else steps:
-        # The cut of a True at t lies between t - 1 and t, whichever way it is crossed.
+        # A True at t cuts between t - 1 and t, in both directions.
         cut = (t + 1 < len(xs) and resets[t + 1]) if reverse else resets[t]
         if cut:
             h, c = torch.zeros_like(h), torch.zeros_like(c)
@@ -130,7 +135,7 @@ def results(call, x, hx, weights):
 
 
 def gradients(outputs, leaves, seeds):
-    """torch.autograd.grad, where what does not reach a leaf counts as zero."""
+    """torch.autograd.grad, with zeros for leaves that no output reaches."""
     used = [k for k, output in enumerate(outputs) if output.requires_grad]
     if not used:
         return [torch.zeros_like(leaf) for leaf in leaves]

@@ -1,4 +1,4 @@
-"""Large outputs lie in memory that goes from call to call, but never while someone holds it."""
+"""Memory of large outputs goes from call to call, but never while a tensor still uses it."""
 
 import os
 import subprocess
