@@ -1,4 +1,4 @@
-// The recurrence backward. Included only by isa_*.cpp, after forward.h.
+// The recurrence backward.
 //
 // Each step: gradients of the gates from the saved gates and cells, then their product with
 // weight_hh, which is the gradient of the h before. Shared out as forward is, by rows or by units;

@@ -1,5 +1,5 @@
 // What the recurrences forward and backward have in common.
-// Included only by isa_*.cpp, after pack.h. Shapes: params.h.
+// Shapes: params.h.
 #pragma once
 #include "cpu/pack.h"
 

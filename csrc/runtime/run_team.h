@@ -1,4 +1,4 @@
-// torch's threads as a team (cpu/team.h).
+// torch's threads as a team (cpu/thread_team.h).
 #pragma once
 #include "cpu/heuristics.h"
 #include "cpu/thread_team.h"
