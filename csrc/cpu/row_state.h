@@ -1,4 +1,4 @@
-// What the recurrences forward and backward have in common.
+// Helpers that the forward and the backward recurrence share: live rows, resets, rows of h and c.
 // Shapes: params.h.
 #pragma once
 #include "cpu/pack.h"
