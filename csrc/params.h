@@ -1,4 +1,4 @@
-// Plain structs: all that crosses from the binding to a kernel. No tensors, no torch.
+// Plain structs: all that passes from the bindings to a kernel. No tensors, no torch.
 //
 // T steps, B rows, I input size, H hidden size, P size of h (H, or proj_size). Every array is
 // dense and row-major in the shape given. S is the parameters' type; Acc<S> is the type of sums and
@@ -73,7 +73,7 @@ struct GradientParams : SequenceParams<S> {
   const S* weight_ih;      // (4H, I)
   const void* grad_gates;  // (T, B, 4H) of the type of sums, or of S where products take pairs of S
   int64_t gates_stride;    // numbers from one row of them to the next
-  bool adds;               // to what is there, rather than writing anew
+  bool adds;               // adds to what is there instead of overwriting it
   Acc<S>* grad_ih;         // (4H, I)
   Acc<S>* grad_hh;         // (4H, P)
   S* narrow_ih;            // instead of grad_ih, and
@@ -82,7 +82,7 @@ struct GradientParams : SequenceParams<S> {
   S* grad_x;               // (T, B, I)
 };
 
-// The activated gates of all steps anew, from what forward kept.
+// Recomputes the activated gates of all steps from what forward kept.
 template <class S>
 struct RecomputeParams : LayerParams<S> {
   const S* y;           // (T, B, P) from forward
@@ -112,7 +112,7 @@ struct StepParams {
   S* h_n;                // (B, P)
   S* c_n;                // (B, H)
   Acc<S>* hidden;        // (B, H) scratch: h before the projection, zero in padding rows
-  const Acc<S>* x_sums;  // (H, B, 4, lanes) the sums over x where they were begun before, or null
+  const Acc<S>* x_sums;  // (H, B, 4, lanes) the sums over x if they are computed already, or null
 };
 
 // The products of x with weight_ih for T steps of one layer, before any of them. A sum is kept lane by lane, since it

@@ -1,9 +1,8 @@
-// The recurrence backward. Included only by isa_*.cpp, after forward.h.
+// The recurrence backward.
 //
-// Each step: gradients of the gates from the saved gates and cells, then their product with
-// weight_hh, which is the gradient of the h before. Shared out as forward is, by rows or by units;
-// members meet when the gradients of all gates are there (with a projection, also when those of h
-// are).
+// Each step computes the gradients of the gates from the saved gates and cells, then their product with
+// weight_hh, which is the gradient of the previous h. Threads share the work as in forward, by rows or by units.
+// Members meet when the gradients of all gates are complete, and with a projection also when those of h are.
 #pragma once
 #include "cpu/forward.h"
 

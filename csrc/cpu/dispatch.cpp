@@ -86,7 +86,7 @@ Kernels<S> choose() {
   for (const Choice<S>& each : choices)
     if (std::strcmp(each.name, forced) == 0) return made(each);
   throw std::runtime_error("STATEFUL_LSTM_CPU=" + std::string(forced) +
-                           " is not to be had: this machine runs " + available_names());
+                           " is not supported; this machine supports " + available_names());
 }
 
 }  // namespace

@@ -1,10 +1,10 @@
-// A whole sequence forward. Included only by isa_*.cpp, after sequence.h.
+// A whole sequence forward.
 //
 // For some steps at once, of about a hundred rows together: the inputs times the packed weight_ih, into
 // memory that stays in the cache. Then step by step, panel by panel, h_in (rows, P) times the packed
 // weight_hh is added, and gates and cells follow from the sums while those are in L1; for a row alone
 // whose panels are few, while they are in registers. A panel of weights is read once for all rows. A
-// call too short to be worth the packing reads the weights where they lie (dots.h).
+// call too short to be worth the packing reads the weights where they lie (gemv.h).
 //
 // The work is shared out by rows, which never wait for each other; or, where rows are few or the
 // weights large, by hidden units: then each member's weights stay in its own cache, and the members

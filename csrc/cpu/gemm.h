@@ -1,5 +1,5 @@
 // Products of rows of inputs with panels of weights, added to what is there: by tiles of vector registers, or of
-// a processor's own. Included only by isa_*.cpp, after tiles.h.
+// a processor's own.
 #pragma once
 #include "cpu/microkernel.h"
 #include "cpu/microkernel_amx.h"
@@ -7,7 +7,7 @@
 
 namespace stateful_lstm::cpu::LSTM_ISA {
 
-// add_panels where the processor multiplies tiles; what lies in place is packed in passing.
+// add_panels where the processor multiplies tiles; weights in place are packed on the fly.
 template <class Wanted>
 LSTM_INLINE void tile_panels(const Sums<float>& out, const Pair* in, int64_t in_stride,
                              int64_t begin, int64_t end, int64_t K, const PackedPanel<Pair>& panel,

@@ -1,5 +1,4 @@
 // Products of inputs with weights where they lie, row-major as in torch.nn.LSTM: nothing is packed.
-// Included only by isa_*.cpp, after panel.h.
 //
 // A gate of a unit is one dot product of the inputs with its row of weights. The four gates of a unit go side by
 // side, and each of these rows goes on where the unit before ended: what a processor fetches ahead, beyond
@@ -75,7 +74,7 @@ LSTM_INLINE void add_products(Vec<Acc<S>> (&sum)[R][N], const S* weight, int64_t
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
       Vec<A> w = load(weight + n * apart + k);
-      if constexpr (R > 1) LSTM_HIDE(w);  // or else each use loads it anew
+      if constexpr (R > 1) LSTM_HIDE(w);  // or else each use loads it again
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) sum[r][n] = fused(x[r], w, sum[r][n]);
     }
@@ -151,7 +150,7 @@ struct WeightRows {
   int64_t K;
 };
 
-// Lane by lane, the sums over `first` of input rows from `row` on, where they were begun before: (unit, rows, 4, lanes). The
+// Lane by lane, the sums over `first` of input rows from `row` on, where they are computed already: (unit, rows, 4, lanes). The
 // gates from `gate` on are meant, whose rows of weights come `skip` after those of the first gate.
 template <class A>
 struct SumsOfX {
@@ -168,7 +167,7 @@ struct NoSumsOfX {
 };
 
 // sum[r][n] = the products of row `row` + n * apart of [first, second] with input row r, lane by lane; those with
-// `second` alone where they are begun.
+// `second` alone where the sums over x are computed already.
 template <class S, class In, int R, int N, class From>
 LSTM_INLINE void lane_sums(Vec<Acc<S>> (&sum)[R][N], const WeightRows<S>& first,
                            const WeightRows<S>& second, int64_t row, int64_t apart, const In* in,

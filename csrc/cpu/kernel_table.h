@@ -1,4 +1,4 @@
-// The table of one instruction set's kernels. Included last by isa_*.cpp.
+// The table of one instruction set's kernels.
 #pragma once
 #include "cpu/backward.h"
 #include "cpu/forward.h"

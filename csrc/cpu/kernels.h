@@ -68,7 +68,7 @@ struct Kernels {
   void (*gradient_inputs)(const GradientParams<S>&, const Acc<S>* pack, Acc<S>* scratch,
                           int64_t begin, int64_t end);
 
-  // The gates of some rows anew, kRecomputeRows at the most; `scratch` has recompute_scratch_size numbers.
+  // Recomputes the gates of some rows, at most kRecomputeRows. `scratch` has recompute_scratch_size numbers.
   Packing<S, RecomputeParams<S>> recompute_weights;
   int64_t (*recompute_scratch_size)(const RecomputeParams<S>&);
   void (*recompute_gates)(const RecomputeParams<S>&, const Acc<S>* pack, Acc<S>* scratch,
@@ -145,14 +145,14 @@ int64_t member_scratch_size(const Kernels<S>& kernel, const ForwardParams<S>& p,
 
 // The table for this machine: the best instruction set it has, or the one that the environment variable
 // STATEFUL_LSTM_CPU names ("portable", "pairs", "tiles", "avx2", "avx512", "avx512bf16", "amx"). Throws
-// std::runtime_error when that is not to be had here.
+// std::runtime_error if this machine does not support it.
 template <class S>
 const Kernels<S>& kernels();
 
-// The names of all that are to be had here, the best first, between commas.
+// The names of all instruction sets that this machine supports, the best first, separated by commas.
 std::string available_names();
 
-// Defined by isa_*.cpp.
+// Defined by isa/*.cpp.
 #define LSTM_INSTRUCTION_SET(name) \
   namespace name {                 \
   template <class S>               \

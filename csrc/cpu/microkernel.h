@@ -1,5 +1,4 @@
-// What products are made of: rows in tiles, panels of weights, sums, and a tile's products added to them.
-// Included only by isa_*.cpp, after pack.h, which tells how the weights are packed.
+// The parts of a product: rows in tiles, panels of weights, sums, and a tile of products added to the sums.
 //
 // A tile takes up to kTileRows rows by half a panel, as many as the vector registers hold: with 16 of
 // them 6 x 2 vectors of sums, 2 loaded ones and a broadcast number; with 32 12 x 2 of sums. Half a panel,

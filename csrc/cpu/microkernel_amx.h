@@ -1,5 +1,5 @@
 // Products of tiles: 16 rows by 16 columns of sums, to which a processor with AMX adds the products of 32
-// numbers of each row and column at once. Included only by isa_*.cpp, after panel.h.
+// numbers of each row and column at once.
 //
 // Sums (rows, columns) += A (rows, pairs) B (pairs, columns), as pack.h has them: a packed half panel is two
 // columns of tiles B, and rows of inputs are tiles A where they lie. Four tiles of sums, two by two, use each

@@ -1,4 +1,4 @@
-// Weights laid out for the recurrent product. Included only by isa_*.cpp, after simd.h.
+// Weights laid out for the recurrent product.
 //
 // A matrix W (N columns of length K) is packed into panels of kGroup = 4 vectors of columns:
 //   pack[panel][2][k][2][lanes],   columns past N are zero:
@@ -10,7 +10,7 @@
 //   plain:  (p * 4 + j) * lanes
 // Where the units of the last panel of gates fill half a vector at most, i and f share one, and so do g and o:
 // half a panel, and half the work. Where they fill a quarter, all four share one, beside a vector of zeros.
-// Packing happens anew in every call, so it must cost little beside one step's product: vectors are
+// Every call packs again, so packing must cost little beside one step's product: vectors are
 // copied, or turned in registers where W lies the other way.
 #pragma once
 #include "cpu/simd.h"

@@ -1,10 +1,9 @@
-// The gates of all steps anew, from what forward kept: x, y and the cells. Included only by isa_*.cpp, after
-// gradients.h. Shapes: params.h.
+// Recomputes the gates of all steps from what forward kept: x, y and the cells. Shapes: params.h.
 //
 // With X (T*B, I) the inputs and R (T*B, P) the h that each step saw, the sums of the gates are
 //   [X, R] [weight_ih, weight_hh]^T + biases,
-// which waits for nothing. For half of them there is no need of a product: with i and f known, g and o follow from
-// the cells and h (cell.h), as exactly as sums over hundreds of numbers are, while the cells are neither very large
+// which waits for nothing. Half of them need no product: with i and f known, g and o follow from
+// the cells and h (lstm_equations.h), as exactly as sums over hundreds of numbers are, while the cells are neither very large
 // nor next to nothing. Where a block of rows has such a cell, the sums of its vector of units are all made.
 //
 // Rows are shared out in blocks whose sums stay in the cache, the same blocks whatever the number of threads.

@@ -1,5 +1,5 @@
-// What the recurrences forward and backward have in common.
-// Included only by isa_*.cpp, after pack.h. Shapes: params.h.
+// Helpers that the forward and the backward recurrence share: live rows, resets, rows of h and c.
+// Shapes: params.h.
 #pragma once
 #include "cpu/pack.h"
 

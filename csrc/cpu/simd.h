@@ -1,5 +1,5 @@
 // Vectors of numbers and the two functions an LSTM needs of them, for one instruction set.
-// Included only by isa_*.cpp, inside that file's namespace: `kVectorBytes` is set there.
+//
 // Standard headers must not be included here: their inline functions would be compiled for this
 // instruction set and might be the copy that the linker keeps for all.
 #pragma once
@@ -129,7 +129,7 @@ LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pa
 // What products multiply: numbers of the type of sums, or pairs of bfloat16.
 template <class S>
 constexpr bool kPaired = kPairs && sizeof(S) == sizeof(bfloat16);
-// Tiles, where the file of an instruction set that has them defines kTiled as true, and these: tiles.h.
+// Tiles, where the file of an instruction set that has them defines kTiled as true, and these: microkernel_amx.h.
 template <class S>
 constexpr bool kTiles = kTiled && kPaired<S>;
 LSTM_INLINE void tile_shape(int64_t rows, int64_t columns);

@@ -1,9 +1,9 @@
-// T = 1 for one layer, in place on the resident state: matrix-vector work, by dots.h.
-// Included only by isa_*.cpp, after dots.h. Shapes: params.h.
+// T = 1 for one layer, in place on the resident state: matrix-vector work, by gemv.h.
+// Shapes: params.h.
 //
 // The weights are read once, where they lie: nothing is packed and nothing kept from call to call, so
 // nothing can be stale. Of some steps in one call, all but the first find h in the outputs of the one before; and where
-// inputs are many and rows few, the products with them are begun for all of these steps at once, so that
+// inputs are many and rows few, the sums over them are computed for all of these steps at once, so that
 // weight_ih is read once for all.
 //
 // Members of a team share the units out, and each makes the inputs for itself, unless they are few: what one wrote
@@ -36,7 +36,7 @@ LSTM_INLINE Input<S>* inputs(const StepParams<S>& a) {
   return reinterpret_cast<Input<S>*>(a.in);
 }
 template <class S>
-void tile_step_inputs(const StepParams<S>& a, const S* before);  // step_tiles.h
+void tile_step_inputs(const StepParams<S>& a, const S* before);  // step_amx.h
 template <class S>
 void tile_step_units(const StepParams<S>& a, int64_t begin, int64_t end);
 

@@ -1,4 +1,4 @@
-// T = 1 by tiles, in place on the resident state. Included only by isa_*.cpp, after step.h.
+// T = 1 by tiles, in place on the resident state.
 //
 // Rows of weights are tiles A where they lie; the inputs become tiles B, a column for each row of the batch,
 // once for all units. So nothing is packed that has weights in it, and every weight is read once for up to

@@ -4,7 +4,7 @@
 
 namespace stateful_lstm::cpu {
 
-// What one thread does of a call: rows [row_begin, row_end), and of the hidden units the share of
+// The part of a call that one thread runs: rows [row_begin, row_end), and of the hidden units the share of
 // `member` out of `members`. With more than one member each has all rows.
 struct Part {
   int64_t row_begin, row_end;
@@ -12,8 +12,8 @@ struct Part {
   int64_t call = 0;  // whose part it is, also where one call has all
 };
 
-// Where members wait for each other; whoever comes last lets all go on. Waiting spins, since a step
-// takes microseconds, and gives the processor away once it takes long.
+// Members wait here for each other; the last to arrive releases all. Waiting spins, since a step takes
+// microseconds, and yields the processor if it takes long.
 class Barrier {
  public:
   void wait(int64_t members) {

@@ -1,5 +1,5 @@
 // The gradients that are parallel over time: of weights, biases and inputs, from those of the gates.
-// Included only by isa_*.cpp, after backward.h. Shapes: params.h.
+// Shapes: params.h.
 //
 // With G (T*B, 4H) the gradients of the gates, X (T*B, I) the inputs and R (T*B, P) the h that each step saw:
 //   grad_ih += G^T X    grad_hh += G^T R    grad_bias += column sums of G    grad_x = G weight_ih

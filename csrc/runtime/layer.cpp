@@ -14,9 +14,8 @@
 namespace stateful_lstm {
 namespace {
 
-// Whether sequences forward read weights in place: where that is quicker, unless STATEFUL_LSTM_PACK=always says that
-// they never do, for those to whom it matters that a sequence gives the same bits however it is cut; or =never,
-// that all that can do.
+// Whether forward sequences read weights in place: by default if that is faster. STATEFUL_LSTM_PACK=always packs in
+// every call, so that a sequence gives the same bits however it is cut; =never packs only if in-place reading cannot work.
 cpu::InPlace in_place(bool may_be) {
   static const char* name = std::getenv("STATEFUL_LSTM_PACK");
   static const std::string asked = name ? name : "";
@@ -172,7 +171,7 @@ void run_backward(const BackwardParams<S>& p) {
 
 namespace {
 
-// What is parallel over time.
+// The gradients that are parallel over time.
 template <class S>
 void run_gradients(const GradientParams<S>& p) {
   using A = Acc<S>;

@@ -1,8 +1,8 @@
-// How the work of a layer is shared out to threads: by rows, which never wait for each other; or by hidden units, of
-// which each member reads its own part of the weights, and meets the others once a step.
+// How threads share the work of a layer: by rows, which never wait for each other; or by hidden units, where each
+// member reads its own part of the weights and meets the others once a step.
 //
-// Which is quicker is estimated from the sizes alone, in cycles of a thread that multiplies two vectors in each: where
-// the weights come from, how often they meet. Measured in docs/performance.md, "Rows or units".
+// The faster partition is estimated from the sizes alone, in cycles of a thread that multiplies two vectors in each
+// cycle: the distance of the weights, the number of meetings. Measured in docs/performance.md, "Rows or units".
 #pragma once
 #include <algorithm>
 #include <cstdlib>

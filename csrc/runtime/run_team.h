@@ -1,4 +1,4 @@
-// torch's threads as a team (cpu/team.h).
+// torch's threads as a team (cpu/thread_team.h).
 #pragma once
 #include "cpu/heuristics.h"
 #include "cpu/thread_team.h"
@@ -8,7 +8,7 @@ namespace stateful_lstm {
 
 // Runs run(part, barrier) by so many members or fewer, who may wait for each other at the barrier. Before, each has
 // run prepare(its number, part.call), and none goes on until all have. A thread that comes too late to take part
-// prepares in vain, perhaps while the others run: what it reads may be changing, and is not used.
+// prepares for nothing, perhaps while the others run: its inputs may be changing, and its result is not used.
 template <class Prepare, class F>
 void run_team(int64_t rows, int64_t members, const Prepare& prepare, const F& run) {
   cpu::Barrier barrier;

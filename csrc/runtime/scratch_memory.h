@@ -2,7 +2,7 @@
 //
 // The system hands large memory out page by page, which takes longer than packing weights into it. So
 // what a sequence needs for itself stays with the calling thread for its next call. It lies in large
-// pages where they are to be had: in small ones, scattered as they come, some processes took twice as
+// pages where the system has them: in small ones, scattered as they come, some processes took twice as
 // long to pack as others.
 #pragma once
 #include <cstdint>
@@ -96,7 +96,7 @@ class Pool {
     }
     return Block(bytes);
   }
-  // The blocks that have waited longest go to make room for it.
+  // The blocks that have waited longest are freed once the pool is full.
   void give(Block block) {
     const std::lock_guard<std::mutex> lock(mutex_);
     bytes_ += block.size;

@@ -52,7 +52,7 @@ void units_in_shares(const cpu::Kernels<S>& kernel, const StepParams<S>& step, i
   });
 }
 
-// Whether the products of so many inputs are begun for all steps of a call at once: weight_ih is then read once for
+// Whether the sums over so many inputs are computed for all steps of a call at once: weight_ih is then read once for
 // all of them. But each row of it leaves a vector behind for each row of the batch, and must be several times as long.
 template <class S>
 bool sums_x_first(const cpu::Kernels<S>& kernel, const StackCall<S>& s, int64_t inputs) {

@@ -1,8 +1,8 @@
 // A whole stack of layers in place on the resident state, without gradients: what the operator
-// lstm_step_ and the fast path from Python (python.cpp) both come to. No tensors, no checks.
+// lstm_step_ and the fast path from Python (bindings/fastpath_inference.cpp) both call. No tensors, no checks.
 //
 // A few steps, up to kFewSteps, are single steps one after the other (cpu/step.h), layer by layer, on the weights where
-// they lie; more of them, or of both directions, are sequences (sequence.h).
+// they lie; more of them, or of both directions, are sequences (layer.h).
 #pragma once
 #include <cstdint>
 #include <vector>

@@ -1,4 +1,4 @@
-// What both instruction sets with vectors of 64 bytes share. Included only by isa_avx512*.cpp, after simd.h.
+// What both instruction sets with vectors of 64 bytes share.
 #pragma once
 #include <immintrin.h>
 

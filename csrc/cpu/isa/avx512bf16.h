@@ -1,5 +1,4 @@
-// What instruction sets with AVX512-BF16 share. Included only by isa_avx512bf16.cpp and isa_amx.cpp, after
-// avx512.h.
+// What instruction sets with AVX512-BF16 share.
 #pragma once
 #include "cpu/isa/avx512.h"
 

@@ -1,5 +1,5 @@
-// The kernels for any processor, with AMX's tiles of bfloat16 written out: so that tests can see that way
-// anywhere. Never chosen by itself.
+// The kernels for any processor, with AMX's tiles of bfloat16 written out: so that tests can run
+// these kernels on any machine. Chosen only by STATEFUL_LSTM_CPU.
 #include <utility>
 
 #if defined(__GNUC__) && !defined(__clang__)

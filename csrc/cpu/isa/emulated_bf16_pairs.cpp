@@ -1,5 +1,5 @@
 // The kernels for any processor, with products of pairs of bfloat16 as AVX512-BF16 has them, written out:
-// so that tests can see that way anywhere. Never chosen by itself.
+// so that tests can run these kernels on any machine. Chosen only by STATEFUL_LSTM_CPU.
 #include <utility>
 
 #include "cpu/kernels.h"
