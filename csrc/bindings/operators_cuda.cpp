@@ -73,7 +73,7 @@ struct On {  // every launch in another order of threads
     options.seed = ++seed;
     return options;
   }
-  cuda::Device device = cuda::device(0);
+  cuda::DeviceLimits limits = cuda::limits_of(0);
 };
 #else
 // The stream that torch works on. A torch built without CUDA lacks this function, and must still be able to
@@ -93,11 +93,11 @@ CUstream_st* current_stream(int32_t device) {
 // While this is there, its device is the current one.
 struct On {
   explicit On(const Device& where)
-      : guard(where.index), index(where.index), device(cuda::device(where.index)) {}
+      : guard(where.index), index(where.index), limits(cuda::limits_of(where.index)) {}
   cuda::Stream stream() const { return current_stream(index); }
   torch::stable::accelerator::DeviceGuard guard;
   int32_t index;
-  cuda::Device device;
+  cuda::DeviceLimits limits;
 };
 #endif
 
@@ -134,7 +134,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     const Device where = device_of(weight_hh);
     const On on(where);
     Inputs in(where);
-    cuda::Forward<S> p = {};
+    cuda::ForwardArgs<S> p = {};
     p.T = x.size(0);
     p.B = x.size(1);
     const int64_t I = x.size(2);
@@ -158,8 +158,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     const Tensor gates_x = kNarrow<S> ? wide_mm(rows, columns) : mm(rows, columns);
     const Tensor h = make<S>({2, p.B, p.P}, where), c = make<A>({p.B, p.H}, where);
     const Tensor hidden = make<A>({weight_hr ? p.B : 0, p.H}, where);
-    const cuda::Call call = {p.T, p.B, p.H, p.P, tf32, false};
-    const Tensor counts = make<int32_t>({cuda::count_words<S>(call, on.device)}, where);
+    const cuda::Plan plan = cuda::choose<S>({p.T, p.B, p.H, p.P, tf32, false}, on.limits);
+    const Tensor workspace = make<int32_t>({plan.workspace_words()}, where);
     p.gates_x = data<A>(gates_x);
     p.y = mutable_data<S>(y);
     p.h_n = mutable_data<S>(h_n);
@@ -169,7 +169,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     p.h = mutable_data<S>(h);
     p.c = mutable_data<A>(c);
     p.hidden = weight_hr ? mutable_data<A>(hidden) : nullptr;
-    cuda::forward(p, tf32, mutable_data<uint32_t>(counts), on.device, on.stream());
+    cuda::forward(p, plan, mutable_data<uint32_t>(workspace), on.stream());
     return std::make_tuple(y, h_n, c_n, gates, cells);
   });
 }
@@ -185,7 +185,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
     const Device where = device_of(weight_hh);
     const On on(where);
     Inputs in(where);
-    cuda::Backward<S> p = {};
+    cuda::BackwardArgs<S> p = {};
     p.T = gates.size(0);
     p.B = gates.size(1);
     fill_sequence<S>(p, in, weight_hh, weight_hr, c0, reset_mask, recurrent_mask, reverse);
@@ -204,15 +204,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
       return std::make_tuple(grad_gates, grad_h0, grad_c0, grad_hidden);
     }
     const Tensor dh = make<A>({2, p.B, p.P}, where), dc = make<A>({p.B, p.H}, where);
-    const cuda::Call call = {p.T, p.B, p.H, p.P, tf32, true};
-    const Tensor counts = make<int32_t>({cuda::count_words<S>(call, on.device)}, where);
+    const cuda::Plan plan = cuda::choose<S>({p.T, p.B, p.H, p.P, tf32, true}, on.limits);
+    const Tensor workspace = make<int32_t>({plan.workspace_words()}, where);
     p.grad_gates = mutable_data<A>(grad_gates);
     p.grad_h0 = mutable_data<A>(grad_h0);
     p.grad_c0 = mutable_data<A>(grad_c0);
     p.grad_hidden = weight_hr ? mutable_data<A>(grad_hidden) : nullptr;
     p.dh = mutable_data<A>(dh);
     p.dc = mutable_data<A>(dc);
-    cuda::backward(p, tf32, mutable_data<uint32_t>(counts), on.device, on.stream());
+    cuda::backward(p, plan, mutable_data<uint32_t>(workspace), on.stream());
     return std::make_tuple(grad_gates, grad_h0, grad_c0, grad_hidden);
   });
 }
@@ -234,11 +234,11 @@ Slots find_slots(Inputs& in, const OptTensor& indices, int64_t B, int64_t slots,
   auto* to = mutable_data<int64_t>(rows);
   auto* scratch = mutable_data<int32_t>(taken);
   if (indices->scalar_type() == ScalarType::Int)
-    cuda::slots(in.get<int32_t>(indices, {B}, "state_indices"), B, slots, to, scratch, error,
-                on.stream());
+    cuda::resolve_slots(in.get<int32_t>(indices, {B}, "state_indices"), B, slots, to, scratch,
+                        error, on.stream());
   else
-    cuda::slots(in.get<int64_t>(indices, {B}, "state_indices"), B, slots, to, scratch, error,
-                on.stream());
+    cuda::resolve_slots(in.get<int64_t>(indices, {B}, "state_indices"), B, slots, to, scratch,
+                        error, on.stream());
   return {rows};
 }
 
@@ -266,17 +266,17 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
                     " states of layers and directions");
     Inputs in(where);
     if (overlap(x, h) || overlap(x, c)) x = torch::stable::clone(x);
-    cuda::ResidentStep<S> p = {};
+    cuda::InferenceStepArgs<S> p = {};
     p.B = B;
     p.H = s.H;
     p.P = s.P;
     p.slots = s.slots;
     p.x = in.get<S>(x, {1, B, I}, "x");
     p.reset = in.get<bool>(reset_mask, {1, B}, "reset_mask");
-    std::vector<cuda::ResidentStep<S>> steps(s.LD, p);
+    std::vector<cuda::InferenceStepArgs<S>> steps(s.LD, p);
     for (int64_t k = 0; k < s.LD; ++k) {
       const Tensor* w = &weights[k * each];
-      cuda::ResidentStep<S>& step = steps[k];
+      cuda::InferenceStepArgs<S>& step = steps[k];
       step.I = k < D ? I : width;
       step.weight_ih = in.get<S>(w[0], {4 * s.H, step.I}, "weight_ih");
       step.weight_hh = in.get<S>(w[1], {4 * s.H, s.P}, "weight_hh");
@@ -288,10 +288,11 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
     const Tensor y = make<S>({1, B, width}, where), between = make<S>({2, B, width}, where);
     const Tensor h_n = make<S>({s.LD, B, s.P}, where), c_n = make<S>({s.LD, B, s.H}, where);
     const Tensor hidden = make<A>({projection ? B : 0, s.H}, where);
+    const cuda::Plan plan = cuda::choose_step<S>({1, B, s.H, s.P, tf32, false}, on.limits);
     for (int64_t k = 0; k < s.LD; ++k) {
       const int64_t layer = k / D, direction = k % D;
       const bool top = layer == s.LD / D - 1;
-      cuda::ResidentStep<S>& step = steps[k];
+      cuda::InferenceStepArgs<S>& step = steps[k];
       if (layer > 0) step.x = element<S>(between, (layer - 1) % 2 * B * width);
       step.x_stride = step.I;
       step.y = top ? element<S>(y, direction * s.P)
@@ -304,7 +305,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
       step.h_n = element<S>(h_n, k * B * s.P);
       step.c_n = element<S>(c_n, k * B * s.H);
       step.hidden = projection ? mutable_data<A>(hidden) : nullptr;
-      cuda::resident_step(step, tf32, on.device, on.stream());
+      cuda::inference_step(step, plan, on.stream());
     }
     return std::make_tuple(y, h_n, c_n);
   });
@@ -370,21 +371,23 @@ std::string built_for() { return cuda::built_for(); }
 std::string plan(int64_t T, int64_t B, int64_t H, int64_t P, int64_t dtype, bool tf32,
                  bool backward, int64_t arch, int64_t processors, int64_t shared_bytes,
                  int64_t cluster_blocks) {
-  const cuda::Device on = {int(arch), int(processors), shared_bytes, int(cluster_blocks)};
+  const cuda::DeviceLimits on = {int(arch), int(processors), shared_bytes, int(cluster_blocks)};
   return by_cuda_dtype(static_cast<ScalarType>(dtype), [&](auto type) {
     return cuda::explain<typename decltype(type)::type>({T, B, H, P, tf32, backward}, on);
   });
 }
 // Of a device that is here: architecture, SMs, bytes of shared memory of a block, blocks of a cluster.
 std::tuple<int64_t, int64_t, int64_t, int64_t> device(int64_t index) {
-  const cuda::Device found = cuda::device(static_cast<int>(index));
+  const cuda::DeviceLimits found = cuda::limits_of(static_cast<int>(index));
   return {found.arch, found.processors, found.shared_bytes, found.cluster_blocks};
 }
 
 #if defined(STATEFUL_LSTM_EMULATOR)
 void emulate(int64_t arch, int64_t processors, int64_t shared_bytes, int64_t cluster_blocks) {
-  cuda::emulated = {int(arch), int(processors), shared_bytes, int(cluster_blocks)};
+  cuda::emulated_limits = {int(arch), int(processors), shared_bytes, int(cluster_blocks)};
 }
+// How many plans were made, and how many explained in words, since the process started.
+std::tuple<int64_t, int64_t> plan_counts() { return {cuda::plans_made, cuda::plans_explained}; }
 #define LSTM_LIBRARY stateful_lstm_emulated
 #define LSTM_KEY CPU
 #else
@@ -401,6 +404,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(LSTM_LIBRARY, m) {
   m.def(kScatter);
   m.def(kWrite);
   m.def("emulate(int arch, int processors, int shared_bytes, int cluster_blocks) -> ()");
+  m.def("plan_counts() -> (int, int)");
 #endif
   m.def("cuda_slot_error(int device) -> int");
   m.def("cuda_built_for() -> str");
@@ -424,6 +428,7 @@ STABLE_TORCH_LIBRARY_IMPL(LSTM_LIBRARY, CompositeExplicitAutograd, m) {
   m.impl("cuda_plan", TORCH_BOX(&plan));
 #if defined(STATEFUL_LSTM_EMULATOR)
   m.impl("emulate", TORCH_BOX(&emulate));
+  m.impl("plan_counts", TORCH_BOX(&plan_counts));
 #endif
 }
 

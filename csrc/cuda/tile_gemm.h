@@ -19,10 +19,14 @@
 
 namespace stateful_lstm::cuda {
 
+// How many tiles of `size` cover `count`.
+LSTM_INLINE int64_t tiles_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
 template <class S, int R>
 struct Simt {
   using A = Acc<S>;
   using Element = A;
+  static constexpr bool kTensorCores = false;
   static constexpr int kThreads = 256, kUnits = 16, kRows = kThreads / kUnits * R, kCells = R;
   static constexpr int kPiece = 32;  // of K at a time
 
@@ -71,6 +75,7 @@ struct Word<float> {
 template <class S, int M, int Warps = 4>
 struct Tensor {
   using Element = S;
+  static constexpr bool kTensorCores = true;
   static constexpr int kThreads = 32 * Warps, kUnits = 8 * Warps, kRows = 16 * M, kCells = 4 * M;
   static constexpr int kNumbers = Word<S>::kNumbers, kDepth = 8 * kNumbers;  // of one instruction
   static constexpr int kPiece = 4 * kDepth;                                  // of K at a time

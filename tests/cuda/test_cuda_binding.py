@@ -23,8 +23,8 @@ from stateful_lstm.__main__ import main
 from stateful_lstm.backend import cuda
 
 CHIPS = {
-    "75": cuda.Device(75, 8, 65536, 1),
-    "80": cuda.Device(80, 9, 166912, 1),
+    "75": cuda.DeviceLimits(75, 8, 65536, 1),
+    "80": cuda.DeviceLimits(80, 9, 166912, 1),
     "90": binding.H100,
 }
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -150,7 +150,7 @@ def test_these_calls_are_of_all_kernels():
         for H in (20, 140)
         for dtype in (torch.float64, torch.bfloat16)
     }
-    assert found == {"small", "cluster", "grid", "steps"}
+    assert found == {"persistent_block", "persistent_cluster", "persistent_grid", "per_step"}
 
 
 @configs
@@ -249,8 +249,8 @@ def test_no_steps_and_no_rows(emulated):
 @pytest.mark.parametrize(
     ("indices", "error", "words"),
     [
-        ([0, SLOTS, 1], IndexError, "a slot that is not there"),
-        ([0, -2, 1], IndexError, "a slot that is not there"),
+        ([0, SLOTS, 1], IndexError, "a slot that does not exist"),
+        ([0, -2, 1], IndexError, "a slot that does not exist"),
         ([2, 3, 2], ValueError, "a slot twice"),
     ],
 )
@@ -394,20 +394,20 @@ def test_the_command_says_which_kernel_a_call_gets(emulated, monkeypatch, capsys
     assert main([*call, "--why"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 * len(cuda.KNOWN)
-    assert lines[0].startswith("T4, forward: ") and "steps" in lines[0]
+    assert lines[0].startswith("T4, forward: ") and "per_step" in lines[0]
     (h100,) = (line for line in lines if line.startswith("H100, forward"))
-    assert "128 blocks" in h100 and ": grid, TensorGrid<Bfloat16, 1, 8>" in h100
-    assert "small, TensorBlock<Bfloat16, 64>: a block needs" in h100  # and why no other
+    assert "128 blocks" in h100 and ": persistent_grid, TensorGrid<Bfloat16, 1, 8>" in h100
+    assert "persistent_block, TensorBlock<Bfloat16, 64>: a block needs" in h100  # and why no other
     assert main(call) == 0
     short = capsys.readouterr().out.splitlines()
     assert len(short) == len(lines) and max(map(len, short)) < 150
     (h100,) = (line for line in short if line.startswith("H100, forward"))
     assert h100 == (
-        "H100, forward: grid, on tensor cores, 128 blocks of 256 threads; "
-        "not cluster: a block needs 344576 bytes of shared memory, 232448 are there"
+        "H100, forward: persistent_grid, on tensor cores, 128 blocks of 256 threads; not "
+        "persistent_cluster: a block needs 344576 bytes of shared memory, the limit is 232448"
     )
     assert main(["plan", "1", "1", "64", "--chip", "A100", "--proj-size", "32"]) == 0
-    assert "there is a projection" in capsys.readouterr().out
+    assert "it takes no projection" in capsys.readouterr().out
     assert main(["plan", "1", "0", "64"]) == 2
     assert "B must be 1 or more, got 0" in capsys.readouterr().err
 
@@ -429,7 +429,7 @@ def test_without_cuda_a_call_says_why():
         stateful_lstm.lstm(torch.zeros(1, 1, 2), None, weights, backend="cuda")
     assert stateful_lstm.info()["backends"]["cuda"] == cuda.missing() == cuda.unavailable()
     assert stateful_lstm.info()["cuda_built"] == []
-    with pytest.raises(RuntimeError, match="there is no plan"):
+    with pytest.raises(RuntimeError, match="no plan is available"):
         cuda.plan(10, 1, 64, device=cuda.KNOWN["H100"])
 
 
@@ -456,6 +456,28 @@ def test_calls_without_rows_steps_or_slots_start_no_kernel(emulated, dtype, conf
             y.float().sum().backward()
         lstm.reset_state(torch.zeros(slots, dtype=torch.bool))
         assert not lstm.state.h.any()
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_call_makes_one_plan_and_no_text(emulated, bidirectional):
+    own = binding.emulated_operators()
+    lstm, x, _ = layer(torch.float32, 4, bidirectional=bidirectional, num_layers=2)
+    runs = 4 if bidirectional else 2  # of the operator: layers times directions
+
+    def counted(call):
+        before = own.plan_counts()
+        result = call()
+        return result, [after - old for after, old in zip(own.plan_counts(), before, strict=True)]
+
+    (y, _), made = counted(lambda: lstm(x))
+    assert made == [runs, 0]
+    _, made = counted(y.sum().backward)
+    assert made == [runs, 0]
+    with torch.no_grad():  # one step: all layers and directions in one operator
+        _, made = counted(lambda: lstm(x[:1]))
+    assert made == [1, 0]
+    _, made = counted(lambda: own.cuda_plan(4, B, 6, 6, 6, False, False, *binding.H100))
+    assert made == [0, 1]
 
 
 def test_the_plan_takes_no_rows_and_no_steps():

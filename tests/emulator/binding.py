@@ -20,7 +20,7 @@ from emulator import build
 from stateful_lstm.backend import cuda, operators
 
 CSRC = build.ROOT / "csrc"
-H100 = cuda.Device(90, 8, 232448, 8)  # but with few SMs: each block's threads are fibers here
+H100 = cuda.DeviceLimits(90, 8, 232448, 8)  # but with few SMs: each block's threads are fibers here
 
 
 # "smoke_launcher.cpp" has two ways to multiply float32, and is compiled in a moment.
@@ -61,7 +61,7 @@ class Emulated:
 
 
 def stand_in(
-    monkeypatch: pytest.MonkeyPatch, device: cuda.Device = H100, kind: str = "plain"
+    monkeypatch: pytest.MonkeyPatch, device: cuda.DeviceLimits = H100, kind: str = "plain"
 ) -> Emulated:
     """Until the test ends, CPU tensors go the way of CUDA tensors, to the emulated operators."""
     emulated, own = Emulated(), emulated_operators(kind)

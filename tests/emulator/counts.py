@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Kernel (with its type and way to multiply), call, and order of threads.
+# Kernel (with its type and variant), call, and order of threads.
 launches: set[tuple[str, str, int]] = set()
 # Whether each mutant was noticed.
 mutants: list[bool] = []

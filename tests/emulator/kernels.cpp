@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/launcher.h"
 #include "cuda/select_kernel.h"
 
 #if !defined(LSTM_MODULE)
@@ -48,8 +49,8 @@ void fill(SequenceParams<S>& p, const py::dict& sizes, const py::dict& arrays) {
 }
 
 template <class S>
-Forward<S> forward_params(const py::dict& sizes, const py::dict& arrays) {
-  Forward<S> p = {};
+ForwardArgs<S> forward_params(const py::dict& sizes, const py::dict& arrays) {
+  ForwardArgs<S> p = {};
   fill<S>(p, sizes, arrays);
   p.gates_x = array<Acc<S>>(arrays, "gates_x");
   p.bias_ih = array<S>(arrays, "bias_ih");
@@ -67,8 +68,8 @@ Forward<S> forward_params(const py::dict& sizes, const py::dict& arrays) {
 }
 
 template <class S>
-Backward<S> backward_params(const py::dict& sizes, const py::dict& arrays) {
-  Backward<S> p = {};
+BackwardArgs<S> backward_params(const py::dict& sizes, const py::dict& arrays) {
+  BackwardArgs<S> p = {};
   fill<S>(p, sizes, arrays);
   p.grad_y = array<S>(arrays, "grad_y");
   p.grad_h_n = array<S>(arrays, "grad_h_n");
@@ -85,8 +86,8 @@ Backward<S> backward_params(const py::dict& sizes, const py::dict& arrays) {
 }
 
 template <class S>
-ResidentStep<S> step_params(const py::dict& sizes, const py::dict& arrays) {
-  ResidentStep<S> p = {};
+InferenceStepArgs<S> step_params(const py::dict& sizes, const py::dict& arrays) {
+  InferenceStepArgs<S> p = {};
   p.B = number(sizes, "B");
   p.I = p.x_stride = number(sizes, "I");
   p.H = number(sizes, "H");
@@ -110,14 +111,30 @@ ResidentStep<S> step_params(const py::dict& sizes, const py::dict& arrays) {
   return p;
 }
 
-// What the plan says of a call: kernel, way, blocks, threads, shared bytes, cluster,
-// whether all blocks must be on the device at once, why.
+// The plan of a call: kernel, variant, blocks, threads, shared bytes, cluster, cooperative.
 template <class S>
-py::tuple plan(const Call& call, const Device& device) {
-  const Plan<S> chosen = choose<S>(call, device);
+py::tuple plan(const CallSpec& call, const DeviceLimits& device) {
+  const Plan chosen = choose<S>(call, device);
+  const Candidate<S>& candidate = candidates<S>()[chosen.candidate];
   const Grid& grid = chosen.grid;
-  return py::make_tuple(chosen.candidate->kernel, chosen.candidate->way, grid.blocks, grid.threads,
-                        grid.shared_bytes, grid.cluster, grid.together, chosen.why);
+  return py::make_tuple(name_of(candidate.kernel), candidate.variant, grid.blocks, grid.threads,
+                        grid.shared_bytes, grid.cluster, grid.cooperative);
+}
+CallSpec call_of(const py::tuple& t) {
+  const auto size = [&](int n) { return py::cast<int64_t>(t[n]); };
+  return {size(0), size(1), size(2), size(3), size(4) != 0, size(5) != 0};
+}
+DeviceLimits device_of(const py::tuple& t) {
+  const auto size = [&](int n) { return py::cast<int64_t>(t[n]); };
+  return {int(size(0)), int(size(1)), size(2), int(size(3))};
+}
+// f with a value of the type.
+template <class F>
+auto by_name(const std::string& dtype, const F& f) {
+  if (dtype == "float32") return f(float());
+  if (dtype == "float64") return f(double());
+  if (dtype == "float16") return f(Half());
+  return f(Bfloat16());
 }
 
 using Run = std::function<void(const py::dict&, const py::dict&, const Stream&)>;
@@ -127,21 +144,23 @@ std::map<std::string, Run> runs;  // by "kernel type product"
 template <class S>
 void add_all(const std::string& dtype) {
   for (const Candidate<S>& each : candidates<S>()) {
-    const std::string names = std::string(each.kernel) + " " + dtype + " " + each.way;
+    const std::string names = std::string(name_of(each.kernel)) + " " + dtype + " " + each.variant;
     runs["forward_" + names] = [&each](const py::dict& sizes, const py::dict& arrays,
                                        const Stream& s) {
       const auto p = forward_params<S>(sizes, arrays);
-      std::vector<uint32_t> counts(each.grid({p.T, p.B, p.H, p.P, true, false}).words);
-      each.forward(p, counts.data(), s);
+      const Grid grid = each.grid({p.T, p.B, p.H, p.P, true, false});
+      std::vector<uint32_t> workspace(grid.workspace);
+      each.forward(p, grid, workspace.data(), s);
     };
     runs["backward_" + names] = [&each](const py::dict& sizes, const py::dict& arrays,
                                         const Stream& s) {
       const auto p = backward_params<S>(sizes, arrays);
-      std::vector<uint32_t> counts(each.grid({p.T, p.B, p.H, p.P, true, true}).words);
-      each.backward(p, counts.data(), s);
+      const Grid grid = each.grid({p.T, p.B, p.H, p.P, true, true});
+      std::vector<uint32_t> workspace(grid.workspace);
+      each.backward(p, grid, workspace.data(), s);
     };
     if (each.step != nullptr)
-      runs["resident_step " + dtype + " " + each.way] =
+      runs["inference_step " + dtype + " " + each.variant] =
           [&each](const py::dict& sizes, const py::dict& arrays, const Stream& s) {
             each.step(step_params<S>(sizes, arrays), s);
           };
@@ -165,16 +184,14 @@ PYBIND11_MODULE(LSTM_MODULE, module) {
     found->second(sizes, arrays, stream);
   });
   module.def("plan", [](const std::string& dtype, const py::tuple& call, const py::tuple& device) {
-    const auto size = [](const py::tuple& from, int n) { return py::cast<int64_t>(from[n]); };
-    const Call c = {size(call, 0), size(call, 1),      size(call, 2),
-                    size(call, 3), size(call, 4) != 0, size(call, 5) != 0};
-    const Device d = {int(size(device, 0)), int(size(device, 1)), size(device, 2),
-                      int(size(device, 3))};
-    if (dtype == "float32") return plan<float>(c, d);
-    if (dtype == "float64") return plan<double>(c, d);
-    if (dtype == "float16") return plan<Half>(c, d);
-    return plan<Bfloat16>(c, d);
+    return by_name(dtype,
+                   [&](auto x) { return plan<decltype(x)>(call_of(call), device_of(device)); });
   });
+  module.def(
+      "explain", [](const std::string& dtype, const py::tuple& call, const py::tuple& device) {
+        return by_name(
+            dtype, [&](auto x) { return explain<decltype(x)>(call_of(call), device_of(device)); });
+      });
   module.def("read_slots", [](py::array_t<int64_t> indices, int64_t slots, uint64_t seed) {
     const int64_t B = indices.size();
     py::array_t<int64_t> rows(B);

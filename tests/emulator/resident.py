@@ -49,7 +49,7 @@ class Step:
         return row if self.rows is None else self.rows[row]
 
 
-def run(step: Step, way: str, seed: int, kind: str = "plain") -> dict[str, Tensor]:
+def run(step: Step, variant: str, seed: int, kind: str = "plain") -> dict[str, Tensor]:
     """y, h_n, c_n, and h and c as the step leaves them."""
     B, P, H, dtype = step.B, step.P, step.H, step.dtype
     outputs = {
@@ -70,7 +70,7 @@ def run(step: Step, way: str, seed: int, kind: str = "plain") -> dict[str, Tenso
         for name, t in {**given, **outputs, "hidden": hidden, "rows": rows}.items()
     }
     sizes = {name: getattr(step, name) for name in ("B", "I", "H", "P", "slots", "from_zero")}
-    name = f"resident_step {str(dtype).removeprefix('torch.')} {way}"
+    name = f"inference_step {str(dtype).removeprefix('torch.')} {variant}"
     kernels(kind).run(name, sizes, arrays, seed)
     counts.launches.add((name, repr(step), seed))
     return outputs

@@ -27,7 +27,7 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-# "kernels" has all that is built, "smoke_kernels" two ways to multiply.
+# "kernels" has all that is built, "smoke_kernels" two variants.
 source = "kernels"
 
 
@@ -108,7 +108,9 @@ class Case:
         }
 
 
-def forward(case: Case, kernel: str, way: str, seed: int, kind: str = "plain") -> dict[str, Tensor]:
+def forward(
+    case: Case, kernel: str, variant: str, seed: int, kind: str = "plain"
+) -> dict[str, Tensor]:
     """The kernel's y, h_n, c_n, gates, cells."""
     T, B, H, P, dtype = case.T, case.B, case.H, case.P, case.dtype
     acc = accumulation_dtype(dtype)
@@ -126,12 +128,12 @@ def forward(case: Case, kernel: str, way: str, seed: int, kind: str = "plain") -
     }
     given = {name: getattr(case, name) for name in ("gates_x", "bias_ih", "bias_hh", "h0")}
     given |= case.inputs()
-    run(f"forward_{kernel}", case, way, {**given, **scratch, **outputs}, seed, kind)
+    run(f"forward_{kernel}", case, variant, {**given, **scratch, **outputs}, seed, kind)
     return outputs
 
 
 def backward(
-    case: Case, saved: dict[str, Tensor], kernel: str, way: str, seed: int, kind: str = "plain"
+    case: Case, saved: dict[str, Tensor], kernel: str, variant: str, seed: int, kind: str = "plain"
 ) -> dict[str, Tensor]:
     """The kernel's grad_gates, grad_h0, grad_c0, and with a projection grad_hidden."""
     T, B, H, P, acc = case.T, case.B, case.H, case.P, accumulation_dtype(case.dtype)
@@ -151,15 +153,15 @@ def backward(
         "grad_h_n": case.grad_h_n,
         "grad_c_n": case.grad_c_n,
     }
-    run(f"backward_{kernel}", case, way, {**given, **scratch, **outputs}, seed, kind)
+    run(f"backward_{kernel}", case, variant, {**given, **scratch, **outputs}, seed, kind)
     return outputs
 
 
 def run(
-    name: str, case: Case, way: str, tensors: dict[str, Tensor | None], seed: int, kind: str
+    name: str, case: Case, variant: str, tensors: dict[str, Tensor | None], seed: int, kind: str
 ) -> None:
     arrays = {key: as_array(t) for key, t in tensors.items()}
-    name = f"{name} {str(case.dtype).removeprefix('torch.')} {way}"
+    name = f"{name} {str(case.dtype).removeprefix('torch.')} {variant}"
     kernels(kind).run(name, case.sizes(), arrays, seed)
     counts.launches.add((name, repr(case), seed))
 

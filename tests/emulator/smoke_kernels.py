@@ -23,16 +23,16 @@ from emulator.sequence import Case
 
 sequence.source = "smoke_kernels"
 SIMT, TENSOR = "Simt<float, 1>", "Tensor<float, 1>"
-BOUNDS = {SIMT: 1e-5}  # how far a way to multiply may be off; on tensor cores:
+BOUNDS = {SIMT: 1e-5}  # how far a variant may be off; on tensor cores:
 TF32 = 1e-2
 # Steps enough for a buffer to be used again; units enough for several blocks, and for more than one
 # piece of what is multiplied.
 CALLS = [
-    *(("steps", way, 40, P) for way in (SIMT, TENSOR) for P in (40, 21)),
-    *(("small", way, 40, 40) for way in (SIMT, "TensorBlock<float, 64>")),
-    *(("cluster", way, 40, 40) for way in (SIMT, "TensorCluster<float>")),
-    *(("grid", way, 70, 70) for way in (SIMT, "TensorGrid<float, 1, 8>")),
-    ("grid", "TensorGrid<float, 4, 16>", 20, 20),  # sums of one row tile after the other
+    *(("per_step", variant, 40, P) for variant in (SIMT, TENSOR) for P in (40, 21)),
+    *(("persistent_block", variant, 40, 40) for variant in (SIMT, "TensorBlock<float, 64>")),
+    *(("persistent_cluster", variant, 40, 40) for variant in (SIMT, "TensorCluster<float>")),
+    *(("persistent_grid", variant, 70, 70) for variant in (SIMT, "TensorGrid<float, 1, 8>")),
+    ("persistent_grid", "TensorGrid<float, 4, 16>", 20, 20),  # sums of one row tile after the other
 ]
 STEPS = [  # of few rows, and of more
     Step(4, 7, 40, 21, torch.float32, rows=[2, 0, 5, 3], slots=6, resets=True),
@@ -42,17 +42,17 @@ SEEDS = {"plain": (1, 2, 3), "tsan": (1,)}
 
 
 def check(kind: str) -> None:
-    for kernel, way, H, P in CALLS:
+    for kernel, variant, H, P in CALLS:
         case = Case(4, 4, H, P, torch.float32, resets=True, lengths=True)
         forward, backward = sequence.truth(case)
         for seed in SEEDS[kind]:
-            found = sequence.forward(case, kernel, way, seed, kind)
-            found |= sequence.backward(case, found, kernel, way, seed, kind)
-            compare(found, forward | backward, BOUNDS.get(way, TF32))
-    for way, step in itertools.product((SIMT, TENSOR), STEPS):
+            found = sequence.forward(case, kernel, variant, seed, kind)
+            found |= sequence.backward(case, found, kernel, variant, seed, kind)
+            compare(found, forward | backward, BOUNDS.get(variant, TF32))
+    for variant, step in itertools.product((SIMT, TENSOR), STEPS):
         for seed in SEEDS[kind]:
-            found = resident.run(step, way, seed, kind)
-            compare(found, resident.truth(step), BOUNDS.get(way, TF32))
+            found = resident.run(step, variant, seed, kind)
+            compare(found, resident.truth(step), BOUNDS.get(variant, TF32))
     backwards = list(range(64))[::-1]  # each is looked after by another warp than its number
     for seed in SEEDS[kind]:
         rows, error = sequence.kernels(kind).read_slots(backwards, 64, seed)

@@ -21,19 +21,19 @@ from stateful_lstm.backend import cuda
 
 binding.source = Path(__file__).with_name("smoke_launcher.cpp")
 B, SLOTS = 3, 40
-SM80, SM90 = cuda.Device(80, 8, 65536, 1), cuda.Device(90, 8, 65536, 8)
+SM80, SM90 = cuda.DeviceLimits(80, 8, 65536, 1), cuda.DeviceLimits(90, 8, 65536, 8)
 # Mostly another kernel backward than forward: what one of them needs, the other does not.
 CALLS = [
-    (SM80, 20, False, ["small", "small"]),
-    (SM80, 40, True, ["grid", "small"]),
-    (SM80._replace(shared_bytes=32768), 70, False, ["grid", "steps"]),
-    (SM90, 40, True, ["cluster", "small"]),
-    (SM90, 100, False, ["cluster", "grid"]),
+    (SM80, 20, False, ["persistent_block", "persistent_block"]),
+    (SM80, 40, True, ["persistent_grid", "persistent_block"]),
+    (SM80._replace(shared_bytes=32768), 70, False, ["persistent_grid", "per_step"]),
+    (SM90, 40, True, ["persistent_cluster", "persistent_block"]),
+    (SM90, 100, False, ["persistent_cluster", "persistent_grid"]),
 ]
 CONFIGS = [{}, {"num_layers": 3, "bidirectional": True}, {"num_layers": 2, "proj_size": 9}]
 
 
-def kernels(device: cuda.Device, H: int, tf32: bool) -> list[str]:
+def kernels(device: cuda.DeviceLimits, H: int, tf32: bool) -> list[str]:
     """Those that a call gets, forward and backward."""
     own = binding.emulated_operators("asan")
     said = (own.cuda_plan(4, B, H, H, 6, tf32, back, *device) for back in (False, True))

@@ -10,14 +10,14 @@ namespace stateful_lstm::cuda {
 // A block's shared memory: N gates' weights of its units, and `Buffers` times the rows that are multiplied
 // with them, or a piece of their depth. What there is nothing for is zero.
 template <class Product, int N, int Buffers>
-struct ResidentShared {
+struct PersistentShared {
   using Element = typename Product::Element;
   int depth, piece;        // of the product; of the rows
   int stride, row_stride;  // elements from one column of weights, or row, to the next
   Element* weights;        // (N * kUnits, stride)
   Element* rows;           // (Buffers, kRows, row_stride)
 
-  LSTM_DEVICE ResidentShared(int64_t all, int64_t at_once)
+  LSTM_DEVICE PersistentShared(int64_t all, int64_t at_once)
       : depth(int(all)),
         piece(int(at_once)),
         stride(Product::stride(all)),
@@ -54,8 +54,8 @@ struct ResidentShared {
 
 // h as the recurrent product of `step` takes it: zero after a reset, times the mask.
 template <class Product, class S>
-LSTM_DEVICE typename Product::Element recurrent_input(const Forward<S>& p, int64_t step, int64_t b,
-                                                      int64_t unit, S h) {
+LSTM_DEVICE typename Product::Element recurrent_input(const ForwardArgs<S>& p, int64_t step,
+                                                      int64_t b, int64_t unit, S h) {
   if (is_reset(p, time_of(p, step), b)) return Product::element_of(0);
   if (p.recurrent_mask == nullptr) return Product::element(h);
   return Product::element_of(widen(h) * widen(p.recurrent_mask[b * p.P + unit]));
@@ -64,8 +64,8 @@ LSTM_DEVICE typename Product::Element recurrent_input(const Forward<S>& p, int64
 // The gradient of the h that comes out of `step`, without what reaches y: from the step after, whose product
 // gave `sum`, or whose own gradient, `passed`, goes by where the row had no such step.
 template <class S>
-LSTM_DEVICE Acc<S> recurrent_gradient(const Backward<S>& p, int64_t step, int64_t b, int64_t unit,
-                                      Acc<S> sum, Acc<S> passed) {
+LSTM_DEVICE Acc<S> recurrent_gradient(const BackwardArgs<S>& p, int64_t step, int64_t b,
+                                      int64_t unit, Acc<S> sum, Acc<S> passed) {
   if (step == p.T - 1) return p.grad_h_n != nullptr ? widen(p.grad_h_n[b * p.P + unit]) : Acc<S>(0);
   const int64_t next = time_of(p, step + 1);
   if (!is_live(p, next, b)) return passed;
@@ -75,7 +75,7 @@ LSTM_DEVICE Acc<S> recurrent_gradient(const Backward<S>& p, int64_t step, int64_
 
 // The gradients that a cell starts with.
 template <class S>
-LSTM_DEVICE void first_gradients(const Backward<S>& p, int64_t b, int64_t unit, Acc<S>* dh,
+LSTM_DEVICE void first_gradients(const BackwardArgs<S>& p, int64_t b, int64_t unit, Acc<S>* dh,
                                  Acc<S>* dc) {
   *dh = 0;
   *dc = b < p.B && unit < p.H && p.grad_c_n != nullptr ? p.grad_c_n[b * p.H + unit] : Acc<S>(0);
@@ -84,8 +84,8 @@ LSTM_DEVICE void first_gradients(const Backward<S>& p, int64_t b, int64_t unit, 
 // Those of a cell at `step`, dh and dc in place, from the product's `sum`: into grad_gates, or for step -1
 // grad_h0 and grad_c0.
 template <class S>
-LSTM_DEVICE void resident_gradient(const Backward<S>& p, int64_t step, int64_t b, int64_t unit,
-                                   Acc<S> sum, Acc<S>* dh, Acc<S>* dc) {
+LSTM_DEVICE void persistent_gradient(const BackwardArgs<S>& p, int64_t step, int64_t b,
+                                     int64_t unit, Acc<S> sum, Acc<S>* dh, Acc<S>* dc) {
   *dh = recurrent_gradient(p, step, b, unit, sum, *dh);
   if (step < 0) {
     p.grad_h0[b * p.H + unit] = *dh;

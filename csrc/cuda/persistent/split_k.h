@@ -14,6 +14,8 @@
 // after slice, so that they do not depend on the number of rows, nor on who is first. The pairs of neighbouring units
 // that a thread looks after then are those of its own lane.
 #pragma once
+#include "cuda/device.h"
+#include "cuda/numeric_types.h"
 #include "cuda/tile_gemm.h"
 
 namespace stateful_lstm::cuda {
@@ -31,7 +33,7 @@ LSTM_DEVICE uint32_t pack(const S (&x)[2]) {
 
 // M times 16 rows, Groups times Tiles times 8 units. A warp has one group's units and one slice.
 template <class S, int M, int Tiles, int Groups, int Slices>
-struct TensorSlices {
+struct SplitKTile {
   using Element = S;
   static constexpr int kTiles = Tiles, kGroups = Groups, kSlices = Slices, kRowTiles = M;
   static constexpr int kWarps = Groups * Slices, kThreads = 32 * kWarps;
@@ -105,7 +107,7 @@ struct PairPlace {
 // A block's shared memory: the weights of its units, N for each, and as many numbers to add, the biases; the sums of the
 // slices; and twice the rows, where blocks do not pass them through memory.
 template <class Product, int N>
-struct SlicesShared {
+struct SplitKShared {
   static constexpr int kColumns = N * Product::kTiles;  // of 8, of a warp
   static constexpr int kVector = kColumns % 2 == 0 ? 4 : 2, kVectors = kColumns * 2 / kVector;
   // Row tiles whose sums a warp has in registers: 64 of these at most, or it would come to more than there are.
@@ -116,7 +118,7 @@ struct SlicesShared {
   uint32_t *weights, *rows;
   float *bias, *sums;  // bias: (N, kUnits)
 
-  LSTM_DEVICE SlicesShared(int64_t all, int all_parts)
+  LSTM_DEVICE SplitKShared(int64_t all, int all_parts)
       : parts(all_parts),
         H(all),
         chunks(Product::unit_chunks(all) * all_parts),
