@@ -1,11 +1,11 @@
-// The operators on CUDA: checks, memory from torch, and calls of cuda/entry.h on the current stream. Built only
-// where the kernels are.
+// The operators on CUDA: checks of arguments, memory from torch, and calls of cuda/launcher.h on the current stream.
+// Compiled only together with the kernels.
 //
-// Nothing here waits for the device, and all memory comes from torch's allocator, so that a CUDA graph can hold
-// a call. What cannot be looked at without waiting, the values of lengths and slots, the kernels look at.
+// Nothing here waits for the device, and all memory comes from torch's allocator, so that a CUDA graph can hold a call.
+// The kernels check values that the host cannot read without waiting: lengths and slots.
 //
-// For the emulator (tests/cuda/test_cuda_binding.py) the same file registers the operators under another name, on
-// CPU tensors.
+// For the emulator (tests/cuda/test_cuda_binding.py) the same file registers the operators under another name, on CPU
+// tensors.
 #include "bindings/operators.h"
 
 #include <torch/csrc/stable/accelerator.h>
@@ -27,7 +27,7 @@ constexpr ScalarType kType<cuda::Bfloat16> = ScalarType::BFloat16;
 
 namespace {
 
-// 16-bit numbers are only declared here, so their size must be said.
+// The 16-bit types are incomplete here, so sizeof does not work on them.
 template <class S>
 constexpr int64_t kBytes = sizeof(S);
 template <>
@@ -65,7 +65,7 @@ auto by_cuda_dtype(ScalarType dtype, const F& f) {
 }
 
 #if defined(STATEFUL_LSTM_EMULATOR)
-struct On {  // every launch in another order of threads
+struct On {  // every launch runs its threads in another order
   explicit On(const Device&) {}
   cuda::Stream stream() const {
     static uint64_t seed = 0;
@@ -76,8 +76,8 @@ struct On {  // every launch in another order of threads
   cuda::DeviceLimits limits = cuda::limits_of(0);
 };
 #else
-// The stream that torch works on. A torch built without CUDA lacks this function, and must still be able to
-// load this library.
+// torch's current stream. The function is looked up at run time, since a torch built without CUDA lacks it and must
+// still load this library.
 CUstream_st* current_stream(int32_t device) {
   using Get = AOTITorchError (*)(int32_t, void**);
   static const auto get = [] {
@@ -90,7 +90,7 @@ CUstream_st* current_stream(int32_t device) {
   STD_TORCH_CHECK(get(device, &stream) == 0, "torch has no current stream for device ", device);
   return static_cast<CUstream_st*>(stream);
 }
-// While this is there, its device is the current one.
+// Makes a device the current one for its lifetime.
 struct On {
   explicit On(const Device& where)
       : guard(where.index), index(where.index), limits(cuda::limits_of(where.index)) {}
@@ -106,7 +106,7 @@ Tensor mm(const Tensor& a, const Tensor& b) {
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
-// The product of 16-bit numbers, kept in float.
+// The product of 16-bit numbers, in float.
 Tensor wide_mm(const Tensor& a, const Tensor& b) {
   if (a.is_cpu())
     return mm(torch::stable::to(a, ScalarType::Float), torch::stable::to(b, ScalarType::Float));
@@ -217,7 +217,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
   });
 }
 
-// The slot of each row as the kernels want it, looked at on the device; no tensor: row b is slot b.
+// The slot of each row, checked on the device; no tensor: row b is slot b.
 struct Slots {
   std::optional<Tensor> rows;
   const int64_t* get() const { return rows ? data<int64_t>(*rows) : nullptr; }
@@ -331,7 +331,7 @@ std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indi
   });
 }
 
-// What a caller puts into the state, also inside a backward pass.
+// Writes to the state on the caller's request, also inside a backward pass.
 void state_write_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tensor c_n) {
   by_cuda_dtype(h.scalar_type(), [&](auto type) {
     using S = typename decltype(type)::type;
@@ -351,23 +351,23 @@ void state_write_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tenso
   });
 }
 
-// What a call leaves in the state.
+// Writes the final state of a call.
 void state_scatter_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tensor c_n) {
   refuse_in_backward_pass();
   state_write_(h, c, state_indices, h_n, c_n);
 }
 
-// What a kernel has said of slots since this was last asked: cuda::SlotError. Waits for nothing. A kernel may
-// write while this is asked, and several threads may ask: the word is read and cleared in one.
+// The error in slots that kernels have reported since the last call, a cuda::SlotError. It waits for nothing. The
+// exchange is atomic, since a kernel may write and several threads may ask at the same time.
 int64_t slot_error(int64_t device) {
-  // The first time this takes memory, which is to start CUDA on this device and on no other.
+  // The first call allocates memory, which must initialize CUDA on this device and on no other.
   const On on({aoti_torch_device_type_cuda(), static_cast<int32_t>(device)});
   return __atomic_exchange_n(cuda::error_word(static_cast<int>(device)), 0u, __ATOMIC_RELAXED);
 }
 
 std::string built_for() { return cuda::built_for(); }
 
-// The kernel that a call gets on a device, or would get on one that is not here.
+// The kernel of a call on a device, which need not be present.
 std::string plan(int64_t T, int64_t B, int64_t H, int64_t P, int64_t dtype, bool tf32,
                  bool backward, int64_t arch, int64_t processors, int64_t shared_bytes,
                  int64_t cluster_blocks) {
@@ -376,7 +376,7 @@ std::string plan(int64_t T, int64_t B, int64_t H, int64_t P, int64_t dtype, bool
     return cuda::explain<typename decltype(type)::type>({T, B, H, P, tf32, backward}, on);
   });
 }
-// Of a device that is here: architecture, SMs, bytes of shared memory of a block, blocks of a cluster.
+// The limits of a present device: architecture, SMs, bytes of shared memory a block, blocks of a cluster.
 std::tuple<int64_t, int64_t, int64_t, int64_t> device(int64_t index) {
   const cuda::DeviceLimits found = cuda::limits_of(static_cast<int>(index));
   return {found.arch, found.processors, found.shared_bytes, found.cluster_blocks};
@@ -386,7 +386,7 @@ std::tuple<int64_t, int64_t, int64_t, int64_t> device(int64_t index) {
 void emulate(int64_t arch, int64_t processors, int64_t shared_bytes, int64_t cluster_blocks) {
   cuda::emulated_limits = {int(arch), int(processors), shared_bytes, int(cluster_blocks)};
 }
-// How many plans were made, and how many explained in words, since the process started.
+// The numbers of plans made and of plans explained since the process started.
 std::tuple<int64_t, int64_t> plan_counts() { return {cuda::plans_made, cuda::plans_explained}; }
 #define LSTM_LIBRARY stateful_lstm_emulated
 #define LSTM_KEY CPU

@@ -110,7 +110,7 @@ LSTM_KERNEL step_project(InferenceStepArgs<S> p) {
   }
 }
 
-// The new h into the rows' slots, once every block has read the old one.
+// Copies the new h to the rows' slots, after every block has read the old one.
 template <class S>
 LSTM_KERNEL step_commit(InferenceStepArgs<S> p) {
   const int64_t n = p.B * p.P;

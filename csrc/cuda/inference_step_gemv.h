@@ -19,7 +19,7 @@ constexpr int kStepUnits = 8, kStepThreads = 32 * kStepUnits;
 template <class S>
 constexpr int kSixteen = 16 / int(sizeof(S));  // numbers in 16 bytes
 
-// Numbers k, k + 1, ... of a row of K; zero past its end. `whole`: the row is made of whole 16 bytes.
+// Numbers k, k + 1, ... of a row of K; zero past its end. `whole`: the row is 16-byte aligned in place and length.
 template <class S>
 LSTM_DEVICE void load_sixteen(const S* row, int64_t k, int64_t K, bool whole,
                               Acc<S> (&to)[kSixteen<S>]) {
@@ -42,8 +42,8 @@ LSTM_DEVICE bool is_whole(const S* row, int64_t K) {
   return K % kSixteen<S> == 0 && reinterpret_cast<uintptr_t>(row) % 16 == 0;
 }
 
-// sums += this lane's part of the products of R rows of x with N rows of weights, all of K numbers. A row of x that
-// is null counts as zero.
+// sums += this lane's part of the products of R rows of x with N rows of weights, all of K numbers. A null row of x
+// counts as zero.
 template <class S, int R, int N>
 LSTM_DEVICE void add_vectors(Acc<S> (&sums)[R][N], const S* const (&x)[R], const S* const (&w)[N],
                              int64_t K) {

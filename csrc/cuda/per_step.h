@@ -16,7 +16,7 @@
 namespace stateful_lstm::cuda {
 
 template <class Product>
-struct Place {  // of a block's tile
+struct Place {  // the first row and unit of a block's tile
   int64_t row, unit;
   LSTM_DEVICE explicit Place(int64_t units) {
     const int64_t tiles = (units + Product::kUnits - 1) / Product::kUnits;
@@ -109,9 +109,9 @@ LSTM_KERNEL forward_project(ForwardArgs<S> p, int64_t step) {
   }
 }
 
-// The gradient of the h that comes out of `step`, for step = T - 1 down to 0: what the step after hands
-// back, its gates' gradients (rows, 4H) times weight_hh, and what reaches y. Without a projection the
-// step's cells follow at once. Step -1 gives grad_h0 and grad_c0.
+// The gradient of the h that `step` computes, for step = T - 1 down to 0: the gates' gradients of the step after (rows,
+// 4H) times weight_hh, plus the gradient of y. Without a projection the step's cells follow in the same launch. Step -1
+// gives grad_h0 and grad_c0.
 template <class S, class Product>
 LSTM_KERNEL backward_step(BackwardArgs<S> p, int64_t step) {
   using A = Acc<S>;
@@ -138,7 +138,7 @@ LSTM_KERNEL backward_step(BackwardArgs<S> p, int64_t step) {
     if (last) {
       dh = p.grad_h_n != nullptr ? widen(p.grad_h_n[b * P + u]) : A(0);
     } else if (!is_live(p, next, b)) {
-      dh = dh_next[b * P + u];  // the state went past that step unchanged
+      dh = dh_next[b * P + u];  // that step left the state unchanged
     } else if (is_reset(p, next, b)) {
       dh = 0;
     } else if (p.recurrent_mask != nullptr) {
@@ -163,8 +163,8 @@ LSTM_KERNEL backward_step(BackwardArgs<S> p, int64_t step) {
   }
 }
 
-// The step's cells, after backward_step with a projection: dh (rows, P) times weight_hr is the gradient of h
-// before it.
+// The step's cells, after backward_step with a projection: dh (rows, P) times weight_hr is the gradient of h before the
+// projection.
 template <class S, class Product>
 LSTM_KERNEL backward_project(BackwardArgs<S> p, int64_t step) {
   using A = Acc<S>;

@@ -191,7 +191,7 @@ def brief(plan: str) -> str:
     text += f"{'s' * (blocks != '1')} of {threads} threads"
     if refused:
         name, reason = refused.popitem()
-        text += f"; not {name}: {reason}"
+        text += f"; not {name}: {reason.partition(', ')[0]}"  # without the device's limit
     return text
 
 

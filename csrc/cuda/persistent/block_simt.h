@@ -13,13 +13,13 @@
 
 namespace stateful_lstm::cuda {
 
-// Where things lie in a block's shared memory. N: columns of the product for each unit, 4 or 1.
+// A block's shared memory. N: columns of the product for each unit, 4 or 1.
 template <class S, class Product, int N>
 struct BlockShared {
   using Element = typename Product::Element;
   int units, K, stride;  // units rounded up to whole tiles; depth of the product
-  Element* weights;      // (N * units, stride), zero where there is nothing
-  Element* rows;         // (kRows, stride), likewise
+  Element* weights;      // (N * units, stride), padded with zeros
+  Element* rows;         // (kRows, stride), padded with zeros
   Acc<S>* cells;         // (kRows, H)
 
   LSTM_DEVICE BlockShared(int64_t count, int64_t depth)
@@ -54,7 +54,7 @@ LSTM_KERNEL forward_persistent_block(ForwardArgs<S> p) {
         Product::element(p.weight_hh[i]);
   }
   const int count = int(B - row0 < Product::kRows ? B - row0 : Product::kRows);
-  // h into what the product takes: zero after a reset, times the mask.
+  // Stores h as the product's operand for step `next`: times the mask, zero after a reset.
   const auto bring = [&](int row, int64_t unit, A h, int64_t next) {
     const int64_t b = row0 + row;
     if (next < p.T && is_reset(p, time_of(p, next), b)) h = 0;
@@ -70,7 +70,7 @@ LSTM_KERNEL forward_persistent_block(ForwardArgs<S> p) {
   block_barrier();
   for (int64_t step = 0; step < p.T; ++step) {
     const int64_t t = time_of(p, step);
-    // The new h waits in memory until all have read the old one.
+    // The new h stays in memory until all threads have read the old one.
     for (int first = 0; first < H; first += Product::kUnits) {
       A sums[Product::kCells][4] = {};
       Product::template accumulate<4>(sums, at.rows, at.stride, at.weights + first * at.stride,
@@ -137,7 +137,7 @@ LSTM_KERNEL backward_persistent_block(BackwardArgs<S> p) {
         const int row = Product::row(cell), unit = first + Product::unit(cell);
         if (row >= count || unit >= H) continue;
         const int64_t b = row0 + row;
-        if (!is_live(p, t, b)) continue;  // the gradient goes past the step unchanged
+        if (!is_live(p, t, b)) continue;  // the gradient passes the step unchanged
         A dh = is_reset(p, t, b) ? A(0) : sums[cell][0];
         if (p.recurrent_mask != nullptr) dh *= widen(p.recurrent_mask[b * H + unit]);
         p.dh[b * H + unit] = dh;

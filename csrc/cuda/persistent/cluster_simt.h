@@ -18,7 +18,7 @@ LSTM_DEVICE void cluster_barrier() {
   cluster_wait();
 }
 
-// The element at `place` of this block's shared memory, in all blocks of the cluster.
+// Writes to `place` of the shared memory of all blocks of the cluster.
 template <class Element>
 LSTM_DEVICE void write_to_all(Element* place, Element x) {
   for (int rank = 0; rank < cluster_blocks(); ++rank) *cluster_shared(place, rank) = x;
@@ -48,7 +48,7 @@ LSTM_KERNEL forward_persistent_cluster(ForwardArgs<S> p) {
     c[cell] = b < B && u < H ? p.c0[b * H + u] : A(0);
     h[cell] = b < B && u < H ? p.h0[b * H + u] : zero<S>();
   }
-  cluster_barrier();  // all buffers have been cleared and may be written by others
+  cluster_barrier();  // all buffers are cleared, so other blocks may write to them
   for (int64_t step = 0; step < p.T; ++step) {
     const int64_t t = time_of(p, step);
     A sums[Product::kCells][4] = {};
@@ -94,7 +94,7 @@ LSTM_KERNEL backward_persistent_cluster(BackwardArgs<S> p) {
     const int64_t b = row0 + Product::row(cell), u = unit0 + Product::unit(cell);
     first_gradients(p, b, u, &dh[cell], &dc[cell]);
   }
-  cluster_barrier();  // all buffers have been cleared and may be written by others
+  cluster_barrier();  // all buffers are cleared, so other blocks may write to them
   for (int64_t step = p.T - 1; step >= -1; --step) {
     A sums[Product::kCells][1] = {};
     if (step < p.T - 1) at.multiply(sums, int((step + 1) % 2));

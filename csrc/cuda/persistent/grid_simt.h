@@ -105,7 +105,7 @@ LSTM_KERNEL backward_persistent_grid(BackwardArgs<S> p, uint32_t* workspace) {
   }
   const int rows = int(B - row0 < Product::kRows ? B - row0 : Product::kRows);
   for (int64_t step = p.T - 1; step >= -1; --step) {
-    const int64_t done = p.T - 1 - step;  // steps whose gradients are there
+    const int64_t done = p.T - 1 - step;  // steps whose gradients are complete
     A sums[Product::kCells][1] = {};
     if (done > 0) {
       const A* made = p.grad_gates + (time_of(p, step + 1) * B + row0) * 4 * H;

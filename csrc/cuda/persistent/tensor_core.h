@@ -16,7 +16,7 @@
 
 namespace stateful_lstm::cuda {
 
-// The pair of units that a thread looks after: which, and whether both are there.
+// The pair of units that a thread owns in the call, and whether both exist.
 template <class Product>
 struct OwnPair {
   bool there, two;
@@ -48,7 +48,7 @@ LSTM_DEVICE void put_pair(const Exchange& exchange, int64_t round, const OwnPair
   }
 }
 
-// This warp's slice of the rows of a round, when they are there, times its weights.
+// Waits for this warp's slice of the rows of a round and multiplies it with the weights.
 template <class Product, int N, class Exchange>
 LSTM_DEVICE void multiply_round(const SplitKShared<Product, N>& at, const Exchange& exchange,
                                 int64_t round, uint32_t keep,
@@ -70,7 +70,7 @@ template <class S, class Product, class Exchange>
 LSTM_KERNEL_OF(Product::kThreads)
 forward_tensor_core(ForwardArgs<S> p, uint32_t* memory) {
   constexpr int kPairs = Product::kPairs;
-  // Whether there are registers for what a step needs beside h while it waits.
+  // Whether there are registers to hold a step's other operands while it waits for h.
   constexpr bool kEarly = Product::kRowTiles * Product::kTiles <= 4;
   const int64_t B = p.B, H = p.H;
   const TilePlace<Product> place(H);
