@@ -164,7 +164,7 @@ def main() -> None:
     out = options.out or (root.parent / "build/bench" if trial else root / "results")
     about = report.description(device)
     path = out / f"{report.slug(about['device'])}.json"
-    chip = roofline.read(root / "results" / report.chip_file(about["device"]))
+    chip = roofline.read(root / "results" / report.microbench_file(about["device"]))
 
     kinds = [kind for part in options.only for kind in PARTS[part]]
     if device.type == "cpu":

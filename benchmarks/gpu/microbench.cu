@@ -1,5 +1,5 @@
-// Times the kernels of chip_kernels.h on the GPU, and prints one JSON object. For chip.py, which compiles it; or by
-// itself: chip [--quick]. --quick takes few steps and little memory: to see that it runs, here or in the emulator.
+// Times the kernels of microbench_kernels.h on the GPU, and prints one JSON object. For microbench.py, which compiles it; or by
+// itself: microbench [--quick]. --quick takes few steps and little memory: to see that it runs, here or in the emulator.
 //
 // Each time is the median of some runs between two events of the stream, after two that warm up, and long enough that
 // a launch does not count. What a kernel must leave is checked, and where it did not, or CUDA reports an error,
@@ -16,7 +16,7 @@
 #include "cuda/launch.h"
 #include "microbench_kernels.h"
 
-namespace stateful_lstm::chip {
+namespace stateful_lstm::microbench {
 
 // The SM's own clock, beside that of the events. out: low and high half of the cycles, and what keeps it busy.
 LSTM_KERNEL clock_kernel(uint32_t* out, int steps) {
@@ -618,18 +618,18 @@ std::string measured(bool quick) {
 }
 
 }  // namespace
-}  // namespace stateful_lstm::chip
+}  // namespace stateful_lstm::microbench
 
 int main(int count, char** arguments) {
   const bool quick = count == 2 && std::strcmp(arguments[1], "--quick") == 0;
   if (count > 1 && !quick) {
-    std::fprintf(stderr, "usage: chip [--quick]\n");
+    std::fprintf(stderr, "usage: microbench [--quick]\n");
     return 2;
   }
   try {
-    std::printf("%s\n", stateful_lstm::chip::measured(quick).c_str());
+    std::printf("%s\n", stateful_lstm::microbench::measured(quick).c_str());
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "chip: %s\n", error.what());
+    std::fprintf(stderr, "microbench: %s\n", error.what());
     return 1;
   }
   return 0;

@@ -1,4 +1,4 @@
-// Kernels that each measure one thing of a chip, of those that csrc/cuda/'s kernels are bound by. chip.cu
+// Kernels that each measure one thing of a chip, of those that csrc/cuda/'s kernels are bound by. microbench.cu
 // times them.
 //
 // Only device.h's names, so that the emulator runs them too (tests/cuda/test_microbench.py). Each leaves words that
@@ -9,7 +9,7 @@
 
 #include "cuda/device.h"
 
-namespace stateful_lstm::chip {
+namespace stateful_lstm::microbench {
 
 using namespace cuda;
 
@@ -354,4 +354,4 @@ inline uint32_t expected_fma(int rounds) {
   return kFmaChains * rounds + kFmaChains * (kFmaChains - 1) / 2;
 }
 
-}  // namespace stateful_lstm::chip
+}  // namespace stateful_lstm::microbench

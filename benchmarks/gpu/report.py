@@ -186,9 +186,9 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def chip_file(device: str) -> str:
-    """Where chip.py's figures of a device are, among the results."""
-    return f"chip-{slug(device)}.json"
+def microbench_file(device: str) -> str:
+    """Where microbench.py's figures of a device are, among the results."""
+    return f"microbench-{slug(device)}.json"
 
 
 def give_floor(row: GpuRow, chip: roofline.Chip) -> None:

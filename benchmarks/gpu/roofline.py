@@ -1,4 +1,4 @@
-"""How fast a step of an LSTM can be on a chip, from what chip.py has measured of it.
+"""How fast a step of an LSTM can be on a chip, from what microbench.py has measured of it.
 
 A pass, forward or backward, takes a step no less than the longest of
 
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Chip = dict[str, Any]  # as chip.py writes it
+Chip = dict[str, Any]  # as microbench.py writes it
 SIZES = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}  # bytes
 SUM = 4  # bytes of what is summed up in
 BLOCKS = 8  # of a cluster
@@ -85,7 +85,7 @@ def floor_us(chip: Chip, T: int, B: int, I: int, H: int, dtype: str, train: bool
 
 
 def read(path: Path) -> Chip | None:
-    """What chip.py has written; None: nothing of this device."""
+    """What microbench.py has written; None: nothing of this device."""
     if not path.exists():
         return None
     chip: Chip = json.loads(path.read_text())

@@ -101,6 +101,14 @@ struct On {
 };
 #endif
 
+// A call of an operator: its device, which is the current one while this lives, and its checked inputs.
+struct Operation {
+  explicit Operation(const Tensor& x) : where(device_of(x)), on(where), in(where) {}
+  Device where;
+  On on;
+  Inputs in;
+};
+
 Tensor mm(const Tensor& a, const Tensor& b) {
   std::array<StableIValue, 2> stack{torch::stable::detail::from(a), torch::stable::detail::from(b)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "", stack.data(), TORCH_ABI_VERSION));
@@ -131,9 +139,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
   return by_cuda_dtype(weight_hh.scalar_type(), [&](auto type) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
-    const Device where = device_of(weight_hh);
-    const On on(where);
-    Inputs in(where);
+    Operation call(weight_hh);
+    auto& [where, on, in] = call;
     cuda::ForwardArgs<S> p = {};
     p.T = x.size(0);
     p.B = x.size(1);
@@ -182,9 +189,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
   return by_cuda_dtype(weight_hh.scalar_type(), [&](auto type) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
-    const Device where = device_of(weight_hh);
-    const On on(where);
-    Inputs in(where);
+    Operation call(weight_hh);
+    auto& [where, on, in] = call;
     cuda::BackwardArgs<S> p = {};
     p.T = gates.size(0);
     p.B = gates.size(1);
@@ -251,8 +257,8 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
   return by_cuda_dtype(h.scalar_type(), [&](auto type) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
-    const Device where = device_of(h);
-    const On on(where);
+    Operation call(h);
+    auto& [where, on, in] = call;
     const StateSizes s = check_state<S>(h, c, where);
     STD_TORCH_CHECK(is_sequence(x), "x must be (T, B, I), I 1 or more, got ",
                     shape_text(x.sizes()));
@@ -264,7 +270,6 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
     STD_TORCH_CHECK(s.LD > 0 && s.LD % D == 0 && int64_t(weights.size()) == s.LD * each,
                     "the number of weights, ", weights.size(), ", does not fit ", s.LD,
                     " states of layers and directions");
-    Inputs in(where);
     if (overlap(x, h) || overlap(x, c)) x = torch::stable::clone(x);
     cuda::InferenceStepArgs<S> p = {};
     p.B = B;
@@ -316,9 +321,8 @@ std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indi
   return by_cuda_dtype(h.scalar_type(), [&](auto type) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
-    const Device where = device_of(h);
-    const On on(where);
-    Inputs in(where);
+    Operation call(h);
+    auto& [where, on, in] = call;
     const StateSizes s = check_state<S>(h, c, where);
     const int64_t B = state_indices ? state_indices->numel() : s.slots;
     const Slots slots = find_slots(in, state_indices, B, s.slots, where, on);
@@ -336,9 +340,8 @@ void state_write_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tenso
   by_cuda_dtype(h.scalar_type(), [&](auto type) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
-    const Device where = device_of(h);
-    const On on(where);
-    Inputs in(where);
+    Operation call(h);
+    auto& [where, on, in] = call;
     const StateSizes s = check_state<S>(h, c, where);
     const int64_t B = state_indices ? state_indices->numel() : s.slots;
     const S* new_h = in.get<S>(h_n, {s.LD, B, s.P}, "h_n");

@@ -36,89 +36,54 @@ struct Candidate {
 
 // ---- the candidates of a type --------------------------------------------------------------------
 
-template <class S, class Product>
-Candidate<S> block_candidate(const char* variant) {
-  return {Kernel::persistent_block,
-          variant,
-          Product::kRows,
-          Product::kTensorCores,
-          persistent_block_grid<S, Product>,
-          launch_forward_persistent_block<S, Product>,
-          launch_backward_persistent_block<S, Product>,
-          nullptr};
-}
-template <class S, class Product>
-Candidate<S> cluster_candidate(const char* variant) {
-  return {Kernel::persistent_cluster,
-          variant,
-          Product::kRows,
-          Product::kTensorCores,
-          persistent_cluster_grid<S, Product>,
-          launch_forward_persistent_cluster<S, Product>,
-          launch_backward_persistent_cluster<S, Product>,
-          nullptr};
-}
-template <class S, class Product>
-Candidate<S> grid_candidate(const char* variant) {
-  return {Kernel::persistent_grid,
-          variant,
-          Product::kRows,
-          Product::kTensorCores,
-          persistent_grid_grid<S, Product>,
-          launch_forward_persistent_grid<S, Product>,
-          launch_backward_persistent_grid<S, Product>,
-          nullptr};
-}
-template <class S, class Variant>
-Candidate<S> tensor_core_candidate(Kernel kernel, const char* variant) {
-  return {kernel,
-          variant,
-          Variant::ForwardTile::kRows,
-          true,
-          tensor_core_grid_of<S, Variant>,
-          launch_forward_tensor_core<S, Variant>,
-          launch_backward_tensor_core<S, Variant>,
-          nullptr};
-}
-template <class S, class Product>
-Candidate<S> per_step_candidate(const char* variant) {
-  return {Kernel::per_step,
-          variant,
-          Product::kRows,
-          Product::kTensorCores,
-          per_step_grid<S, Product>,
-          launch_forward_per_step<S, Product>,
-          launch_backward_per_step<S, Product>,
-          launch_inference_step<S, Product>};
-}
-
 template <class S>
 std::vector<Candidate<S>> list_candidates() {
   std::vector<Candidate<S>> list;
 #define LSTM_ADD(Type, ...) \
-  if constexpr (std::is_same_v<S, Type>) list.push_back(LSTM_MAKE(#__VA_ARGS__, __VA_ARGS__));
-#define LSTM_MAKE(name, ...) tensor_core_candidate<S, __VA_ARGS__>(Kernel::persistent_block, name)
+  if constexpr (std::is_same_v<S, Type>) list.push_back(LSTM_CANDIDATE(#__VA_ARGS__, __VA_ARGS__));
+#define LSTM_OF(kernel, step, name, ...)                 \
+  Candidate<S>{Kernel::kernel,                           \
+               name,                                     \
+               __VA_ARGS__::kRows,                       \
+               __VA_ARGS__::kTensorCores,                \
+               kernel##_grid<S, __VA_ARGS__>,            \
+               launch_forward_##kernel<S, __VA_ARGS__>,  \
+               launch_backward_##kernel<S, __VA_ARGS__>, \
+               step}
+#define LSTM_TENSOR_CORE(kernel, name, ...)                 \
+  Candidate<S>{Kernel::kernel,                              \
+               name,                                        \
+               __VA_ARGS__::ForwardTile::kRows,             \
+               true,                                        \
+               tensor_core_grid_of<S, __VA_ARGS__>,         \
+               launch_forward_tensor_core<S, __VA_ARGS__>,  \
+               launch_backward_tensor_core<S, __VA_ARGS__>, \
+               nullptr}
+#define LSTM_CANDIDATE(...) LSTM_TENSOR_CORE(persistent_block, __VA_ARGS__)
   LSTM_BLOCKS(LSTM_ADD)
-#undef LSTM_MAKE
-#define LSTM_MAKE(name, ...) tensor_core_candidate<S, __VA_ARGS__>(Kernel::persistent_cluster, name)
+#undef LSTM_CANDIDATE
+#define LSTM_CANDIDATE(...) LSTM_TENSOR_CORE(persistent_cluster, __VA_ARGS__)
   LSTM_CLUSTERS(LSTM_ADD)
-#undef LSTM_MAKE
-#define LSTM_MAKE(name, ...) tensor_core_candidate<S, __VA_ARGS__>(Kernel::persistent_grid, name)
+#undef LSTM_CANDIDATE
+#define LSTM_CANDIDATE(...) LSTM_TENSOR_CORE(persistent_grid, __VA_ARGS__)
   LSTM_GRIDS(LSTM_ADD)
-#undef LSTM_MAKE
-#define LSTM_MAKE(name, ...) block_candidate<S, __VA_ARGS__>(name)
+#undef LSTM_CANDIDATE
+#define LSTM_CANDIDATE(...) LSTM_OF(persistent_block, nullptr, __VA_ARGS__)
   LSTM_SIMT(LSTM_ADD)
-#undef LSTM_MAKE
-#define LSTM_MAKE(name, ...) cluster_candidate<S, __VA_ARGS__>(name)
+#undef LSTM_CANDIDATE
+#define LSTM_CANDIDATE(...) LSTM_OF(persistent_cluster, nullptr, __VA_ARGS__)
   LSTM_SIMT(LSTM_ADD)
-#undef LSTM_MAKE
-#define LSTM_MAKE(name, ...) grid_candidate<S, __VA_ARGS__>(name)
+#undef LSTM_CANDIDATE
+#define LSTM_CANDIDATE(...) LSTM_OF(persistent_grid, nullptr, __VA_ARGS__)
   LSTM_SIMT(LSTM_ADD)
-#undef LSTM_MAKE
-#define LSTM_MAKE(name, ...) per_step_candidate<S, __VA_ARGS__>(name)
+#undef LSTM_CANDIDATE
+#define LSTM_CANDIDATE(name, ...) \
+  LSTM_OF(per_step, (launch_inference_step<S, __VA_ARGS__>), name, __VA_ARGS__)
   LSTM_TENSOR(LSTM_ADD)
   LSTM_SIMT(LSTM_ADD)
-#undef LSTM_MAKE
+#undef LSTM_CANDIDATE
+#undef LSTM_TENSOR_CORE
+#undef LSTM_OF
 #undef LSTM_ADD
   return list;
 }

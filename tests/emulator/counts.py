@@ -1,4 +1,4 @@
-"""What the tests ran in the emulator, for the end of what they print (tests/conftest.py)."""
+"""Counts what the tests ran in the emulator, for the summary at their end (tests/conftest.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ mutants: list[bool] = []
 
 
 def summary() -> str:
-    """One line, or nothing if nothing ran."""
+    """One line, or an empty text if nothing ran."""
     kernels = {name for name, _, _ in launches}
     cases = {(name, case) for name, case, _ in launches}
     parts = []

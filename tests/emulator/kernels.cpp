@@ -1,6 +1,6 @@
 // The project's CUDA kernels as a Python module over numpy arrays: tests/cuda/test_cuda_kernels.py.
 //
-// Python owns all arrays, outputs and scratch too, and fills those with NaN. 16-bit numbers come as uint16.
+// Python owns all arrays, and fills outputs and scratch with NaN. 16-bit numbers are passed as uint16.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -22,7 +22,7 @@ using namespace stateful_lstm::cuda;
 
 namespace {
 
-// An array of the call by its name, or null if it is None or not there.
+// An array of the call by its name, or null if it is None or missing.
 template <class T>
 T* array(const py::dict& arrays, const char* name) {
   if (!arrays.contains(name) || arrays[name].is_none()) return nullptr;
@@ -128,7 +128,7 @@ DeviceLimits device_of(const py::tuple& t) {
   const auto size = [&](int n) { return py::cast<int64_t>(t[n]); };
   return {int(size(0)), int(size(1)), size(2), int(size(3))};
 }
-// f with a value of the type.
+// Calls f with a value of the type that the name says.
 template <class F>
 auto by_name(const std::string& dtype, const F& f) {
   if (dtype == "float32") return f(float());

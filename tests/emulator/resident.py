@@ -1,4 +1,4 @@
-"""Runs the CUDA kernels of a resident step in the emulator, and what they must give."""
+"""Runs the CUDA kernels of the inference step in the emulator, with the expected results."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Step:
 
 
 def run(step: Step, variant: str, seed: int, kind: str = "plain") -> dict[str, Tensor]:
-    """y, h_n, c_n, and h and c as the step leaves them."""
+    """The kernel's y, h_n, c_n, and h and c after the step."""
     B, P, H, dtype = step.B, step.P, step.H, step.dtype
     outputs = {
         "h": step.h.clone(),

@@ -1,7 +1,6 @@
-"""Runs the CUDA kernels of a sequence in the emulator, and what they must give.
+"""Runs the CUDA kernels of a sequence in the emulator, with the expected results.
 
-Arrays that a kernel writes are filled with NaN first, and so is its scratch memory: what it reads
-before it has written it shows. The truth is the reference, in float64 on the same rounded numbers.
+Outputs and scratch are filled with NaN first, so that a read before a write shows. The truth is the reference, in float64 on the same rounded numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-# "kernels" has all that is built, "smoke_kernels" two variants.
+# "kernels" has all variants, "smoke_kernels" a few.
 source = "kernels"
 
 
@@ -40,7 +39,7 @@ def kernels(kind: str = "plain") -> ModuleType:
 
 
 def as_array(t: Tensor | None) -> Any:
-    """The tensor's memory as numpy sees it; bfloat16, which it does not know, as integers."""
+    """The tensor's memory as a numpy array; bfloat16, which numpy lacks, as integers."""
     if t is None:
         return None
     return (t.view(torch.int16) if t.dtype == torch.bfloat16 else t).numpy()
@@ -56,7 +55,7 @@ def unset(*shape: int, dtype: torch.dtype) -> Tensor:
 
 @dataclass
 class Case:
-    """One call: what goes in, and the gradients that come back."""
+    """One call: its inputs, and the gradients of its outputs."""
 
     T: int
     B: int
@@ -167,12 +166,12 @@ def run(
 
 
 def truth(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What forward and backward must give, in float64."""
+    """The expected results of forward and backward, in float64."""
 
     def double(t: Tensor | None) -> Tensor | None:
         return None if t is None else t.double()
 
-    identity = torch.eye(4 * case.H, dtype=torch.float64)  # so that x is what the gates add
+    identity = torch.eye(4 * case.H, dtype=torch.float64)  # so that x goes to the gates unchanged
     w_hh, w_hr, mask = double(case.weight_hh), double(case.weight_hr), double(case.mask)
     x = case.gates_x.double().clone().requires_grad_()
     h0, c0 = (t.double().clone().requires_grad_() for t in (case.h0, case.c0))

@@ -1,4 +1,4 @@
-"""All kernels, in few calls that yet have every thread wait for every other: quick, for mutate.py.
+"""Runs all kernels in a few calls in which threads wait for each other: quick, for mutate.py.
 
 python tests/emulator/smoke_kernels.py        # several orders of threads, then ThreadSanitizer
 python tests/emulator/smoke_kernels.py tsan   # in this process, of this kind
@@ -23,10 +23,9 @@ from emulator.sequence import Case
 
 sequence.source = "smoke_kernels"
 SIMT, TENSOR = "Simt<float, 1>", "Tensor<float, 1>"
-BOUNDS = {SIMT: 1e-5}  # how far a variant may be off; on tensor cores:
+BOUNDS = {SIMT: 1e-5}  # the largest error of a variant; on tensor cores:
 TF32 = 1e-2
-# Steps enough for a buffer to be used again; units enough for several blocks, and for more than one
-# piece of what is multiplied.
+# Enough steps to reuse a buffer; enough units for several blocks and more than one piece of K.
 CALLS = [
     *(("per_step", variant, 40, P) for variant in (SIMT, TENSOR) for P in (40, 21)),
     *(("persistent_block", variant, 40, 40) for variant in (SIMT, "TensorBlock<float, 64>")),
@@ -53,11 +52,11 @@ def check(kind: str) -> None:
         for seed in SEEDS[kind]:
             found = resident.run(step, variant, seed, kind)
             compare(found, resident.truth(step), BOUNDS.get(variant, TF32))
-    backwards = list(range(64))[::-1]  # each is looked after by another warp than its number
+    backwards = list(range(64))[::-1]  # each row's slot is initialized by a thread of another warp
     for seed in SEEDS[kind]:
         rows, error = sequence.kernels(kind).read_slots(backwards, 64, seed)
         assert (rows.tolist(), error) == (backwards, 0)
-        if kind == "plain":  # of rows with one slot any may win: a race that is meant
+        if kind == "plain":  # any row of a slot may win: an intended race
             rows, error = sequence.kernels(kind).read_slots([*range(63), 0], 63, seed)
             assert (sorted(rows), error) == ([-1, *range(63)], 2)
 

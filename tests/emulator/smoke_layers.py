@@ -1,7 +1,7 @@
-"""A few layers on the emulated operators, for AddressSanitizer: every kernel, forward and backward.
+"""Runs a few layers on the emulated operators under AddressSanitizer: every kernel, both directions.
 
-The binding takes the kernels' memory from torch, scratch too. Where it took too little, a kernel
-reads or writes past an end, and that ends this process. tests/cuda/test_cuda_binding.py runs it
+The binding allocates the kernels' memory from torch, scratch too. If it allocates too little, a
+kernel reads or writes past an end, which ends this process. tests/cuda/test_cuda_binding.py runs it
 with `build.environment("asan")`.
 """
 
@@ -22,7 +22,7 @@ from stateful_lstm.backend import cuda
 binding.source = Path(__file__).with_name("smoke_launcher.cpp")
 B, SLOTS = 3, 40
 SM80, SM90 = cuda.DeviceLimits(80, 8, 65536, 1), cuda.DeviceLimits(90, 8, 65536, 8)
-# Mostly another kernel backward than forward: what one of them needs, the other does not.
+# Mostly another kernel backward than forward, since their workspaces differ.
 CALLS = [
     (SM80, 20, False, ["persistent_block", "persistent_block"]),
     (SM80, 40, True, ["persistent_grid", "persistent_block"]),
@@ -34,7 +34,7 @@ CONFIGS = [{}, {"num_layers": 3, "bidirectional": True}, {"num_layers": 2, "proj
 
 
 def kernels(device: cuda.DeviceLimits, H: int, tf32: bool) -> list[str]:
-    """Those that a call gets, forward and backward."""
+    """The kernels of a call, forward and backward."""
     own = binding.emulated_operators("asan")
     said = (own.cuda_plan(4, B, H, H, 6, tf32, back, *device) for back in (False, True))
     return [text.split(": ")[1].split(",")[0] for text in said]
