@@ -29,8 +29,8 @@ OUT = ROOT / "build/cuda"
 
 ARCHITECTURES = ("75", "80", "86", "89", "90a", "100a", "120")
 QUICK = ("90a",)
-# The architectures that device.h distinguishes. nvcc makes PTX once for each of them, and from it the
-# code of all chips up to the next one. The newest PTX stays in the objects, for unlisted chips.
+# The architectures that device.h distinguishes. nvcc makes PTX once for each of them, and from it
+# the code of all chips up to the next one. The newest PTX stays in the objects, for other chips.
 VIRTUAL = (75, 80, 90)
 # The oldest architecture on which the plan can select a kernel.
 OLDEST = {"cluster_simt": 90, "block_tensor": 80, "cluster_tensor": 90, "grid_tensor": 80}

@@ -33,11 +33,11 @@ SECONDS = 300  # far more than it takes: blocks that wait for each other might w
 
 
 class MicrobenchError(RuntimeError):
-    """Why there are no figures, in one sentence."""
+    """The program failed; the message says why in one sentence."""
 
 
 def architecture() -> str:
-    """The GPU's that is here, or 90a."""
+    """The architecture of this machine's GPU, or 90a."""
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
@@ -48,7 +48,7 @@ def architecture() -> str:
 
 
 def compiled(arch: str) -> Path:
-    """The program for an architecture."""
+    """Compiles the program for an architecture."""
     compiler = cuda.nvcc()
     if compiler is None:
         raise MicrobenchError(
@@ -64,7 +64,7 @@ def compiled(arch: str) -> Path:
 
 
 def measured(program: Path, quick: bool) -> dict[str, Any]:
-    """What the program prints."""
+    """Runs the program and returns the numbers that it prints."""
     command = [str(program.resolve()), *(["--quick"] if quick else [])]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=SECONDS)
@@ -81,7 +81,9 @@ def measured(program: Path, quick: bool) -> dict[str, Any]:
 
 def write(found: dict[str, Any], out: Path) -> Path:
     """The machine, as in the other results, and the numbers."""
-    from benchmarks.cpu import machine  # here, since torch and the package are not needed before
+    from benchmarks.cpu import (
+        machine,
+    )  # a late import: only this function needs torch and the package
     from benchmarks.gpu import report
 
     about = {name: value for name, value in found.items() if not isinstance(value, dict)}
@@ -96,7 +98,7 @@ def write(found: dict[str, Any], out: Path) -> Path:
 
 
 def table(found: dict[str, Any]) -> str:
-    """A line for each number."""
+    """One line for each number."""
     lines = [f"{found['device']}, compute capability {found['capability']}, {found['SMs']} SMs"]
     for name, value in found["numbers"].items():
         text = f"{value:.0f}" if value >= 1000 else f"{value:.4g}"

@@ -1,6 +1,7 @@
 """Runs the CUDA kernels of a sequence in the emulator, with the expected results.
 
-Outputs and scratch are filled with NaN first, so that a read before a write shows. The truth is the reference, in float64 on the same rounded numbers.
+Outputs and scratch are filled with NaN first, so that a read before a write shows. The truth is the
+reference, in float64 on the same rounded numbers.
 """
 
 from __future__ import annotations

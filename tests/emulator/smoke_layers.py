@@ -1,4 +1,4 @@
-"""Runs a few layers on the emulated operators under AddressSanitizer: every kernel, both directions.
+"""Runs a few layers on the emulated operators: every kernel, for AddressSanitizer.
 
 The binding allocates the kernels' memory from torch, scratch too. If it allocates too little, a
 kernel reads or writes past an end, which ends this process. tests/cuda/test_cuda_binding.py runs it

@@ -14,5 +14,5 @@ def device_is_there():
 
 
 def pytest_itemcollected(item):
-    # What the GPU's libraries warn of differs from machine to machine, and makes no number wrong.
+    # Warnings of the GPU's libraries differ from machine to machine and do not affect results.
     item.add_marker(pytest.mark.filterwarnings("default::UserWarning"))
