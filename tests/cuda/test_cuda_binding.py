@@ -140,7 +140,7 @@ def test_every_kernel_is_reached_through_the_layer(monkeypatch, chip, dtype, H):
     assert_equal_to_double(emulated, lstm, x, options, True, TOLERANCE[dtype])
 
 
-def test_these_calls_are_of_all_kernels():
+def test_these_calls_reach_all_kernels():
     found = {
         binding.emulated_operators()
         .cuda_plan(2, B, H, H, 7 if dtype == torch.float64 else 15, False, False, *CHIPS[chip])
@@ -168,7 +168,7 @@ def test_a_step_changes_the_state_in_place(emulated, config, dtype, what):
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_step_of_many_layers_in_many_blocks(emulated, bidirectional):
-    # What a layer reads, no block may write before all others have read it.
+    # No block may overwrite a layer's input before all others have read it.
     lstm, x, _ = layer(torch.float32, 1, H=140, num_layers=4, bidirectional=bidirectional)
     assert_equal_to_double(emulated, lstm, x, {}, False, TOLERANCE[torch.float32])
     assert emulated.calls == ["lstm_step_"]
@@ -176,7 +176,7 @@ def test_a_step_of_many_layers_in_many_blocks(emulated, bidirectional):
 
 @pytest.mark.parametrize("which", ["h", "c"])
 def test_a_step_whose_input_is_the_state(emulated, which):
-    # In both directions: the second reads x when the first has changed the state.
+    # In both directions: the second one reads x after the first has changed the state.
     lstm, _, _ = layer(torch.float32, 1, I=140, H=140, bidirectional=True)
     twin, x = in_double(lstm), getattr(lstm.state, which)[:1]
     before = x.double()
@@ -231,7 +231,7 @@ def test_no_steps_and_no_rows(emulated):
     weights = list(lstm.parameters())
     y, (h_n, _) = stateful_lstm.lstm(x, None, weights, backend="cuda")
     (y.sum() + h_n.sum()).backward()
-    # 0: of no steps; each of h and c has a gradient of its own, or none.
+    # Of no steps; h and c each have their own gradient, or none.
     for of_h, of_c in ((2, 3), (2, 0), (0, 3)):
         hx = [torch.zeros(1, B, 6, requires_grad=True) for _ in range(2)]
         y, (h_n, c_n) = stateful_lstm.lstm(x, tuple(hx), weights, backend="cuda")
@@ -242,7 +242,7 @@ def test_no_steps_and_no_rows(emulated):
     assert empty.shape == (3, 0, 6)
 
 
-# ---- slots that cannot be ------------------------------------------------------------------------
+# ---- invalid slots -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -254,8 +254,10 @@ def test_no_steps_and_no_rows(emulated):
         ([2, 3, 2], ValueError, "a slot twice"),
     ],
 )
-def test_a_wrong_slot_is_said_in_the_next_call(emulated, monkeypatch, steps, indices, error, words):
-    # On CUDA Python does not look at the values.
+def test_an_invalid_slot_is_reported_by_the_next_call(
+    emulated, monkeypatch, steps, indices, error, words
+):
+    # On CUDA Python does not check the values.
     monkeypatch.setattr(stateful_lstm.backend.arguments, "check_state_indices", lambda *args: True)
     lstm, x, options = layer(torch.float32, steps, "state_indices")
     others = [s for s in range(SLOTS) if s not in indices]
@@ -266,7 +268,7 @@ def test_a_wrong_slot_is_said_in_the_next_call(emulated, monkeypatch, steps, ind
             lstm(x, **options)
         for old, new in zip(before, lstm.state.read(), strict=True):
             assert torch.equal(old[:, others], new[:, others])
-        lstm(x, **options)  # said once
+        lstm(x, **options)  # reported once
         lstm(x, state_indices=torch.tensor(indices))
         with pytest.raises(error, match=words):
             lstm.state.read()
@@ -275,7 +277,7 @@ def test_a_wrong_slot_is_said_in_the_next_call(emulated, monkeypatch, steps, ind
 # ---- refused -------------------------------------------------------------------------------------
 
 
-def test_the_operators_say_what_does_not_fit():
+def test_the_operators_report_invalid_arguments():
     own = binding.emulated_operators()
     w_ih, w_hh = noise(24, 4), noise(24, 6)
     x, h, c = noise(2, B, 4), noise(B, 6), noise(B, 6)
@@ -315,7 +317,7 @@ def test_the_operators_say_what_does_not_fit():
 @pytest.mark.parametrize("steps", [1, 3])
 def test_tf32_only_where_it_is_allowed(emulated, monkeypatch, steps):
     lstm, x, _ = layer(torch.float32, steps)
-    if steps == 1:  # tensor cores are for more rows than 16; fewer are exact anyway
+    if steps == 1:  # tensor cores take more than 16 rows; fewer rows are computed exactly
         lstm, x = StatefulLSTM(4, 6), noise(1, 17, 4, dtype=torch.float32)
     lstm.eval().requires_grad_(False)
     results = []
@@ -328,7 +330,7 @@ def test_tf32_only_where_it_is_allowed(emulated, monkeypatch, steps):
 
 
 def test_tf32_backward_too(emulated):
-    # From the same gates and cells, or forward's difference would be seen here.
+    # From the same gates and cells, so that forward's rounding plays no part.
     own = binding.emulated_operators()
     w_hh, c, grad = (noise(*n, dtype=torch.float32) for n in ((24, 6), (B, 6), (3, B, 6)))
     gates, cells = torch.rand(3, B, 24), torch.rand(3, B, 6)
@@ -345,7 +347,7 @@ def test_tf32_backward_too(emulated):
 @pytest.mark.parametrize(("dtype", "big"), [(torch.float16, 2048.0), (torch.bfloat16, 256.0)])
 @pytest.mark.parametrize("steps", [1, 2])
 def test_sums_of_16_bit_numbers_are_not_rounded_to_16_bits(emulated, dtype, big, steps):
-    # big + 1, less a bias of big: of big + 1 the type keeps big.
+    # big + 1 - big: the 16-bit type would round big + 1 to big.
     lstm = StatefulLSTM(2, 3, dtype=dtype)
     with torch.no_grad():
         lstm.weight_ih_l0.copy_(torch.tensor([big, 1.0]).expand(12, 2))
@@ -373,7 +375,7 @@ def test_no_kernel_leaves_the_memory_that_the_binding_gives_it():
     assert done.returncode == 0 and done.stdout == "done\n", done.stderr[-4000:]
 
 
-# ---- what is there -------------------------------------------------------------------------------
+# ---- availability and the plan -------------------------------------------------------------------
 
 
 def test_which_chips_a_build_serves(monkeypatch):
@@ -388,7 +390,7 @@ def test_which_chips_a_build_serves(monkeypatch):
         cuda.unsupported.cache_clear()
 
 
-def test_the_command_says_which_kernel_a_call_gets(emulated, monkeypatch, capsys):
+def test_the_command_names_the_kernel_of_a_call(emulated, monkeypatch, capsys):
     monkeypatch.setattr(cuda, "missing", lambda: None)
     call = ["plan", "512", "16", "1024", "--dtype", "bfloat16"]
     assert main([*call, "--why"]) == 0

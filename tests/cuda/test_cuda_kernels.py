@@ -10,7 +10,7 @@ from emulator import build, resident, sequence
 from emulator.resident import Step
 from emulator.sequence import DTYPES, Case
 
-# What is built: in which type, by which variants (csrc/cuda/instances/list.h).
+# The variants that are built for each type (csrc/cuda/instances/list.h).
 SIMT = {
     "float32": ["Simt<float, 1>", "Simt<float, 4>"],
     "float64": ["Simt<double, 1>", "Simt<double, 2>"],
@@ -19,19 +19,19 @@ SIMT = {
 }
 NAMES = {"float32": "float", "float16": "Half", "bfloat16": "Bfloat16"}  # on tensor cores
 TENSOR = {"float32": ["1", "4"], "float16": ["1, 8", "4, 4"], "bfloat16": ["1, 8", "4, 4"]}
-PERSISTENT = {  # in blocks that stay on the device
+PERSISTENT = {  # on tensor cores
     "persistent_block": ["TensorBlock<{}, 64>", "TensorBlock<{}, 128>"],
     "persistent_cluster": ["TensorCluster<{}>"],
     "persistent_grid": [
         f"TensorGrid<{{}}, {sizes}>" for sizes in ("1, 8", "1, 16", "4, 8", "4, 16")
     ],
 }
-VARIANTS = {  # of a launch a step
+VARIANTS = {  # of per_step
     dtype: variants + [f"Tensor<{NAMES[dtype]}, {sizes}>" for sizes in TENSOR.get(dtype, [])]
     for dtype, variants in SIMT.items()
 }
 TYPES = [(dtype, variant) for dtype, variants in VARIANTS.items() for variant in variants]
-SLICES = [
+ON_TENSOR_CORES = [
     (kernel, dtype, variant.format(name))
     for kernel, variants in PERSISTENT.items()
     for dtype, name in NAMES.items()
@@ -45,9 +45,9 @@ KERNELS = [
         for dtype in SIMT
         for variant in SIMT[dtype]
     ),
-    *SLICES,
+    *ON_TENSOR_CORES,
 ]
-# How far numbers of order 1 may be off: h, saved gates and gradients are rounded, some steps deep.
+# Largest errors of numbers of order 1: h, saved gates and gradients are rounded at every step.
 BOUNDS = {"float64": 1e-12, "float32": 1e-5, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 6e-2}
 
 
@@ -121,7 +121,7 @@ def test_any_order_of_threads_gives_the_same_bits(kernel, dtype, variant):
 
 
 def first_rows(case, count):
-    """The same call for the first rows alone."""
+    """The same call with the first rows only."""
     few = Case(case.T, case.B, case.H, case.P, case.dtype)
     few.B = count
     for name in ("h0", "c0", "grad_h_n", "grad_c_n"):
@@ -184,7 +184,7 @@ def test_a_resident_step(dtype, variant, projection, options):
     check_step(Step(5, 7, 18, 6 if projection else 18, DTYPES[dtype], **options), variant)
 
 
-# Of 16 bytes' whole numbers, and for each number of rows that has its own kernel.
+# Rows of whole 16 bytes, and each number of rows that has its own kernel.
 @pytest.mark.parametrize(("dtype", "variant"), TYPES)
 @pytest.mark.parametrize("B", [1, 4, 16, 17, 33])
 def test_a_resident_step_of_any_number_of_rows(dtype, variant, B):
@@ -206,7 +206,7 @@ def test_rows_of_a_resident_step_are_each_on_its_own(dtype):
 
 def check_step(step, variant):
     dtype = str(step.dtype).removeprefix("torch.")
-    if step.resets or step.from_zero:  # what a row does not start from may hold NaN
+    if step.resets or step.from_zero:  # an unused state may hold NaN
         for b in range(step.B):
             if step.slot(b) >= 0 and (step.from_zero or step.reset[b]):
                 step.h[step.slot(b)], step.c[step.slot(b)] = float("nan"), float("nan")

@@ -1,4 +1,4 @@
-"""benchmarks/gpu/microbench.py: kernels and program in the emulator, and the floors it gives.
+"""benchmarks/gpu/microbench.py: its kernels and program in the emulator, and the floors.
 
 The emulator knows no times. It tells that each kernel does all that it is timed for, and that
 the program comes through and finds wrong results.
