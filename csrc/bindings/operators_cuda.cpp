@@ -101,13 +101,16 @@ struct On {
 };
 #endif
 
-// A call of an operator: its device, which is the current one while this lives, and its checked inputs.
-struct Operation {
-  explicit Operation(const Tensor& x) : where(device_of(x)), on(where), in(where) {}
-  Device where;
-  On on;
-  Inputs in;
-};
+// Calls f with the C++ type of x's dtype, x's device, which is the current one meanwhile, and its checked inputs.
+template <class F>
+auto on_device_of(const Tensor& x, const F& f) {
+  return by_cuda_dtype(x.scalar_type(), [&](auto type) {
+    const Device where = device_of(x);
+    const On on(where);
+    Inputs in(where);
+    return f(type, where, on, in);
+  });
+}
 
 Tensor mm(const Tensor& a, const Tensor& b) {
   std::array<StableIValue, 2> stack{torch::stable::detail::from(a), torch::stable::detail::from(b)};
@@ -136,11 +139,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     OptTensor weight_hr, Tensor h0, Tensor c0, OptTensor reset_mask, OptTensor lengths,
     OptTensor recurrent_mask, bool reverse, int64_t save, bool, bool tf32) {
   check_forward(x, weight_hh, bias_ih, bias_hh, save);
-  return by_cuda_dtype(weight_hh.scalar_type(), [&](auto type) {
+  return on_device_of(weight_hh, [&](auto type, const Device& where, const On& on, Inputs& in) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
-    Operation call(weight_hh);
-    auto& [where, on, in] = call;
     cuda::ForwardArgs<S> p = {};
     p.T = x.size(0);
     p.B = x.size(1);
@@ -186,11 +187,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
     Tensor weight_hh, OptTensor weight_hr, Tensor c0, OptTensor reset_mask, OptTensor lengths,
     OptTensor recurrent_mask, bool reverse, bool tf32) {
   check_backward(gates, weight_hh);
-  return by_cuda_dtype(weight_hh.scalar_type(), [&](auto type) {
+  return on_device_of(weight_hh, [&](auto type, const Device& where, const On& on, Inputs& in) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
-    Operation call(weight_hh);
-    auto& [where, on, in] = call;
     cuda::BackwardArgs<S> p = {};
     p.T = gates.size(0);
     p.B = gates.size(1);
@@ -254,11 +253,9 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
                                               OptTensor reset_mask, OptTensor lengths, bool bias,
                                               bool bidirectional, bool tf32) {
   refuse_in_backward_pass();
-  return by_cuda_dtype(h.scalar_type(), [&](auto type) {
+  return on_device_of(h, [&](auto type, const Device& where, const On& on, Inputs& in) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
-    Operation call(h);
-    auto& [where, on, in] = call;
     const StateSizes s = check_state<S>(h, c, where);
     STD_TORCH_CHECK(is_sequence(x), "x must be (T, B, I), I 1 or more, got ",
                     shape_text(x.sizes()));
@@ -318,11 +315,9 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
 
 std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indices) {
   refuse_in_backward_pass();
-  return by_cuda_dtype(h.scalar_type(), [&](auto type) {
+  return on_device_of(h, [&](auto type, const Device& where, const On& on, Inputs& in) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
-    Operation call(h);
-    auto& [where, on, in] = call;
     const StateSizes s = check_state<S>(h, c, where);
     const int64_t B = state_indices ? state_indices->numel() : s.slots;
     const Slots slots = find_slots(in, state_indices, B, s.slots, where, on);
@@ -337,11 +332,9 @@ std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indi
 
 // Writes to the state on the caller's request, also inside a backward pass.
 void state_write_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tensor c_n) {
-  by_cuda_dtype(h.scalar_type(), [&](auto type) {
+  on_device_of(h, [&](auto type, const Device& where, const On& on, Inputs& in) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
-    Operation call(h);
-    auto& [where, on, in] = call;
     const StateSizes s = check_state<S>(h, c, where);
     const int64_t B = state_indices ? state_indices->numel() : s.slots;
     const S* new_h = in.get<S>(h_n, {s.LD, B, s.P}, "h_n");

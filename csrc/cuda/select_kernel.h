@@ -154,16 +154,9 @@ Plan first_fit(const CallSpec& call, const DeviceLimits& device, bool step) {
 // ---- text ----------------------------------------------------------------------------------------
 
 inline const char* name_of(Kernel kernel) {
-  switch (kernel) {
-    case Kernel::persistent_block:
-      return "persistent_block";
-    case Kernel::persistent_cluster:
-      return "persistent_cluster";
-    case Kernel::persistent_grid:
-      return "persistent_grid";
-    default:
-      return "per_step";
-  }
+  constexpr const char* kNames[] = {"persistent_block", "persistent_cluster", "persistent_grid",
+                                    "per_step"};
+  return kNames[int(kernel)];
 }
 
 template <class S>
