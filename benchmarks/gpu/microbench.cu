@@ -1,9 +1,10 @@
-// Times the kernels of microbench_kernels.h on the GPU, and prints one JSON object. microbench.py compiles and runs it; it
-// also runs alone: microbench [--quick]. --quick takes few steps and little memory, to try it here or in the emulator.
+// Times the kernels of microbench_kernels.h on the GPU, and prints one JSON object. microbench.py compiles and runs
+// it; it also runs alone: microbench [--quick]. --quick takes few steps and little memory, to try it here or in the
+// emulator.
 //
-// Each time is the median of several runs between two events of the stream, after two warm-up runs, and long enough that
-// a launch is negligible. Results of kernels are checked: if one is wrong, or CUDA reports an error, nothing is printed and
-// the exit status is 1.
+// Each time is the median of several runs between two events of the stream, after two warm-up runs, and long enough
+// that a launch is negligible. Results of kernels are checked: if one is wrong, or CUDA reports an error, nothing is
+// printed and the exit status is 1.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>

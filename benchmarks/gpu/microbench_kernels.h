@@ -61,9 +61,9 @@ LSTM_KERNEL block_barrier_kernel(uint32_t* out, int steps) {
   out[block() * threads() + thread()] = value;
 }
 
-// A step of blocks that wait for each other, as in csrc/cuda/persistent/grid_simt.h: all threads write a word, thread 0 counts
-// with a release, and all blocks acquire the counts of all, a lane for each. With `exchange` each thread then
-// reads the next block's word; without, after the last step only.
+// A step of blocks that wait for each other, as in csrc/cuda/persistent/grid_simt.h: all threads write a word, thread
+// 0 counts with a release, and all blocks acquire the counts of all, a lane for each. With `exchange` each thread
+// then reads the next block's word; without, after the last step only.
 // counts: (blocks) zeros, `apart` words from one to the next; places: (2, blocks, threads); out: (blocks, threads)
 template <bool exchange>
 LSTM_KERNEL grid_barrier_kernel(uint32_t* counts, uint32_t* places, uint32_t* out, int steps,
@@ -286,7 +286,8 @@ LSTM_DEVICE uint32_t fragment(int lane, int which, Tf32) {
   return element_bits(lane, which, 0) << 16;
 }
 
-// Products of tensor cores in kChains independent chains: one gives the latency of a product, eight the rate. Sum number c begins with c. Whole numbers below 2^24 in each, so rounds below 2^18.
+// Products of tensor cores in kChains independent chains: one gives the latency of a product, eight the rate. Sum
+// number c begins with c. Whole numbers below 2^24 in each, so rounds below 2^18.
 // out: (blocks, threads) the weighted sum of all that a thread holds
 template <class Number, int kChains>
 LSTM_KERNEL mma_kernel(uint32_t* out, int rounds) {

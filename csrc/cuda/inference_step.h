@@ -2,8 +2,8 @@
 //
 // step_tile multiplies [x; h] (rows, I + P) with [weight_ih, weight_hh] in one pass, gates and cells from the sums in
 // registers; for few rows step_gemv (inference_step_gemv.h) computes the same. Each element of c belongs to one thread
-// and changes in place. Other blocks still read h, so the new h goes to h_n, and step_commit, the next launch, copies it
-// to the rows' slots. Nothing is allocated and nothing waits for the host, so a CUDA graph can hold all launches.
+// and changes in place. Other blocks still read h, so the new h goes to h_n, and step_commit, the next launch, copies
+// it to the rows' slots. Nothing is allocated and nothing waits for the host, so a CUDA graph can hold all launches.
 //
 // Bound by: reading the weights once from L2 or memory.
 #pragma once

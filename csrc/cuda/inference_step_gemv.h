@@ -1,10 +1,10 @@
 // An inference step for few rows by products of matrix and vector, which run as fast as the weights arrive; and the
 // launches of an inference step for any number of rows.
 //
-// Grid: tiles of 8 units, then tiles of R rows. A warp owns one unit with its four gates. Its lanes read the unit's rows
-// of both weights side by side, 16 bytes each, once for all R rows of x and h, which the L1 cache holds. Each lane sums
-// its own products, then the lanes' sums are added in a fixed order: the bits of a row depend neither on the other
-// rows nor on R.
+// Grid: tiles of 8 units, then tiles of R rows. A warp owns one unit with its four gates. Its lanes read the unit's
+// rows of both weights side by side, 16 bytes each, once for all R rows of x and h, which the L1 cache holds. Each
+// lane sums its own products, then the lanes' sums are added in a fixed order: the bits of a row depend neither on
+// the other rows nor on R.
 //
 // Bound by: reading the weights once for every R rows from L2 or memory.
 #pragma once

@@ -1,7 +1,7 @@
 // Copies rows of a batch from and to slots of a state.
 //
-// read_slots checks the slots on the device: a slot that does not exist, or that two rows name, sets an error word, which
-// the host reads in a later call, and the row becomes a padding row.
+// read_slots checks the slots on the device: a slot that does not exist, or that two rows name, sets an error word,
+// which the host reads in a later call, and the row becomes a padding row.
 //
 // gather_rows and scatter_rows copy (layers, B, n) numbers of any type as bits X, one number a thread. Padding rows are
 // zero after gather_rows and are skipped by scatter_rows. Bound by: memory.

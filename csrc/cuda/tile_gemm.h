@@ -4,8 +4,8 @@
 //   Simt    any type; a thread owns R rows of one unit; sums in Acc<S>;
 //   Tensor  16-bit numbers, or float as TF32; a warp owns 16 M rows of 8 units, and one thread has all four gates of a
 //           unit, so that gates and cells follow in registers.
-// Both load K through shared memory piece by piece and sum in the order of k, whatever the number of rows: the bits of a
-// row do not depend on its neighbours.
+// Both load K through shared memory piece by piece and sum in the order of k, whatever the number of rows: the bits
+// of a row do not depend on its neighbours.
 //
 // element(x), element_of(sum): a number of type S or Acc<S> as an operand of the product.
 // multiply(sums, K, a, w): sums[cell][n] += sum over k < K of a(row, k) * w(n, unit, k), with row < kRows and unit <

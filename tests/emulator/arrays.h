@@ -1,5 +1,5 @@
-// Makes Python functions of the kernels' callers (toys.h, microbench_kernels.h): numpy arrays stand for pointers and are
-// written in place, a seed stands for the options.
+// Makes Python functions of the kernels' callers (toys.h, microbench_kernels.h): numpy arrays stand for pointers and
+// are written in place, a seed stands for the options.
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

@@ -1,5 +1,5 @@
-// A fiber: a stack and a place to resume from. Several fibers share one thread of the machine, and switch only where they
-// ask for it.
+// A fiber: a stack and a place to resume from. Several fibers share one thread of the machine, and switch only where
+// they ask for it.
 #pragma once
 #include <cstddef>
 

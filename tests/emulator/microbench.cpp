@@ -1,5 +1,5 @@
-// The kernels of benchmarks/gpu/microbench_kernels.h for Python, each in one call, and their expected results. That header
-// documents the arrays.
+// The kernels of benchmarks/gpu/microbench_kernels.h for Python, each in one call, and their expected results. That
+// header documents the arrays.
 #include "arrays.h"
 
 #include "../../benchmarks/gpu/microbench_kernels.h"

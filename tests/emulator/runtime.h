@@ -1,6 +1,6 @@
 // CUDA's runtime as far as benchmarks/gpu/microbench.cu calls it, with the emulator as the device: memory is the
-// process's own, a launch is complete when it returns, and an event is a time of the host. Calls that need a GPU have no
-// effect.
+// process's own, a launch is complete when it returns, and an event is a time of the host. Calls that need a GPU have
+// no effect.
 //
 // The compiler includes it before the program's source, which needs no change.
 #pragma once

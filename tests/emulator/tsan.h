@@ -1,5 +1,5 @@
-// The emulator's calls to ThreadSanitizer; empty without it. build.py defines EMULATOR_TSAN for the emulator's own files,
-// which are compiled without the sanitizer, so that it watches the kernels only.
+// The emulator's calls to ThreadSanitizer; empty without it. build.py defines EMULATOR_TSAN for the emulator's own
+// files, which are compiled without the sanitizer, so that it watches the kernels only.
 #pragma once
 #include <cstddef>
 

@@ -25,7 +25,8 @@ struct TensorCluster {
   using BackwardTile = SplitKTile<S, 1, 4, 1, 8>;
 };
 // Every block reads all rows from L2: backward they are four times as wide, so twice as many units share them. TF32
-// weights take twice the bytes, so its variant of 16 units has fewer units backward, for where the wider tile does not fit.
+// weights take twice the bytes, so its variant of 16 units has fewer units backward, for where the wider tile does
+// not fit.
 template <class S, int M, int Units>
 struct TensorGrid {
   static constexpr int kBackward = Units == 16 && sizeof(S) == 4 ? 8 : 2 * Units;

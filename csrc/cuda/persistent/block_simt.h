@@ -1,5 +1,5 @@
-// A whole sequence in one launch, for small H, without tensor cores: a block takes some rows and keeps all of weight_hh,
-// so blocks never wait for each other and a step costs two barriers of the block.
+// A whole sequence in one launch, for small H, without tensor cores: a block takes some rows and keeps all of
+// weight_hh, so blocks never wait for each other and a step costs two barriers of the block.
 //
 // Grid: tiles of rows. Shared memory: weight_hh, filled once, as the columns of the product, (4H, P) forward and
 // (P, 4H) backward; the left operand of each step, h (rows, P) or the gradients of the gates (rows, 4H), as elements

@@ -1,5 +1,5 @@
-// A whole sequence in one launch, without tensor cores, by clusters of blocks that write into each other's shared memory
-// (sm_90 and later): for H whose weights the shared memory of one cluster holds. No projection.
+// A whole sequence in one launch, without tensor cores, by clusters of blocks that write into each other's shared
+// memory (sm_90 and later): for H whose weights the shared memory of one cluster holds. No projection.
 //
 // Grid: one cluster for each tile of rows; its blocks are tiles of units. Every block holds all of h (backward: all
 // gradients of gates) of its rows in shared memory, in two buffers used in turn. A block writes its part of the next

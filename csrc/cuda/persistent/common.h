@@ -81,8 +81,8 @@ LSTM_DEVICE void first_gradients(const BackwardArgs<S>& p, int64_t b, int64_t un
   *dc = b < p.B && unit < p.H && p.grad_c_n != nullptr ? p.grad_c_n[b * p.H + unit] : Acc<S>(0);
 }
 
-// The gradients of a cell at `step` from the product's `sum`: dh and dc in place, and those of the gates into grad_gates,
-// or for step -1 grad_h0 and grad_c0.
+// The gradients of a cell at `step` from the product's `sum`: dh and dc in place, and those of the gates into
+// grad_gates, or for step -1 grad_h0 and grad_c0.
 template <class S>
 LSTM_DEVICE void persistent_gradient(const BackwardArgs<S>& p, int64_t step, int64_t b,
                                      int64_t unit, Acc<S> sum, Acc<S>* dh, Acc<S>* dc) {

@@ -8,9 +8,9 @@
 //   wait(round, first, last)      all threads of a warp: the words of blocks first..last - 1 have arrived
 //   load(round, index)            4 words
 //
-// Double-buffered: once a block has published round r, it has finished reading round r - 1, so round r + 1 may overwrite
-// that. A block may put a round after all its warps together have waited for all blocks of the round before, and a
-// barrier of the block has followed.
+// Double-buffered: once a block has published round r, it has finished reading round r - 1, so round r + 1 may
+// overwrite that. A block may put a round after all its warps together have waited for all blocks of the round
+// before, and a barrier of the block has followed.
 #pragma once
 #include "cuda/device.h"
 #include "cuda/tile_gemm.h"
@@ -58,7 +58,8 @@ struct InBlock : RowsInShared {
   LSTM_DEVICE void wait(int64_t, int64_t, int64_t) const { block_barrier(); }
 };
 
-// persistent_cluster: the blocks of a cluster have all units, and write into each other's shared memory (sm_90 and later).
+// persistent_cluster: the blocks of a cluster have all units, and write into each other's shared memory (sm_90 and
+// later).
 struct InCluster : RowsInShared {
   template <class Product>
   LSTM_DEVICE InCluster(uint32_t*, uint32_t* shared, int64_t count, const TilePlace<Product>&)

@@ -1,5 +1,5 @@
-// A block's share of a product on tensor cores, for the persistent kernels: some rows by some units. The warps split the
-// depth K into slices (split-K), so that no warp has a long chain of dependent products.
+// A block's share of a product on tensor cores, for the persistent kernels: some rows by some units. The warps split
+// the depth K into slices (split-K), so that no warp has a long chain of dependent products.
 //
 // Both operands are stored in the order of the tensor cores' fragments (device.h), word by word: the thread that
 // computes an h writes it where the reader's lane finds it, and a lane reads its part of a fragment of 16 rows with one
@@ -56,8 +56,8 @@ struct SplitKTile {
   static LSTM_INLINE int64_t weight_words(int64_t H, int parts) {
     return Groups * unit_chunks(H) * parts * (N * Tiles) * 64;
   }
-  // Rows of sums, N numbers for each unit. The 8 rows of a half lie in different banks: rows are padded by 8 numbers, or
-  // where a row is a multiple of all banks, each row has its columns (of 8) in another order.
+  // Rows of sums, N numbers for each unit. The 8 rows of a half lie in different banks: rows are padded by 8 numbers,
+  // or where a row is a multiple of all banks, each row has its columns (of 8) in another order.
   template <int N>
   static constexpr bool kTurned = N * kUnits % 32 == 0;
   template <int N>
@@ -104,8 +104,8 @@ struct PairPlace {
   LSTM_DEVICE int unit() const { return tile * 8 + Product::lane() % 4 * 2; }
 };
 
-// A block's shared memory: the weights of its units, N columns for each, and as many biases; the sums of the slices; and
-// two buffers of rows, unless blocks exchange them through memory.
+// A block's shared memory: the weights of its units, N columns for each, and as many biases; the sums of the slices;
+// and two buffers of rows, unless blocks exchange them through memory.
 template <class Product, int N>
 struct SplitKShared {
   static constexpr int kColumns = N * Product::kTiles;  // of 8, of a warp
@@ -176,8 +176,9 @@ struct SplitKShared {
     return end < chunks ? end : chunks;
   }
 
-  // acc += this warp's slice of the rows from row tile m0 on, times the weights. load(index) gives 4 words; kBatch loads
-  // are in flight at once. keep: a bit for each 8 rows, 0 where the lane's row counts as zero whatever it holds.
+  // acc += this warp's slice of the rows from row tile m0 on, times the weights. load(index) gives 4 words; kBatch
+  // loads are in flight at once. keep: a bit for each 8 rows, 0 where the lane's row counts as zero whatever it
+  // holds.
   template <int kBatch, class Load>
   LSTM_DEVICE void multiply(float (&acc)[kAtOnce][kColumns][4], int m0, uint32_t keep,
                             const Load& load) const {
@@ -225,7 +226,8 @@ struct SplitKShared {
     }
   }
 
-  // The sums over all slices of the thread's own pairs. The caller ensures that a barrier follows before the next round.
+  // The sums over all slices of the thread's own pairs. The caller ensures that a barrier follows before the next
+  // round.
   LSTM_DEVICE void add_up(const float (&acc)[kAtOnce][kColumns][4], int m0,
                           float (&total)[Product::kPairs][N][2]) const {
     if constexpr (Product::kSlices == 1) {
