@@ -233,7 +233,7 @@ void grid_barriers(Chip& chip, int blocks, bool exchange, int apart) {
                            (apart > 1 ? "_counts_apart_us" : "_us");
   const auto kernel = exchange ? grid_barrier_kernel<true> : grid_barrier_kernel<false>;
   Grid grid = {blocks, kThreads, 0};
-  grid.together = true;
+  grid.cooperative = true;
   Memory counts(size_t(blocks) * apart), places(size_t(2) * blocks * kThreads),
       out(size_t(blocks) * kThreads);
   const double us = chip.microseconds(
@@ -275,7 +275,7 @@ void flags(Chip& chip) {
   for (int i = 1; i <= kOthers; ++i) {
     const int other = std::max(1, (chip.processors - 1) * i / kOthers);
     Grid grid = {other + 1, 32, 0};
-    grid.together = true;
+    grid.cooperative = true;
     const double us = chip.microseconds(
         [&] {
           words.clear(chip.stream);
