@@ -1,12 +1,12 @@
-"""Compiles the CUDA kernels, and reads what ptxas says of them: the one place that calls nvcc.
+"""Compiles the CUDA kernels and reads the report of ptxas. Only this script calls nvcc for them.
 
     python tools/compile_cuda.py [--check] [--arch 80,90a | --quick] [--out DIR] [--jobs N]
     [FILE.cu]
 
-Makes DIR/<file>.o of every .cu file, with machine code for all architectures. That takes no GPU,
-and they can be linked on another machine. DIR/report/<file>.txt is what ptxas said, summary.txt
-beside it a table. With --check, a kernel that spills registers is an error. --quick builds one way
-to multiply of each type, for one architecture. Only what changed is compiled again.
+Makes DIR/<file>.o of every .cu file, with machine code for all architectures. This needs no GPU,
+and the objects can be linked on another machine. DIR/report/<file>.txt is the output of ptxas,
+summary.txt beside it a table. With --check, a kernel that spills registers is an error. --quick
+builds one variant of each type, for one architecture. Only changed files are compiled again.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ OUT = ROOT / "build/cuda"
 
 ARCHITECTURES = ("75", "80", "86", "89", "90a", "100a", "120")
 QUICK = ("90a",)
-# What device.h tells apart. The source becomes PTX once for each of these, and that the code of all
-# chips up to the next one. The newest PTX stays in the objects, for chips that are not listed.
+# The architectures that device.h distinguishes. nvcc makes PTX once for each of them, and from it
+# the code of all chips up to the next one. The newest PTX stays in the objects, for other chips.
 VIRTUAL = (75, 80, 90)
-# Where the plan asks for a kernel at all.
+# The oldest architecture on which the plan can select a kernel.
 OLDEST = {"cluster_simt": 90, "block_tensor": 80, "cluster_tensor": 90, "grid_tensor": 80}
-SLOWEST = ("grid_tensor", "per_step")  # begun first, or one core waits for them at the end
+SLOWEST = ("grid_tensor", "per_step")  # compiled first, or one core waits for them at the end
 FLAGS = [
     *("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xptxas=-v", f"-I{ROOT / 'csrc'}"),
     "--compress-mode=size",  # a sixth of what the default leaves
@@ -43,29 +43,29 @@ FLAGS = [
 
 
 class CompileError(RuntimeError):
-    """What is wrong. If it is the source, the compiler has said more."""
+    """Why there are no objects. The compiler's own errors are printed before."""
 
 
 class Row(NamedTuple):
-    """What a kernel takes on one architecture: registers of a thread, and bytes."""
+    """The resources of a kernel on one architecture: registers a thread, and bytes."""
 
     kernel: str
     arch: str
     registers: int = 0
-    stack: int = 0  # of arrays that are not in registers, and of spilled ones
+    stack: int = 0  # of arrays outside registers, and of spilled registers
     stores: int = 0  # of spilled registers
     loads: int = 0
-    shared: int = 0  # without what a launch asks for
+    shared: int = 0  # static; a launch adds its own
 
 
 def nvcc() -> str | None:
-    """The one on the PATH, or that of CUDA_HOME."""
+    """The compiler on the PATH, or in CUDA_HOME."""
     home = os.environ.get("CUDA_HOME")
     return shutil.which("nvcc") or (shutil.which("nvcc", path=f"{home}/bin") if home else None)
 
 
 def runtime() -> Path | None:
-    """CUDA's runtime as a static library: in the toolkit that nvcc is of, as nvcc says."""
+    """CUDA's runtime as a static library, in nvcc's own toolkit."""
     compiler = nvcc()
     if compiler is None:
         return None
@@ -79,7 +79,7 @@ def runtime() -> Path | None:
 
 
 def sources() -> list[Path]:
-    """The kernels, and what chooses among them."""
+    """All .cu files, the slowest ones first."""
     return sorted(SOURCES.glob("**/*.cu"), key=lambda path: (path.stem not in SLOWEST, path.stem))
 
 
@@ -89,18 +89,18 @@ def number(arch: str) -> int:
 
 
 def virtual(arch: str) -> int:
-    """The PTX that an architecture's code is made from."""
+    """The PTX version from which an architecture's code is made."""
     known = [each for each in VIRTUAL if each <= number(arch)]
     return max(known, default=VIRTUAL[0])
 
 
 def built_for(archs: Sequence[str]) -> str:
-    """What the library will say of itself, for stateful_lstm/backend/cuda.py."""
+    """The list of architectures that the library reports to stateful_lstm/backend/cuda.py."""
     return ",".join([*archs, f"ptx{max(map(virtual, archs))}"])
 
 
 def wanted(file: Path, archs: Sequence[str]) -> list[str]:
-    """Those of the architectures that a file is compiled for: one at least."""
+    """The architectures for which a file is compiled: at least one."""
     oldest = OLDEST.get(file.stem, 0)
     return [arch for arch in archs if number(arch) >= oldest] or [str(oldest)]
 
@@ -121,7 +121,7 @@ def compile(
     files: Sequence[Path] = (),
     flags: Sequence[str] = (),
 ) -> list[Path]:
-    """The objects of `files` (of all kernels if none), after what changed was compiled again."""
+    """Compiles changed files. Returns the objects of `files`, of all kernels by default."""
     compiler, ninja = nvcc(), shutil.which("ninja")
     if compiler is None or ninja is None:
         raise CompileError(f"no {'ninja' if compiler else 'nvcc'} on the PATH")
@@ -146,7 +146,7 @@ def compile(
     at_once = jobs or int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
     done = subprocess.run([ninja, "-C", str(out), "-j", str(at_once)], check=False)
     if done.returncode != 0:
-        raise CompileError("nvcc failed, and says why above")
+        raise CompileError("nvcc failed; its errors are above")
     return [out / f"{path.stem}.o" for path in files]
 
 
@@ -158,13 +158,13 @@ PTXAS = re.compile(
 
 
 def read_report(text: str) -> list[Row]:
-    """A row for each kernel and architecture that ptxas speaks of."""
+    """A row for each kernel and architecture in the report of ptxas."""
     rows: list[Row] = []
     for found in PTXAS.finditer(text):
         if found["kernel"]:
             rows.append(Row(found["kernel"], found["arch"]))
             continue
-        # The first lines after it are the kernel's own, others those of functions that it calls.
+        # The first lines are the kernel's own, the next those of functions that it calls.
         said = {key: int(value) for key, value in found.groupdict().items() if value}
         sums = {key: getattr(rows[-1], key) + value for key, value in said.items()}
         if "registers" in said:
@@ -175,7 +175,7 @@ def read_report(text: str) -> list[Row]:
 
 
 def readable(names: Sequence[str]) -> list[str]:
-    """The linker's names as the source has them: forward_small<float, Simt<float, 1>>."""
+    """The linker's names demangled: forward_persistent_block<float, Simt<float, 1>>."""
     text = "\n".join(names)
     done = subprocess.run(["c++filt"], input=text, capture_output=True, text=True, check=True)
     short = re.sub(r"^void |stateful_lstm::(cuda::)?|\(.*$", "", done.stdout, flags=re.MULTILINE)
@@ -183,13 +183,13 @@ def readable(names: Sequence[str]) -> list[str]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line for each kernel, a column for each architecture."""
+    """One line for each kernel, one column for each architecture."""
     cells: dict[str, dict[str, str]] = defaultdict(dict)
     for row in rows:
         numbers = (row.registers, row.stack, row.stores + row.loads, row.shared)
         cells[row.kernel][row.arch] = "/".join(map(str, numbers))
     archs = list(dict.fromkeys(row.arch for row in rows))
-    lines = ["registers / bytes of stack / spilled / of shared memory besides a launch's"]
+    lines = ["registers / bytes of stack / spilled / static shared memory"]
     lines.append("".join(f"{arch:>13}" for arch in archs) + "  kernel")
     for kernel, cell in sorted(cells.items()):
         lines.append("".join(f"{cell.get(a, '-'):>13}" for a in archs) + f"  {kernel}")
@@ -197,14 +197,14 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def architectures(text: str) -> list[str]:
-    """What --arch takes."""
+    """Parses the value of --arch."""
     if not re.fullmatch(r"\d+[af]?(,\d+[af]?)*", text):
         raise argparse.ArgumentTypeError(f"expected numbers as in 80,90a, got {text!r}")
     return text.split(",")
 
 
 def main() -> int:
-    """The command."""
+    """Runs the command, and returns its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE.cu", help="default: all")
     parser.add_argument("--arch", type=architectures, help=f"default: {','.join(ARCHITECTURES)}")
@@ -224,7 +224,7 @@ def main() -> int:
         for path in compile(archs, out, given.jobs, given.files, flags):
             found = read_report((out / "report" / f"{path.stem}.txt").read_text())
             if {row.arch for row in found} != {f"sm_{arch}" for arch in wanted(path, archs)}:
-                raise CompileError(f"cannot read what ptxas says of {path.stem}.cu")
+                raise CompileError(f"cannot read the report of ptxas on {path.stem}.cu")
             rows += found
     except CompileError as error:
         sys.exit(f"cuda: {error}")

@@ -32,7 +32,7 @@ from benchmarks.gpu.report import GpuRow
 from benchmarks.gpu.timing import interleaved, precision, progress
 from benchmarks.shapes import Shape
 
-PARTS = {  # what --only names: kinds of rows
+PARTS = {  # kinds of rows, for --only
     "step": ["step", "graph"],
     "loop": ["loop", "loop train"],
     "resets": ["resets"],
@@ -47,7 +47,7 @@ QUICK = [Shape(16, 1, 64, 64, 1), Shape(16, 16, 128, 128, 1)]
 
 
 def shapes(kind: str, quick: bool) -> list[Shape]:
-    """The cheap ones first, so that a limit cuts off the dear ones."""
+    """The cheap rows first, so that a limit cuts off the expensive ones."""
     if kind in ("step", "graph"):
         chosen = [shape._replace(T=1) for shape in QUICK] if quick else STEPS
     elif kind in ("loop", "loop train"):
@@ -60,7 +60,7 @@ def shapes(kind: str, quick: bool) -> list[Shape]:
 
 
 def flat(result: Any) -> list[Tensor]:
-    """What a call computed: the output, and in training the weights' gradients."""
+    """The results of a call: the output, and in training the weights' gradients."""
     output, grads = result if isinstance(result, tuple) else (result, [])
     return [output.detach(), *grads]
 
@@ -68,14 +68,14 @@ def flat(result: Any) -> list[Tensor]:
 def disagreement(got: list[Tensor], expected: list[Tensor], most: float) -> str | None:
     for k, (one, truth) in enumerate(zip(got, expected, strict=True)):
         off = (one.reshape(truth.shape).double() - truth.double()).norm() / truth.norm()
-        if not off <= most:  # nor when it is NaN
+        if not off <= most:  # also if it is NaN
             what = "the output" if k == 0 else f"gradient {k - 1}"
             return f"it computes something else: {what} is off by {off:.1e} of its norm"
     return None
 
 
 def checked(problem: Problem, kind: str) -> tuple[list[Candidate], dict[str, str]]:
-    """The candidates that compute what is expected; for the others, why they are left out."""
+    """The candidates with the expected results; for the others, why they are left out."""
     expected = flat(problem.expected(kind))
     candidates, absent = [], {}
     for name, make in makers(problem, kind).items():
@@ -114,7 +114,7 @@ def measured(kind: str, mode: str, shape: Shape, seconds: float, device: torch.d
 
 
 def broken(device: torch.device) -> bool:
-    """Whether the device answers no more, as after a fault in a kernel."""
+    """Whether the device has stopped responding, as after a fault in a kernel."""
     gc.collect()
     if device.type == "cpu":
         return False
@@ -164,7 +164,7 @@ def main() -> None:
     out = options.out or (root.parent / "build/bench" if trial else root / "results")
     about = report.description(device)
     path = out / f"{report.slug(about['device'])}.json"
-    chip = roofline.read(root / "results" / report.chip_file(about["device"]))
+    chip = roofline.read(root / "results" / report.microbench_file(about["device"]))
 
     kinds = [kind for part in options.only for kind in PARTS[part]]
     if device.type == "cpu":
@@ -192,7 +192,7 @@ def main() -> None:
             break
         if time.perf_counter() - begin > options.limit:
             break
-        if reached % 20 == 0:  # in case somebody stops it
+        if reached % 20 == 0:  # in case the run is stopped
             report.write(path, about, rows, failed, len(work) - reached)
 
     report.write(path, about, rows, failed, len(work) - reached)

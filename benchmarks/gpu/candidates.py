@@ -1,6 +1,6 @@
 """The candidates of each row of benchmarks/gpu/bench.py, all for one device.
 
-A candidate is made by a function of no arguments, so that one that cannot be made ends nothing.
+A function without arguments makes each candidate, so that a failure leaves out that candidate only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cpu import resets as reset_ways
+from benchmarks.cpu import resets as reset_variants
 from benchmarks.cpu.peers import OURS, our_twin, train_step
 from benchmarks.cpu.resets import NO_RESETS
 from benchmarks.cpu.timing import Candidate
@@ -38,16 +38,16 @@ MODES = {  # type, and whether products may be in TF32
     "bfloat16": (torch.bfloat16, False),
 }
 TRAINING = ("train", "loop train", "resets")  # forward and backward
-# Of the norm. Loose: it must tell another computation from rounding; tests/gpu is strict.
+# Relative to the norm. Loose: it must detect a wrong computation; tests/gpu is strict.
 TOLERANCE = {"float32": 1e-3, "tf32": 0.02, "float16": 0.03, "bfloat16": 0.1}
 
 
 class NotInstalledError(Exception):
-    """A peer that is not there."""
+    """A peer is not installed."""
 
 
 class Problem:
-    """One shape in one mode: weights, x, the output's gradient, resets; and what is expected."""
+    """One shape in one mode: weights, x, the output's gradient, resets, expected results."""
 
     def __init__(self, shape: Shape, mode: str, device: torch.device) -> None:
         self.shape, self.mode, self.device = shape, mode, device
@@ -57,20 +57,20 @@ class Problem:
         self.lstm = nn.LSTM(I, H, layers, device=device, dtype=self.dtype)
         self.x = torch.randn(T, B, I, device=device).to(self.dtype)
         self.grad = torch.randn(T, B, H, device=device).to(self.dtype)
-        self.mask = reset_ways.random_resets(shape).to(device) if T > 1 else None
+        self.mask = reset_variants.random_resets(shape).to(device) if T > 1 else None
 
     def ours(self, stateful: bool) -> StatefulLSTM:
         return our_twin(self.lstm, stateful)
 
     def expected(self, kind: str) -> Any:
-        """What nn.LSTM makes of it in float32."""
+        """The results of nn.LSTM in float32."""
         exact = nn.LSTM(*self.shape[2:], device=self.device)
         exact.load_state_dict(self.lstm.state_dict())
         x = self.x.float()
 
         def forward() -> Tensor:
             if kind == "resets" and self.mask is not None:
-                return reset_ways.step_by_step(exact, x, self.mask)
+                return reset_variants.step_by_step(exact, x, self.mask)
             output: Tensor = exact(x)[0]
             return output
 
@@ -127,7 +127,7 @@ def peer(
 
 
 def loops(problem: Problem, kind: str) -> Makers:
-    """A Python loop over the steps, as programs have that need the state in between."""
+    """A Python loop over the steps, as in programs that need the state in between."""
     lstm, x, train = problem.lstm, problem.x, kind in TRAINING
     _, B, I, H, _ = problem.shape  # noqa: E741
 
@@ -160,7 +160,7 @@ def loops(problem: Problem, kind: str) -> Makers:
 
 
 def with_resets(problem: Problem) -> Makers:
-    """Forward and backward; NO_RESETS computes something else, to show what they cost."""
+    """Forward and backward; NO_RESETS computes without resets, to show their cost."""
     lstm, x, mask = problem.lstm, problem.x, problem.mask
     assert mask is not None
 
@@ -168,18 +168,18 @@ def with_resets(problem: Problem) -> Makers:
         layer = problem.ours(stateful=False)
         return problem.candidate(name, layer, lambda: layer(x, **keywords)[0], True)
 
-    def other(name: str, way: Callable[[nn.LSTM, Tensor, Tensor], Tensor]) -> Candidate:
-        return problem.candidate(name, lstm, partial(way, lstm, x, mask), True)
+    def other(name: str, variant: Callable[[nn.LSTM, Tensor, Tensor], Tensor]) -> Candidate:
+        return problem.candidate(name, lstm, partial(variant, lstm, x, mask), True)
 
     made: Makers = {
         OURS: lambda: ours(OURS, reset_mask=mask),
         NO_RESETS: lambda: ours(NO_RESETS),
     }
-    for way, function in (
-        ("loop over", reset_ways.step_by_step),
-        ("split and pad,", reset_ways.split_and_pad),
+    for variant, function in (
+        ("loop over", reset_variants.step_by_step),
+        ("split and pad,", reset_variants.split_and_pad),
     ):
-        made[f"{way} {TORCH}"] = partial(other, f"{way} {TORCH}", function)
+        made[f"{variant} {TORCH}"] = partial(other, f"{variant} {TORCH}", function)
     triton = partial(torchrl, lstm, x, problem.tf32, mask)
     made["TorchRL"] = partial(peer, problem, "TorchRL", "torchrl", triton, True)
     return made
@@ -225,7 +225,7 @@ def steps(problem: Problem, in_graph: bool) -> Makers:
     def replays(
         name: str, graph: torch.cuda.CUDAGraph, output: Tensor, *needed: object
     ) -> Candidate:
-        def run(_: object = needed) -> Tensor:  # a graph does not keep what it reads alive
+        def run(_: object = needed) -> Tensor:  # a graph does not keep its inputs alive
             graph.replay()
             return output
 

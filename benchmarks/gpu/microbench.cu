@@ -1,9 +1,10 @@
-// Times the kernels of chip_kernels.h on the GPU, and prints one JSON object. For chip.py, which compiles it; or by
-// itself: chip [--quick]. --quick takes few steps and little memory: to see that it runs, here or in the emulator.
+// Times the kernels of microbench_kernels.h on the GPU, and prints one JSON object. microbench.py compiles and runs
+// it; it also runs alone: microbench [--quick]. --quick takes few steps and little memory, to try it here or in the
+// emulator.
 //
-// Each time is the median of some runs between two events of the stream, after two that warm up, and long enough that
-// a launch does not count. What a kernel must leave is checked, and where it did not, or CUDA reports an error,
-// nothing is printed and the exit status is 1.
+// Each time is the median of several runs between two events of the stream, after two warm-up runs, and long enough
+// that a launch is negligible. Results of kernels are checked: if one is wrong, or CUDA reports an error, nothing is
+// printed and the exit status is 1.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -16,9 +17,9 @@
 #include "cuda/launch.h"
 #include "microbench_kernels.h"
 
-namespace stateful_lstm::chip {
+namespace stateful_lstm::microbench {
 
-// The SM's own clock, beside that of the events. out: low and high half of the cycles, and what keeps it busy.
+// The SM's own clock, to compare with the events'. out: low and high half of the cycles, and a word that keeps it busy.
 LSTM_KERNEL clock_kernel(uint32_t* out, int steps) {
   const long long begin = clock64();
   uint32_t value = 1;
@@ -81,7 +82,7 @@ class Memory {
   uint32_t* data_ = nullptr;
 };
 
-// "name": value, in the order in which they came.
+// "name": value, in the order of addition.
 class Object {
  public:
   void add(const std::string& name, double number) {
@@ -112,7 +113,7 @@ int attribute(cudaDeviceAttr which) {
   return value;
 }
 
-// The device, and what has been found of it.
+// The device and the numbers measured on it.
 struct Chip {
   explicit Chip(bool quick) : quick(quick) {
     ok(cudaStreamCreate(&stream), "cudaStreamCreate");
@@ -135,7 +136,7 @@ struct Chip {
     return false;
   }
 
-  // Microseconds of run(), all of whose work is on the stream. What prepare() does before each is not counted.
+  // Microseconds of run(), which does all its work on the stream; prepare() before each run is not counted.
   template <class Prepare, class Run>
   double microseconds(Prepare prepare, Run run) {
     const int warm = quick ? 1 : 2, runs = quick ? 1 : 7;
@@ -153,7 +154,7 @@ struct Chip {
     std::nth_element(times.begin(), times.begin() + runs / 2, times.end());
     return times[runs / 2];
   }
-  // Of a launch that writes `out`, which is zero before.
+  // Microseconds of a launch that writes `out`, which is zero before.
   template <class Run>
   double microseconds_to(const Memory& out, Run run) {
     return microseconds([&] { out.clear(stream); }, run);
@@ -232,7 +233,7 @@ void grid_barriers(Chip& chip, int blocks, bool exchange, int apart) {
                            (apart > 1 ? "_counts_apart_us" : "_us");
   const auto kernel = exchange ? grid_barrier_kernel<true> : grid_barrier_kernel<false>;
   Grid grid = {blocks, kThreads, 0};
-  grid.together = true;
+  grid.cooperative = true;
   Memory counts(size_t(blocks) * apart), places(size_t(2) * blocks * kThreads),
       out(size_t(blocks) * kThreads);
   const double us = chip.microseconds(
@@ -274,7 +275,7 @@ void flags(Chip& chip) {
   for (int i = 1; i <= kOthers; ++i) {
     const int other = std::max(1, (chip.processors - 1) * i / kOthers);
     Grid grid = {other + 1, 32, 0};
-    grid.together = true;
+    grid.cooperative = true;
     const double us = chip.microseconds(
         [&] {
           words.clear(chip.stream);
@@ -555,7 +556,7 @@ void arithmetic(Chip& chip) {
 
 // ---- all of it -----------------------------------------------------------------------------------
 
-// A clock rises with work: some tenths of a second of it first.
+// Clocks rise under load, so some tenths of a second of work come first.
 void warm_up(Chip& chip) {
   if (chip.quick) return;
   Memory out(size_t(chip.processors) * kReaders);
@@ -618,18 +619,18 @@ std::string measured(bool quick) {
 }
 
 }  // namespace
-}  // namespace stateful_lstm::chip
+}  // namespace stateful_lstm::microbench
 
 int main(int count, char** arguments) {
   const bool quick = count == 2 && std::strcmp(arguments[1], "--quick") == 0;
   if (count > 1 && !quick) {
-    std::fprintf(stderr, "usage: chip [--quick]\n");
+    std::fprintf(stderr, "usage: microbench [--quick]\n");
     return 2;
   }
   try {
-    std::printf("%s\n", stateful_lstm::chip::measured(quick).c_str());
+    std::printf("%s\n", stateful_lstm::microbench::measured(quick).c_str());
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "chip: %s\n", error.what());
+    std::fprintf(stderr, "microbench: %s\n", error.what());
     return 1;
   }
   return 0;

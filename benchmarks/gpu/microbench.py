@@ -1,12 +1,12 @@
-"""Times what the CUDA kernels are bound by on a GPU: launches, barriers, flags, memory, products.
+"""Times the limits of the CUDA kernels on a GPU: launches, barriers, flags, memory, products.
 
     python -m benchmarks.gpu.microbench [--quick] [--program PATH] [--out DIR]
     python -m benchmarks.gpu.microbench --compile-only [--arch 90a]
 
 Compiles microbench.cu with nvcc into build/gpu/, runs it, which takes some seconds, prints a table
-and writes benchmarks/results/chip-<device>.json, from which roofline.py says how fast a step can
-be. With --program, that runs which --compile-only has made, perhaps on another machine. --quick
-tries it in few steps, and its figures, which mean nothing, go to build/bench/.
+and writes benchmarks/results/microbench-<device>.json, from which roofline.py computes how fast a
+step can be. --program runs a program that --compile-only made, perhaps on another machine. --quick
+tries it in few steps; its figures are meaningless and go to build/bench/.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ FLAGS = [
     "--Werror=all-warnings",
     "-Xcompiler=-Wall,-Wextra",
 ]
-SECONDS = 300  # far more than it takes: blocks that wait for each other might wait for ever
+SECONDS = 300  # far more than it takes: blocks that wait for each other might wait forever
 
 
-class ChipError(RuntimeError):
-    """Why there are no figures, in one sentence."""
+class MicrobenchError(RuntimeError):
+    """The program failed; the message says why in one sentence."""
 
 
 def architecture() -> str:
-    """The GPU's that is here, or 90a."""
+    """The architecture of this machine's GPU, or 90a."""
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
@@ -48,40 +48,42 @@ def architecture() -> str:
 
 
 def compiled(arch: str) -> Path:
-    """The program for an architecture."""
+    """Compiles the program for an architecture."""
     compiler = cuda.nvcc()
     if compiler is None:
-        raise ChipError(
+        raise MicrobenchError(
             "there is no nvcc on the PATH or in CUDA_HOME to compile microbench.cu with"
         )
     BUILD.mkdir(parents=True, exist_ok=True)
-    path, source = BUILD / f"chip-{arch}", Path(__file__).with_name("microbench.cu")
+    path, source = BUILD / f"microbench-{arch}", Path(__file__).with_name("microbench.cu")
     target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
     done = subprocess.run([compiler, *FLAGS, target, str(source), "-o", str(path)], check=False)
     if done.returncode != 0:
-        raise ChipError("nvcc failed, and says why above")
+        raise MicrobenchError("nvcc failed, and says why above")
     return path
 
 
 def measured(program: Path, quick: bool) -> dict[str, Any]:
-    """What the program prints."""
+    """Runs the program and returns the numbers that it prints."""
     command = [str(program.resolve()), *(["--quick"] if quick else [])]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=SECONDS)
     except OSError as error:
-        raise ChipError(f"{program} does not run: {error.strerror}") from error
+        raise MicrobenchError(f"{program} does not run: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
-        raise ChipError(f"{program} was stopped after {SECONDS} s") from error
+        raise MicrobenchError(f"{program} was stopped after {SECONDS} s") from error
     if done.returncode != 0:
-        said = done.stderr.strip().removeprefix("chip: ")
-        raise ChipError(said or f"{program} ended with status {done.returncode}")
+        said = done.stderr.strip().removeprefix("microbench: ")
+        raise MicrobenchError(said or f"{program} ended with status {done.returncode}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
 def write(found: dict[str, Any], out: Path) -> Path:
     """The machine, as in the other results, and the numbers."""
-    from benchmarks.cpu import machine  # here, since torch and the package are not needed before
+    from benchmarks.cpu import (
+        machine,
+    )  # a late import: only this function needs torch and the package
     from benchmarks.gpu import report
 
     about = {name: value for name, value in found.items() if not isinstance(value, dict)}
@@ -89,14 +91,14 @@ def write(found: dict[str, Any], out: Path) -> Path:
     about["commit"] = machine.commit()
     about["command"] = " ".join(["python -m benchmarks.gpu.microbench", *sys.argv[1:]])
     contents = {"machine": about, "numbers": found["numbers"], "skipped": found["skipped"]}
-    path = out / report.chip_file(found["device"])
+    path = out / report.microbench_file(found["device"])
     out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(contents, indent=1) + "\n")
     return path
 
 
 def table(found: dict[str, Any]) -> str:
-    """A line for each number."""
+    """One line for each number."""
     lines = [f"{found['device']}, compute capability {found['capability']}, {found['SMs']} SMs"]
     for name, value in found["numbers"].items():
         text = f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
@@ -130,8 +132,8 @@ def main() -> None:
             print(program)
             return
         found = measured(program, options.quick)
-    except ChipError as error:
-        sys.exit(f"chip: {error}")
+    except MicrobenchError as error:
+        sys.exit(f"microbench: {error}")
     print(table(found))
     print(f"written: {write(found, out)}")
 

@@ -1,19 +1,18 @@
-// Kernels that each measure one thing of a chip, of those that csrc/cuda/'s kernels are bound by. chip.cu
-// times them.
+// Kernels that each measure one limit of a chip that bounds the kernels of csrc/cuda/. microbench.cu times them.
 //
-// Only device.h's names, so that the emulator runs them too (tests/cuda/test_microbench.py). Each leaves words that
-// an expected_...() tells beforehand: a loop that the compiler or a mistake has emptied is found out. They
-// are sums modulo 2^32, which do not ask for an order.
+// They use the names of device.h only, so the emulator runs them too (tests/cuda/test_microbench.py). Each writes words
+// that an expected_...() predicts, so that a loop emptied by the compiler or by a mistake is detected. The words are
+// sums modulo 2^32, which do not depend on an order.
 #pragma once
 #include <cstdint>
 
 #include "cuda/device.h"
 
-namespace stateful_lstm::chip {
+namespace stateful_lstm::microbench {
 
 using namespace cuda;
 
-// What one load or store moves at most.
+// The largest load or store.
 struct alignas(16) Four {
   uint32_t x, y, z, w;
 };
@@ -30,15 +29,15 @@ inline uint32_t expected_sum(uint64_t first, uint64_t count) {
   return count == 0 ? 0 : uint32_t(count * (2 * first + count - 1) / 2) * kFactor;
 }
 
-// Where words go round: in each of `steps` steps one becomes that of the next place, or stays, and grows by the
-// step's number. This is the word that began as `at`, the place's number, after so many moves.
+// Words that rotate: in each of `steps` steps a word moves to the next place, or stays, and grows by the step's number.
+// This is the word that began as `at`, the place's number, after so many moves.
 inline uint32_t expected_round(int at, int places, int moves, uint32_t steps) {
   return uint32_t((int64_t(at) + moves) % places) + uint32_t(uint64_t(steps) * (steps + 1) / 2);
 }
 
 // ---- launches ------------------------------------------------------------------------------------
 
-// A launch. out[number] = number + 1; a store, since nobody waits for it.
+// A launch: out[number] = number + 1, a store, since nothing waits for it.
 LSTM_KERNEL launch_kernel(uint32_t* out, uint32_t number) {
   if (thread() == 0) out[number] = number + 1;
 }
@@ -62,9 +61,9 @@ LSTM_KERNEL block_barrier_kernel(uint32_t* out, int steps) {
   out[block() * threads() + thread()] = value;
 }
 
-// A step of blocks that wait for each other, as in csrc/cuda/persistent/grid_simt.h: all threads write a word, thread 0 counts
-// with a release, and all blocks acquire the counts of all, a lane for each. With `exchange` each thread then
-// reads the next block's word; without, after the last step only.
+// A step of blocks that wait for each other, as in csrc/cuda/persistent/grid_simt.h: all threads write a word, thread
+// 0 counts with a release, and all blocks acquire the counts of all, a lane for each. With `exchange` each thread
+// then reads the next block's word; without, after the last step only.
 // counts: (blocks) zeros, `apart` words from one to the next; places: (2, blocks, threads); out: (blocks, threads)
 template <bool exchange>
 LSTM_KERNEL grid_barrier_kernel(uint32_t* counts, uint32_t* places, uint32_t* out, int steps,
@@ -86,8 +85,8 @@ LSTM_KERNEL grid_barrier_kernel(uint32_t* counts, uint32_t* places, uint32_t* ou
   out[own] = value;
 }
 
-// A flag's way from block 0 to block `other` and back, by one thread of each; other blocks only take their places.
-// flags: kFlagsApart + 1 zeros; out: (2) what the two saw last
+// A flag from block 0 to block `other` and back, by one thread of each; the blocks between only occupy SMs.
+// flags: kFlagsApart + 1 zeros; out: (2) the last values that the two read
 constexpr int kFlagsApart = 64;
 LSTM_KERNEL ping_pong_kernel(uint32_t* flags, uint32_t* out, int rounds, int other) {
   if (thread() != 0 || (block() != 0 && block() != other)) return;
@@ -123,7 +122,7 @@ LSTM_KERNEL cluster_barrier_kernel(uint32_t* out, int steps) {
     if (last) value = *cluster_shared(place, (cluster_rank() + 1) % cluster_blocks());
     value += step + 1;
   }
-  cluster_barrier();  // nobody leaves who may still be read
+  cluster_barrier();  // no block may end while others read its memory
   out[block() * threads() + thread()] = value;
 }
 
@@ -144,7 +143,7 @@ LSTM_KERNEL cluster_write_kernel(uint32_t* out, int words, int steps) {
   for (int i = 0; i < kCluster - 1; ++i)
     others[i] =
         reinterpret_cast<Word*>(cluster_shared(received + rank * words, (rank + 1 + i) % kCluster));
-  cluster_barrier();  // all blocks are there
+  cluster_barrier();  // all blocks have begun
   for (int step = 0; step < steps; ++step) {
     for (int at = thread(); at < words / kWords; at += threads()) {
       const uint32_t value = step * kFactor + rank * words + at * kWords;
@@ -165,7 +164,7 @@ inline uint32_t expected_cluster_write(int rank, int words, int steps) {
   return sum;
 }
 
-// Reads of the next block's shared memory, each at the place that the one before told. By one thread of each block.
+// Dependent reads of the next block's shared memory, by one thread of each block.
 // words: a power of two; out: (blocks)
 constexpr int kChainStride = 33;
 LSTM_KERNEL cluster_read_kernel(uint32_t* out, int words, int steps) {
@@ -179,7 +178,7 @@ LSTM_KERNEL cluster_read_kernel(uint32_t* out, int words, int steps) {
     for (int step = 0; step < steps; ++step) at = there[at];
     out[block()] = at;
   }
-  cluster_barrier();  // nobody leaves who may still be read
+  cluster_barrier();  // no block may end while others read its memory
 }
 inline uint32_t expected_cluster_read(int rank, int words, int steps) {
   return uint32_t((rank + int64_t(steps) * kChainStride) % words);
@@ -187,10 +186,10 @@ inline uint32_t expected_cluster_read(int rank, int words, int steps) {
 
 // ---- memory --------------------------------------------------------------------------------------
 
-constexpr int kFlight = 8;  // loads of 16 bytes that a thread has under way
+constexpr int kFlight = 8;  // loads of 16 bytes in flight for each thread
 
-// Reads: each block `count` vectors from block * apart on, round and round; mask + 1 of them are there, a power of
-// two. Another round begins elsewhere, or the compiler might see that it is the same again.
+// Reads: each block `count` vectors from block * apart on, round and round; there are mask + 1 of them, a
+// power of two. Each round begins elsewhere, or the compiler might reuse the round before.
 // count: a multiple of kFlight * threads; out: (blocks, threads), a block's adds up to all it read
 LSTM_KERNEL read_kernel(const Four* data, uint32_t mask, uint32_t count, uint32_t apart, int rounds,
                         uint32_t* out) {
@@ -220,15 +219,15 @@ LSTM_KERNEL copy_kernel(const Four* from, Four* to, uint32_t count) {
   }
 }
 
-// A way through all lines of some memory, in no order that hardware could foresee, once each before the first comes
-// again: by a full-period congruential sequence, for a number of lines that is a power of two.
+// A path through all lines of some memory, each once, in an order that hardware cannot predict: a full-period
+// congruential sequence, for a number of lines that is a power of two.
 constexpr uint32_t kLine = 32;  // words
 constexpr uint32_t kMultiplier = 1664525u, kIncrement = 1013904223u;
 LSTM_KERNEL make_chain_kernel(uint32_t* chain, uint32_t lines) {
   for (uint32_t i = block() * threads() + thread(); i < lines; i += blocks() * threads())
     chain[i * kLine] = (i * kMultiplier + kIncrement) % lines * kLine;
 }
-// Reads, each at the place that the one before told, by one thread. out: (1) the last place
+// Dependent reads by one thread. out: (1) the last place
 LSTM_KERNEL chase_kernel(const uint32_t* chain, uint32_t start, int steps, uint32_t* out) {
   if (thread() != 0) return;
   uint32_t at = start;
@@ -287,8 +286,8 @@ LSTM_DEVICE uint32_t fragment(int lane, int which, Tf32) {
   return element_bits(lane, which, 0) << 16;
 }
 
-// Products of tensor cores, kChains of which do not wait for each other: with one, a product's latency; with
-// eight, the rate. Sum number c begins with c. Whole numbers below 2^24 in each, so rounds below 2^18.
+// Products of tensor cores in kChains independent chains: one gives the latency of a product, eight the rate. Sum
+// number c begins with c. Whole numbers below 2^24 in each, so rounds below 2^18.
 // out: (blocks, threads) the weighted sum of all that a thread holds
 template <class Number, int kChains>
 LSTM_KERNEL mma_kernel(uint32_t* out, int rounds) {
@@ -333,7 +332,7 @@ inline uint32_t expected_mma(int lane, int each, int chains, int rounds) {
   return sum;
 }
 
-// Multiply-adds of floats, kFmaChains that do not wait for each other. one: 1, unknown to the compiler.
+// Multiply-adds of floats in kFmaChains independent chains. one: 1, unknown to the compiler.
 // rounds: below 2^24; out: (blocks, threads)
 constexpr int kFmaChains = 8;
 LSTM_KERNEL fma_kernel(uint32_t* out, float one, int rounds) {
@@ -354,4 +353,4 @@ inline uint32_t expected_fma(int rounds) {
   return kFmaChains * rounds + kFmaChains * (kFmaChains - 1) / 2;
 }
 
-}  // namespace stateful_lstm::chip
+}  // namespace stateful_lstm::microbench

@@ -1,8 +1,8 @@
 """Other LSTMs for a GPU that take part where they are installed: FlashRNN and TorchRL's.
 
-Each function takes an nn.LSTM, whose parameters it computes with, and x (T, B, I); it returns what
-computes the output (T, B, H). Both want the batch first: they get it so, and their output is turned
-by a view. What goes wrong in here is told, and ends nothing.
+Each function takes an nn.LSTM, whose parameters it uses, and x (T, B, I), and returns a function
+that computes the output (T, B, H). Both peers want the batch first: they get it so, and a view
+turns their output. An error in here is printed and leaves out the peer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.shapes import Shape
 
 Forward = Callable[[], Tensor]
 
-# They compile for each size, FlashRNN for minutes: they take part at these only, and with resets.
+# They compile for each size, FlashRNN for minutes: they run at these sizes only, and with resets.
 FLASHRNN_SHAPES = [Shape(512, 16, H, H, 1) for H in (256, 768)]
 FLASHRNN_BACKENDS = {"FlashRNN fused": "cuda_fused", "FlashRNN alternating": "cuda"}
 TORCHRL_SHAPES = [Shape(512, 16, H, H, 1) for H in (128, 256, 512, 1024)]
@@ -94,5 +94,5 @@ def torchrl(lstm: nn.LSTM, x: Tensor, tf32: bool, resets: Tensor | None = None) 
 
 
 def why_absent(package: str) -> str | None:
-    """None if the package is there, else what to say of it."""
+    """None if the package is installed, else why it is left out."""
     return None if find_spec(package) else "not installed"

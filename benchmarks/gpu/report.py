@@ -1,4 +1,4 @@
-"""What benchmarks/gpu/bench.py prints, writes and draws."""
+"""Prints, writes and plots the results of benchmarks/gpu/bench.py."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TITLES = {
 
 @dataclass
 class GpuRow(Row):
-    """A row of candidates' times. What a CPU's row says of other processes is unused."""
+    """A row of candidates' times. The fields for other processes on a CPU are unused."""
 
     floor: float = 0.0
     limit: str = ""
@@ -46,12 +46,12 @@ class GpuRow(Row):
 
     @property
     def multiple(self) -> float | None:
-        """Our time, in multiples of the floor; None: there is none."""
+        """This library's time in multiples of the floor; None without a floor."""
         return self.ours.median / self.floor if self.floor else None
 
     @property
     def resets_cost(self) -> float | None:
-        """What the resets of our own call cost, in parts of the call without."""
+        """The cost of resets in this library, relative to the call without."""
         without = self.times.get(NO_RESETS)
         return without and self.ours.median / without.median - 1
 
@@ -107,12 +107,12 @@ NOTES = (
 
 
 def by_ratio(rows: list[GpuRow]) -> list[GpuRow]:
-    """The worst first; those without a peer last."""
+    """The worst rows first, rows without a peer last."""
     return sorted(rows, key=lambda row: row.ratio if row.comparable else float("inf"))
 
 
 def summary(rows: list[GpuRow]) -> list[str]:
-    """A line for each kind and type, of the rows that can be trusted."""
+    """One line for each kind and type, from the reliable rows."""
     compared = [row for row in rows if row.comparable]
     lines = [f"{'':26}{'type':9}{'rows':>5}{'lost':>5}{'mean':>8}{'worst':>8}"]
     for kind, title in TITLES.items():
@@ -135,7 +135,7 @@ def summary(rows: list[GpuRow]) -> list[str]:
 
 
 def left_out(rows: list[GpuRow]) -> list[str]:
-    """Each candidate that took no part somewhere: where, and why."""
+    """The candidates that were left out: where, and why."""
     places: dict[tuple[str, str], list[GpuRow]] = {}
     for row in rows:
         for item in row.absent.items():
@@ -148,7 +148,7 @@ def left_out(rows: list[GpuRow]) -> list[str]:
 
 
 def driver() -> str:
-    """What nvidia-smi says of the driver and the fastest clocks."""
+    """The driver and the fastest clocks, from nvidia-smi."""
     query = "--query-gpu=driver_version,clocks.max.sm,clocks.max.mem"
     try:
         command = ["nvidia-smi", query, "--format=csv,noheader"]
@@ -186,13 +186,13 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def chip_file(device: str) -> str:
-    """Where chip.py's figures of a device are, among the results."""
-    return f"chip-{slug(device)}.json"
+def microbench_file(device: str) -> str:
+    """The file of microbench.py's figures for a device, among the results."""
+    return f"microbench-{slug(device)}.json"
 
 
 def give_floor(row: GpuRow, chip: roofline.Chip) -> None:
-    """To a row of a sequence: of one layer, as all of them are."""
+    """Adds the floor to a row of a sequence of one layer, as all of them are."""
     if row.kind in ("infer", "train"):
         found = roofline.floor_us(chip, *row.shape[:4], row.dtype, row.kind == "train")
         row.floor, row.limit = found.us * row.shape.T * 1e-6, found.limit
@@ -214,7 +214,7 @@ def write(
 
 
 def draw(rows: list[GpuRow], about: dict[str, Any], path: Path) -> str:
-    """A panel for each kind; returns what to say of it."""
+    """Plots one panel for each kind; returns a message about it."""
     try:
         from benchmarks.cpu import plot
     except ImportError as error:

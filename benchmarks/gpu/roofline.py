@@ -1,6 +1,6 @@
-"""How fast a step of an LSTM can be on a chip, from what chip.py has measured of it.
+"""Computes how fast a step of an LSTM can be on a chip, from the figures of microbench.py.
 
-A pass, forward or backward, takes a step no less than the longest of
+A step of a pass, forward or backward, takes no less than the longest of
 
     products   2 B 4H (I + H) operations, backward 2 B 4H (I + 2H) more, over the rate of the type:
                multiply-adds for float32, mma() for the others
@@ -10,10 +10,10 @@ A pass, forward or backward, takes a step no less than the longest of
     weights    weight_hh, 4 H H numbers, over the rate of all SMs' shared memory
 
 and the exchange of h: none if the weights fit one block's shared memory, a cluster's barrier if
-they fit eight, or else a flag's way through L2. Both weights come from memory once a call.
+they fit eight, or else a flag through L2. Both weights come from memory once a call.
 
-Each is taken at its best, whether or not one kernel can have them all. Two things may be below
-it: what stays in the L2 cache, and a library's products by instructions that mma() is not.
+Each rate is the best one measured, whether or not one kernel can reach them all. Two things can be
+faster: data that stays in the L2 cache, and a library's products by instructions other than mma().
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Chip = dict[str, Any]  # as chip.py writes it
+Chip = dict[str, Any]  # as microbench.py writes it
 SIZES = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}  # bytes
-SUM = 4  # bytes of what is summed up in
+SUM = 4  # bytes of a sum
 BLOCKS = 8  # of a cluster
 
 
@@ -36,7 +36,7 @@ class Floor:
 
 
 def product_rate(chip: Chip, dtype: str) -> float:
-    """Operations a microsecond: the best of those of the type."""
+    """Operations a microsecond: the best rate of the type."""
     numbers: dict[str, float] = chip["numbers"]
     begin = {"float32": "fma_float32", "tf32": "mma_tf32"}.get(dtype, "mma_bfloat16")
     rates = (
@@ -59,7 +59,7 @@ def exchange_us(chip: Chip, weight_bytes: int) -> float:
 
 
 def floor_us(chip: Chip, T: int, B: int, I: int, H: int, dtype: str, train: bool) -> Floor:  # noqa: E741
-    """Of a step of forward, and in training of backward too. See above."""
+    """The floor of a forward step, in training plus a backward step. See above."""
     numbers, size, gates = chip["numbers"], SIZES[dtype], 4 * H
     recurrent = gates * H * size
     once = gates * (I + H) * size / T
@@ -85,7 +85,7 @@ def floor_us(chip: Chip, T: int, B: int, I: int, H: int, dtype: str, train: bool
 
 
 def read(path: Path) -> Chip | None:
-    """What chip.py has written; None: nothing of this device."""
+    """The figures that microbench.py has written; None without figures of this device."""
     if not path.exists():
         return None
     chip: Chip = json.loads(path.read_text())

@@ -1,7 +1,7 @@
-"""Times candidates on a GPU by its own events, turn about; on a CPU by the clock.
+"""Times candidates in turns, on a GPU by its own events, on a CPU by the clock.
 
 A turn is an untimed call and then some samples; a sample is so many calls that the events around
-them do not count. Work that the host cannot hand over as fast as the device does it counts in full.
+them are negligible. If the host submits work more slowly than the device runs it, that time counts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def seconds_a_call(run: Callable[[], Any], calls: int, device: torch.device) -> 
 def interleaved(
     candidates: Sequence[Candidate], seconds: float, device: torch.device
 ) -> list[Timing]:
-    """Turn about for so many seconds, and for ROUNDS at least; the order rotates."""
+    """Times candidates in turns for the given seconds, at least ROUNDS turns; the order rotates."""
     samples: list[list[float]] = [[] for _ in candidates]
     calls = [0] * len(candidates)
     end, done = time.perf_counter() + seconds, 0
@@ -55,7 +55,7 @@ def interleaved(
                 if estimate > SLOW:
                     taken.append(estimate)
                     continue
-                if not calls[k]:  # the first call of all had more to do
+                if not calls[k]:  # the very first call includes setup
                     estimate = min(estimate, seconds_a_call(run, 1, device))
                     calls[k] = max(1, round(SAMPLE / max(estimate, 1e-7)))
                 count = SAMPLES if estimate < 0.05 else 1
@@ -68,7 +68,7 @@ def interleaved(
 
 @contextmanager
 def precision(tf32: bool) -> Iterator[None]:
-    """TF32 in products and in cuDNN, or in neither; torch by itself allows it in cuDNN alone."""
+    """Allows TF32 in products and in cuDNN, or in neither; torch's default is cuDNN only."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = tf32
@@ -79,7 +79,7 @@ def precision(tf32: bool) -> Iterator[None]:
 
 
 def captured(run: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """A CUDA graph of run(), after the calls that torch wants first; and what run() returned."""
+    """A CUDA graph of run(), after torch's warm-up calls; and the result of run()."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -93,6 +93,6 @@ def captured(run: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
 
 
 def progress(text: str) -> None:
-    """One line on a terminal that the next one takes the place of; in a log, a line each."""
+    """Prints progress: on a terminal in one line that is overwritten, in a log line by line."""
     end = "\r" if sys.stderr.isatty() else "\n"
     print(f"{text:78}", end=end, file=sys.stderr, flush=True)

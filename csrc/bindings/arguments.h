@@ -41,13 +41,12 @@ inline bool check_forward(const Checker& check, const LayerViews& v) {
     return "both biases or none must be given";
   });
 }
-inline bool check_backward(const Checker& check, const GradientViews& v) {
+inline bool check_backward(const Checker& check, const TensorView& gates,
+                           const TensorView& weight_hh) {
   return check.require(
-      v.gates.dims == 3 && is_recurrent(v.weight_hh) && v.gates.size(2) == v.weight_hh.size(0),
-      [&] {
-        return "gates must be (T, B, 4H) and weight_hh (4H, P), H and P 1 or "
-               "more, got " +
-               text_of(v.gates) + " and " + text_of(v.weight_hh);
+      gates.dims == 3 && is_recurrent(weight_hh) && gates.size(2) == weight_hh.size(0), [&] {
+        return "gates must be (T, B, 4H) and weight_hh (4H, P), H and P 1 or more, got " +
+               text_of(gates) + " and " + text_of(weight_hh);
       });
 }
 
@@ -101,7 +100,7 @@ bool fill_layer(const Checker& check, LayerParams<S>& p, const LayerViews& v, bo
 template <class S>
 bool fill_gradients(const Checker& check, BackwardParams<S>& p, GradientParams<S>& g,
                     const GradientViews& v, bool reverse) {
-  if (!check_backward(check, v) || !check_sequence(check, v.x)) return false;
+  if (!check_backward(check, v.gates, v.weight_hh) || !check_sequence(check, v.x)) return false;
   p.T = v.gates.size(0);
   p.B = v.gates.size(1);
   g.I = v.x.size(2);

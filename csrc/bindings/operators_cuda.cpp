@@ -1,11 +1,11 @@
-// The operators on CUDA: checks, memory from torch, and calls of cuda/entry.h on the current stream. Built only
-// where the kernels are.
+// The operators on CUDA: checks of arguments, memory from torch, and calls of cuda/launcher.h on the current stream.
+// Compiled only together with the kernels.
 //
-// Nothing here waits for the device, and all memory comes from torch's allocator, so that a CUDA graph can hold
-// a call. What cannot be looked at without waiting, the values of lengths and slots, the kernels look at.
+// Nothing here waits for the device, and all memory comes from torch's allocator, so that a CUDA graph can hold a call.
+// The kernels check values that the host cannot read without waiting: lengths and slots.
 //
-// For the emulator (tests/cuda/test_cuda_binding.py) the same file registers the operators under another name, on
-// CPU tensors.
+// For the emulator (tests/cuda/test_cuda_binding.py) the same file registers the operators under another name, on CPU
+// tensors.
 #include "bindings/operators.h"
 
 #include <torch/csrc/stable/accelerator.h>
@@ -24,10 +24,14 @@ template <>
 constexpr ScalarType kType<cuda::Half> = ScalarType::Half;
 template <>
 constexpr ScalarType kType<cuda::Bfloat16> = ScalarType::BFloat16;
+template <>
+constexpr Dtype kDtype<cuda::Half> = Dtype::float16;
+template <>
+constexpr Dtype kDtype<cuda::Bfloat16> = Dtype::bfloat16;
 
 namespace {
 
-// 16-bit numbers are only declared here, so their size must be said.
+// The 16-bit types are incomplete here, so sizeof does not work on them.
 template <class S>
 constexpr int64_t kBytes = sizeof(S);
 template <>
@@ -65,7 +69,7 @@ auto by_cuda_dtype(ScalarType dtype, const F& f) {
 }
 
 #if defined(STATEFUL_LSTM_EMULATOR)
-struct On {  // every launch in another order of threads
+struct On {  // every launch runs its threads in another order
   explicit On(const Device&) {}
   cuda::Stream stream() const {
     static uint64_t seed = 0;
@@ -73,11 +77,11 @@ struct On {  // every launch in another order of threads
     options.seed = ++seed;
     return options;
   }
-  cuda::Device device = cuda::device(0);
+  cuda::DeviceLimits limits = cuda::limits_of(0);
 };
 #else
-// The stream that torch works on. A torch built without CUDA lacks this function, and must still be able to
-// load this library.
+// torch's current stream. The function is looked up at run time, since a torch built without CUDA lacks it and must
+// still load this library.
 CUstream_st* current_stream(int32_t device) {
   using Get = AOTITorchError (*)(int32_t, void**);
   static const auto get = [] {
@@ -90,23 +94,34 @@ CUstream_st* current_stream(int32_t device) {
   STD_TORCH_CHECK(get(device, &stream) == 0, "torch has no current stream for device ", device);
   return static_cast<CUstream_st*>(stream);
 }
-// While this is there, its device is the current one.
+// Makes a device the current one for its lifetime.
 struct On {
   explicit On(const Device& where)
-      : guard(where.index), index(where.index), device(cuda::device(where.index)) {}
+      : guard(where.index), index(where.index), limits(cuda::limits_of(where.index)) {}
   cuda::Stream stream() const { return current_stream(index); }
   torch::stable::accelerator::DeviceGuard guard;
   int32_t index;
-  cuda::Device device;
+  cuda::DeviceLimits limits;
 };
 #endif
+
+// Calls f with the C++ type of x's dtype, x's device, which is the current one meanwhile, and its checked inputs.
+template <class F>
+auto on_device_of(const Tensor& x, const F& f) {
+  return by_cuda_dtype(x.scalar_type(), [&](auto type) {
+    const Device where = device_of(x);
+    const On on(where);
+    Inputs in(where);
+    return f(type, where, on, in);
+  });
+}
 
 Tensor mm(const Tensor& a, const Tensor& b) {
   std::array<StableIValue, 2> stack{torch::stable::detail::from(a), torch::stable::detail::from(b)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
-// The product of 16-bit numbers, kept in float.
+// The product of 16-bit numbers, in float.
 Tensor wide_mm(const Tensor& a, const Tensor& b) {
   if (a.is_cpu())
     return mm(torch::stable::to(a, ScalarType::Float), torch::stable::to(b, ScalarType::Float));
@@ -123,25 +138,39 @@ Tensor as_sums(const Tensor& x) {
   return kNarrow<S> ? torch::stable::to(x, kType<Acc<S>>) : torch::stable::clone(x);
 }
 
+template <class S>
+StateSizes sizes_of_state(const Inputs& in, const Tensor& h, const Tensor& c) {
+  StateSizes sizes;
+  S* h_numbers;
+  Acc<S>* c_numbers;
+  fill_state<S>(in.check, sizes, h_numbers, c_numbers, view_of(h), view_of(c));
+  return sizes;
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     Tensor x, Tensor weight_ih, Tensor weight_hh, OptTensor bias_ih, OptTensor bias_hh,
     OptTensor weight_hr, Tensor h0, Tensor c0, OptTensor reset_mask, OptTensor lengths,
     OptTensor recurrent_mask, bool reverse, int64_t save, bool, bool tf32) {
-  check_forward(x, weight_hh, bias_ih, bias_hh, save);
-  return by_cuda_dtype(weight_hh.scalar_type(), [&](auto type) {
+  check_save(save);
+  return on_device_of(weight_hh, [&](auto type, const Device& where, const On& on, Inputs& in) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
-    const Device where = device_of(weight_hh);
-    const On on(where);
-    Inputs in(where);
-    cuda::Forward<S> p = {};
+    // A library product reads x and weight_ih, with any strides.
+    const LayerViews views = {
+        sequence_views(in, weight_hh, weight_hr, c0, reset_mask, lengths, recurrent_mask),
+        view_of(x),
+        view_of(weight_ih),
+        in.view(bias_ih),
+        in.view(bias_hh),
+        in.view(h0)};
+    check_forward(in.check, views);
+    cuda::ForwardArgs<S> p = {};
     p.T = x.size(0);
     p.B = x.size(1);
     const int64_t I = x.size(2);
-    fill_sequence<S>(p, in, weight_hh, weight_hr, c0, reset_mask, recurrent_mask, reverse);
-    p.lengths = in.get<int64_t>(lengths, {p.B}, "lengths");
-    check<S>(x, {p.T, p.B, I}, "x", where);
-    check<S>(weight_ih, {4 * p.H, I}, "weight_ih", where);
+    fill_sequence<S>(in.check, p, views, reverse);
+    in.check.is<S>(views.x, {p.T, p.B, I}, "x");
+    in.check.is<S>(views.weight_ih, {4 * p.H, I}, "weight_ih");
     p.bias_ih = in.get<S>(bias_ih, {4 * p.H}, "bias_ih");
     p.bias_hh = in.get<S>(bias_hh, {4 * p.H}, "bias_hh");
     p.h0 = in.get<S>(h0, {p.B, p.P}, "h0");
@@ -158,8 +187,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     const Tensor gates_x = kNarrow<S> ? wide_mm(rows, columns) : mm(rows, columns);
     const Tensor h = make<S>({2, p.B, p.P}, where), c = make<A>({p.B, p.H}, where);
     const Tensor hidden = make<A>({weight_hr ? p.B : 0, p.H}, where);
-    const cuda::Call call = {p.T, p.B, p.H, p.P, tf32, false};
-    const Tensor counts = make<int32_t>({cuda::count_words<S>(call, on.device)}, where);
+    const cuda::Plan plan = cuda::choose<S>({p.T, p.B, p.H, p.P, tf32, false}, on.limits);
+    const Tensor workspace = make<int32_t>({plan.workspace_words()}, where);
     p.gates_x = data<A>(gates_x);
     p.y = mutable_data<S>(y);
     p.h_n = mutable_data<S>(h_n);
@@ -169,7 +198,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     p.h = mutable_data<S>(h);
     p.c = mutable_data<A>(c);
     p.hidden = weight_hr ? mutable_data<A>(hidden) : nullptr;
-    cuda::forward(p, tf32, mutable_data<uint32_t>(counts), on.device, on.stream());
+    cuda::forward(p, plan, mutable_data<uint32_t>(workspace), on.stream());
     return std::make_tuple(y, h_n, c_n, gates, cells);
   });
 }
@@ -178,18 +207,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
     OptTensor grad_y, OptTensor grad_h_n, OptTensor grad_c_n, Tensor gates, Tensor cells,
     Tensor weight_hh, OptTensor weight_hr, Tensor c0, OptTensor reset_mask, OptTensor lengths,
     OptTensor recurrent_mask, bool reverse, bool tf32) {
-  check_backward(gates, weight_hh);
-  return by_cuda_dtype(weight_hh.scalar_type(), [&](auto type) {
+  return on_device_of(weight_hh, [&](auto type, const Device& where, const On& on, Inputs& in) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
-    const Device where = device_of(weight_hh);
-    const On on(where);
-    Inputs in(where);
-    cuda::Backward<S> p = {};
+    cuda::BackwardArgs<S> p = {};
+    const SequenceViews views =
+        sequence_views(in, weight_hh, weight_hr, c0, reset_mask, lengths, recurrent_mask);
+    check_backward(in.check, view_of(gates), views.weight_hh);
     p.T = gates.size(0);
     p.B = gates.size(1);
-    fill_sequence<S>(p, in, weight_hh, weight_hr, c0, reset_mask, recurrent_mask, reverse);
-    p.lengths = in.get<int64_t>(lengths, {p.B}, "lengths");
+    fill_sequence<S>(in.check, p, views, reverse);
     p.grad_y = in.get<S>(grad_y, {p.T, p.B, p.P}, "grad_y");
     p.grad_h_n = in.get<S>(grad_h_n, {p.B, p.P}, "grad_h_n");
     p.grad_c_n = in.get<A>(grad_c_n, {p.B, p.H}, "grad_c_n");
@@ -204,20 +231,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
       return std::make_tuple(grad_gates, grad_h0, grad_c0, grad_hidden);
     }
     const Tensor dh = make<A>({2, p.B, p.P}, where), dc = make<A>({p.B, p.H}, where);
-    const cuda::Call call = {p.T, p.B, p.H, p.P, tf32, true};
-    const Tensor counts = make<int32_t>({cuda::count_words<S>(call, on.device)}, where);
+    const cuda::Plan plan = cuda::choose<S>({p.T, p.B, p.H, p.P, tf32, true}, on.limits);
+    const Tensor workspace = make<int32_t>({plan.workspace_words()}, where);
     p.grad_gates = mutable_data<A>(grad_gates);
     p.grad_h0 = mutable_data<A>(grad_h0);
     p.grad_c0 = mutable_data<A>(grad_c0);
     p.grad_hidden = weight_hr ? mutable_data<A>(grad_hidden) : nullptr;
     p.dh = mutable_data<A>(dh);
     p.dc = mutable_data<A>(dc);
-    cuda::backward(p, tf32, mutable_data<uint32_t>(counts), on.device, on.stream());
+    cuda::backward(p, plan, mutable_data<uint32_t>(workspace), on.stream());
     return std::make_tuple(grad_gates, grad_h0, grad_c0, grad_hidden);
   });
 }
 
-// The slot of each row as the kernels want it, looked at on the device; no tensor: row b is slot b.
+// The slot of each row, checked on the device; no tensor: row b is slot b.
 struct Slots {
   std::optional<Tensor> rows;
   const int64_t* get() const { return rows ? data<int64_t>(*rows) : nullptr; }
@@ -234,11 +261,11 @@ Slots find_slots(Inputs& in, const OptTensor& indices, int64_t B, int64_t slots,
   auto* to = mutable_data<int64_t>(rows);
   auto* scratch = mutable_data<int32_t>(taken);
   if (indices->scalar_type() == ScalarType::Int)
-    cuda::slots(in.get<int32_t>(indices, {B}, "state_indices"), B, slots, to, scratch, error,
-                on.stream());
+    cuda::resolve_slots(in.get<int32_t>(indices, {B}, "state_indices"), B, slots, to, scratch,
+                        error, on.stream());
   else
-    cuda::slots(in.get<int64_t>(indices, {B}, "state_indices"), B, slots, to, scratch, error,
-                on.stream());
+    cuda::resolve_slots(in.get<int64_t>(indices, {B}, "state_indices"), B, slots, to, scratch,
+                        error, on.stream());
   return {rows};
 }
 
@@ -248,14 +275,11 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
                                               OptTensor reset_mask, OptTensor lengths, bool bias,
                                               bool bidirectional, bool tf32) {
   refuse_in_backward_pass();
-  return by_cuda_dtype(h.scalar_type(), [&](auto type) {
+  return on_device_of(h, [&](auto type, const Device& where, const On& on, Inputs& in) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
-    const Device where = device_of(h);
-    const On on(where);
-    const StateSizes s = check_state<S>(h, c, where);
-    STD_TORCH_CHECK(is_sequence(x), "x must be (T, B, I), I 1 or more, got ",
-                    shape_text(x.sizes()));
+    const StateSizes s = sizes_of_state<S>(in, h, c);
+    check_sequence(in.check, view_of(x));
     STD_TORCH_CHECK(x.size(0) == 1, "on CUDA this takes one step, got ", x.size(0));
     STD_TORCH_CHECK(!lengths.has_value(), "on CUDA a single step takes no lengths");
     const int64_t B = x.size(1), I = x.size(2), D = bidirectional ? 2 : 1, width = D * s.P;
@@ -264,19 +288,18 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
     STD_TORCH_CHECK(s.LD > 0 && s.LD % D == 0 && int64_t(weights.size()) == s.LD * each,
                     "the number of weights, ", weights.size(), ", does not fit ", s.LD,
                     " states of layers and directions");
-    Inputs in(where);
     if (overlap(x, h) || overlap(x, c)) x = torch::stable::clone(x);
-    cuda::ResidentStep<S> p = {};
+    cuda::InferenceStepArgs<S> p = {};
     p.B = B;
     p.H = s.H;
     p.P = s.P;
     p.slots = s.slots;
     p.x = in.get<S>(x, {1, B, I}, "x");
     p.reset = in.get<bool>(reset_mask, {1, B}, "reset_mask");
-    std::vector<cuda::ResidentStep<S>> steps(s.LD, p);
+    std::vector<cuda::InferenceStepArgs<S>> steps(s.LD, p);
     for (int64_t k = 0; k < s.LD; ++k) {
       const Tensor* w = &weights[k * each];
-      cuda::ResidentStep<S>& step = steps[k];
+      cuda::InferenceStepArgs<S>& step = steps[k];
       step.I = k < D ? I : width;
       step.weight_ih = in.get<S>(w[0], {4 * s.H, step.I}, "weight_ih");
       step.weight_hh = in.get<S>(w[1], {4 * s.H, s.P}, "weight_hh");
@@ -288,10 +311,11 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
     const Tensor y = make<S>({1, B, width}, where), between = make<S>({2, B, width}, where);
     const Tensor h_n = make<S>({s.LD, B, s.P}, where), c_n = make<S>({s.LD, B, s.H}, where);
     const Tensor hidden = make<A>({projection ? B : 0, s.H}, where);
+    const cuda::Plan plan = cuda::choose_step<S>({1, B, s.H, s.P, tf32, false}, on.limits);
     for (int64_t k = 0; k < s.LD; ++k) {
       const int64_t layer = k / D, direction = k % D;
       const bool top = layer == s.LD / D - 1;
-      cuda::ResidentStep<S>& step = steps[k];
+      cuda::InferenceStepArgs<S>& step = steps[k];
       if (layer > 0) step.x = element<S>(between, (layer - 1) % 2 * B * width);
       step.x_stride = step.I;
       step.y = top ? element<S>(y, direction * s.P)
@@ -304,7 +328,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
       step.h_n = element<S>(h_n, k * B * s.P);
       step.c_n = element<S>(c_n, k * B * s.H);
       step.hidden = projection ? mutable_data<A>(hidden) : nullptr;
-      cuda::resident_step(step, tf32, on.device, on.stream());
+      cuda::inference_step(step, plan, on.stream());
     }
     return std::make_tuple(y, h_n, c_n);
   });
@@ -312,13 +336,10 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step_(Tensor x, std::vector<Tensor> weig
 
 std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indices) {
   refuse_in_backward_pass();
-  return by_cuda_dtype(h.scalar_type(), [&](auto type) {
+  return on_device_of(h, [&](auto type, const Device& where, const On& on, Inputs& in) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
-    const Device where = device_of(h);
-    const On on(where);
-    Inputs in(where);
-    const StateSizes s = check_state<S>(h, c, where);
+    const StateSizes s = sizes_of_state<S>(in, h, c);
     const int64_t B = state_indices ? state_indices->numel() : s.slots;
     const Slots slots = find_slots(in, state_indices, B, s.slots, where, on);
     const Tensor h0 = make<S>({s.LD, B, s.P}, where), c0 = make<A>({s.LD, B, s.H}, where);
@@ -330,15 +351,12 @@ std::tuple<Tensor, Tensor> state_gather(Tensor h, Tensor c, OptTensor state_indi
   });
 }
 
-// What a caller puts into the state, also inside a backward pass.
+// Writes to the state on the caller's request, also inside a backward pass.
 void state_write_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tensor c_n) {
-  by_cuda_dtype(h.scalar_type(), [&](auto type) {
+  on_device_of(h, [&](auto type, const Device& where, const On& on, Inputs& in) {
     using S = typename decltype(type)::type;
     using A = Acc<S>;
-    const Device where = device_of(h);
-    const On on(where);
-    Inputs in(where);
-    const StateSizes s = check_state<S>(h, c, where);
+    const StateSizes s = sizes_of_state<S>(in, h, c);
     const int64_t B = state_indices ? state_indices->numel() : s.slots;
     const S* new_h = in.get<S>(h_n, {s.LD, B, s.P}, "h_n");
     const A* new_c = in.get<A>(c_n, {s.LD, B, s.H}, "c_n");
@@ -350,41 +368,43 @@ void state_write_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tenso
   });
 }
 
-// What a call leaves in the state.
+// Writes the final state of a call.
 void state_scatter_(Tensor h, Tensor c, OptTensor state_indices, Tensor h_n, Tensor c_n) {
   refuse_in_backward_pass();
   state_write_(h, c, state_indices, h_n, c_n);
 }
 
-// What a kernel has said of slots since this was last asked: cuda::SlotError. Waits for nothing. A kernel may
-// write while this is asked, and several threads may ask: the word is read and cleared in one.
+// The error in slots that kernels have reported since the last call, a cuda::SlotError. It waits for nothing. The
+// exchange is atomic, since a kernel may write and several threads may ask at the same time.
 int64_t slot_error(int64_t device) {
-  // The first time this takes memory, which is to start CUDA on this device and on no other.
+  // The first call allocates memory, which must initialize CUDA on this device and on no other.
   const On on({aoti_torch_device_type_cuda(), static_cast<int32_t>(device)});
   return __atomic_exchange_n(cuda::error_word(static_cast<int>(device)), 0u, __ATOMIC_RELAXED);
 }
 
 std::string built_for() { return cuda::built_for(); }
 
-// The kernel that a call gets on a device, or would get on one that is not here.
+// The kernel of a call on a device, which need not be present.
 std::string plan(int64_t T, int64_t B, int64_t H, int64_t P, int64_t dtype, bool tf32,
                  bool backward, int64_t arch, int64_t processors, int64_t shared_bytes,
                  int64_t cluster_blocks) {
-  const cuda::Device on = {int(arch), int(processors), shared_bytes, int(cluster_blocks)};
+  const cuda::DeviceLimits on = {int(arch), int(processors), shared_bytes, int(cluster_blocks)};
   return by_cuda_dtype(static_cast<ScalarType>(dtype), [&](auto type) {
     return cuda::explain<typename decltype(type)::type>({T, B, H, P, tf32, backward}, on);
   });
 }
-// Of a device that is here: architecture, SMs, bytes of shared memory of a block, blocks of a cluster.
+// The limits of a present device: architecture, SMs, bytes of shared memory a block, blocks of a cluster.
 std::tuple<int64_t, int64_t, int64_t, int64_t> device(int64_t index) {
-  const cuda::Device found = cuda::device(static_cast<int>(index));
+  const cuda::DeviceLimits found = cuda::limits_of(static_cast<int>(index));
   return {found.arch, found.processors, found.shared_bytes, found.cluster_blocks};
 }
 
 #if defined(STATEFUL_LSTM_EMULATOR)
 void emulate(int64_t arch, int64_t processors, int64_t shared_bytes, int64_t cluster_blocks) {
-  cuda::emulated = {int(arch), int(processors), shared_bytes, int(cluster_blocks)};
+  cuda::emulated_limits = {int(arch), int(processors), shared_bytes, int(cluster_blocks)};
 }
+// The numbers of plans made and of plans explained since the process started.
+std::tuple<int64_t, int64_t> plan_counts() { return {cuda::plans_made, cuda::plans_explained}; }
 #define LSTM_LIBRARY stateful_lstm_emulated
 #define LSTM_KEY CPU
 #else
@@ -401,6 +421,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(LSTM_LIBRARY, m) {
   m.def(kScatter);
   m.def(kWrite);
   m.def("emulate(int arch, int processors, int shared_bytes, int cluster_blocks) -> ()");
+  m.def("plan_counts() -> (int, int)");
 #endif
   m.def("cuda_slot_error(int device) -> int");
   m.def("cuda_built_for() -> str");
@@ -424,6 +445,7 @@ STABLE_TORCH_LIBRARY_IMPL(LSTM_LIBRARY, CompositeExplicitAutograd, m) {
   m.impl("cuda_plan", TORCH_BOX(&plan));
 #if defined(STATEFUL_LSTM_EMULATOR)
   m.impl("emulate", TORCH_BOX(&emulate));
+  m.impl("plan_counts", TORCH_BOX(&plan_counts));
 #endif
 }
 

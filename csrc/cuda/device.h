@@ -1,8 +1,8 @@
-// What a kernel may ask of the machine it runs on: the only file of csrc/cuda/ that knows whether nvcc
-// compiles it, or g++ for the emulator (tests/emulator/), which runs every CUDA thread as a fiber.
+// The operations of the machine that a kernel may use: the only file of csrc/cuda/ that knows whether nvcc compiles it,
+// or g++ for the emulator (tests/emulator/), which runs every CUDA thread as a fiber.
 //
-// Kernels are written with these names alone, so that one source is what runs on a GPU and what is tested
-// without one: no bare __shared__, no threadIdx, no PTX elsewhere. Blocks and grids have one dimension.
+// Kernels use these names only, so that the same source runs on a GPU and is tested without one: no bare __shared__,
+// threadIdx or PTX elsewhere. Blocks and grids have one dimension.
 #pragma once
 #include <cstdint>
 
@@ -22,7 +22,7 @@
 
 namespace stateful_lstm::cuda {
 
-// ---- where a thread is ---------------------------------------------------------------------------
+// ---- the thread's place --------------------------------------------------------------------------
 
 LSTM_DEVICE int thread() { return threadIdx.x; }
 LSTM_DEVICE int threads() { return blockDim.x; }
@@ -35,13 +35,13 @@ LSTM_DEVICE void* shared_memory() {
   return arena;
 }
 
-// ---- meeting within a block ----------------------------------------------------------------------
+// ---- synchronization within a block --------------------------------------------------------------
 
-// All threads of the block meet; what they wrote before is seen by all after.
+// A barrier of the block's threads; writes before it are visible to all after it.
 LSTM_DEVICE void block_barrier() { __syncthreads(); }
 // The same for the 32 threads of a warp.
 LSTM_DEVICE void warp_barrier() { __syncwarp(); }
-// The value that lane ^ mask, or a lane, of the same warp has. All 32 call it.
+// The value of lane ^ mask, or of a lane, of the same warp. All 32 lanes call it.
 template <class T>
 LSTM_DEVICE T shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
@@ -51,10 +51,9 @@ LSTM_DEVICE T shuffle(T value, int lane) {
   return __shfl_sync(0xffffffffu, value, lane);
 }
 
-// ---- meeting between blocks: words of global memory ----------------------------------------------
+// ---- synchronization between blocks: words of global memory --------------------------------------
 
-// A flag another block waits for. What its writer wrote before the release, a reader sees after the
-// acquire that finds it.
+// A flag that another block waits for. Writes before the release are visible after the acquire that reads it.
 LSTM_DEVICE uint32_t load_acquire(const uint32_t* flag) {
   uint32_t value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
@@ -66,10 +65,10 @@ LSTM_DEVICE void store_release(uint32_t* flag, uint32_t value) {
 LSTM_DEVICE void add_release(uint32_t* flag, uint32_t value) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 }
-// In a loop that waits for another block.
+// Call it in a loop that waits for another block; the emulator then runs other threads.
 LSTM_DEVICE void emulator_yield() {}
 
-// 16 bytes that another block has written, and that this SM does not read again: from L2.
+// 16 bytes that another block has written: read from L2, since L1 is not coherent.
 struct alignas(16) Words {
   uint32_t w[4];
 };
@@ -82,7 +81,7 @@ LSTM_DEVICE Words load_past_l1(const Words* from) {
   return x;
 }
 
-// ---- meeting within a cluster of blocks (sm_90 and later) ----------------------------------------
+// ---- synchronization within a cluster of blocks (sm_90 and later) --------------------------------
 
 LSTM_DEVICE int cluster_rank() {
   uint32_t rank = 0;
@@ -98,8 +97,8 @@ LSTM_DEVICE int cluster_blocks() {
 #endif
   return size;
 }
-// All threads of the cluster arrive, and later wait: what was written before an arrive, in shared memory
-// of any block too, is seen after the wait.
+// A split barrier of all threads of the cluster: writes before arrive, also to shared memory of any block, are visible
+// after wait.
 LSTM_DEVICE void cluster_arrive() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
@@ -110,7 +109,7 @@ LSTM_DEVICE void cluster_wait() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
-// The place in another block's shared memory that corresponds to one's own. Reads and writes like any.
+// The address in another block's shared memory that corresponds to `own`, for reads and writes.
 template <class T>
 LSTM_DEVICE T* cluster_shared(T* own, int rank) {
 #if __CUDA_ARCH__ >= 900
@@ -122,10 +121,10 @@ LSTM_DEVICE T* cluster_shared(T* own, int rank) {
 #endif
 }
 
-// ---- copies that go on while the thread does: global to shared memory (sm_80 and later) ----------
+// ---- asynchronous copies from global to shared memory (sm_80 and later) --------------------------
 
-// 16 bytes, both places 16 bytes aligned. Delivered at the wait, at the earliest seen by others after a
-// barrier that follows it.
+// 16 bytes, both addresses 16-byte aligned. They arrive at the wait, and are visible to others after a barrier that
+// follows it.
 LSTM_DEVICE void copy_async(void* shared, const void* global) {
 #if __CUDA_ARCH__ >= 800
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -140,7 +139,7 @@ LSTM_DEVICE void copy_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
-// Until at most `pending` of the newest groups are still under way.
+// Waits until at most `pending` of the newest groups are still in flight.
 template <int pending>
 LSTM_DEVICE void copy_async_wait() {
 #if __CUDA_ARCH__ >= 800
@@ -148,9 +147,9 @@ LSTM_DEVICE void copy_async_wait() {
 #endif
 }
 
-// ---- tensor cores (sm_80 and later): d += a . b, a warp together ---------------------------------
+// ---- tensor cores (sm_80 and later): d += a . b, by a whole warp ---------------------------------
 //
-// Fragments as the PTX manual lays them out: lane = 4 * group + pair. For 16-bit numbers, a (16, 16), b (16,
+// Fragments are laid out as in the PTX manual: lane = 4 * group + pair. For 16-bit numbers, a (16, 16), b (16,
 // 8), d (16, 8): a[0] holds row `group`, columns 2 * pair and + 1; a[1] row group + 8; a[2], a[3] the same 8
 // columns on. b[0] holds column `group`, rows 2 * pair and + 1; b[1] 8 rows on. d[0], d[1]: row `group`,
 // columns 2 * pair and + 1; d[2], d[3]: row group + 8. For tf32, a (16, 8), b (8, 8): a[0] row `group`, column

@@ -1,28 +1,31 @@
 // One step of one layer and direction, in place on resident state: inference with T = 1.
 //
-// step_cells multiplies [x; h] (rows, I + P) with [weight_ih, weight_hh] in one pass, gates and cells from
-// the sums in registers; for few rows step_vectors (step_vectors.h) does. c is each cell's own and changes in place; h is still being read by other blocks,
-// so the new h goes to h_n, and step_commit, the next launch, copies it to the rows' slots. Nothing is
-// allocated and nothing waits for the host, so a CUDA graph can hold both.
+// step_tile multiplies [x; h] (rows, I + P) with [weight_ih, weight_hh] in one pass, gates and cells from the sums in
+// registers; for few rows step_gemv (inference_step_gemv.h) computes the same. Each element of c belongs to one thread
+// and changes in place. Other blocks still read h, so the new h goes to h_n, and step_commit, the next launch, copies
+// it to the rows' slots. Nothing is allocated and nothing waits for the host, so a CUDA graph can hold all launches.
 //
-// What bounds it: the weights, once, from L2 or memory.
+// Bound by: reading the weights once from L2 or memory.
 #pragma once
+#include "cuda/call.h"
+#include "cuda/lstm_cell.h"
 #include "cuda/per_step.h"
+#include "cuda/tile_gemm.h"
 
 namespace stateful_lstm::cuda {
 
 template <class S>
-LSTM_DEVICE int64_t slot_of(const ResidentStep<S>& p, int64_t b) {
+LSTM_DEVICE int64_t slot_of(const InferenceStepArgs<S>& p, int64_t b) {
   return p.rows != nullptr ? p.rows[b] : b;
 }
 template <class S>
-LSTM_DEVICE bool starts_at_zero(const ResidentStep<S>& p, int64_t b) {
+LSTM_DEVICE bool starts_at_zero(const InferenceStepArgs<S>& p, int64_t b) {
   return p.from_zero || (p.reset != nullptr && p.reset[b]);
 }
 
-// What follows the sums of [x; h] . [weight_ih, weight_hh] for one row and unit.
+// The cell of one row and unit from its sums of [x; h] . [weight_ih, weight_hh].
 template <class S>
-LSTM_DEVICE void step_cell(const ResidentStep<S>& p, int64_t b, int64_t u,
+LSTM_DEVICE void step_cell(const InferenceStepArgs<S>& p, int64_t b, int64_t u,
                            const Acc<S> (&sums)[4]) {
   using A = Acc<S>;
   const int64_t H = p.H, P = p.P, slot = slot_of(p, b);
@@ -57,7 +60,7 @@ LSTM_DEVICE void step_cell(const ResidentStep<S>& p, int64_t b, int64_t u,
 }
 
 template <class S, class Product>
-LSTM_KERNEL step_cells(ResidentStep<S> p) {
+LSTM_KERNEL step_tile(InferenceStepArgs<S> p) {
   using A = Acc<S>;
   const int64_t B = p.B, I = p.I, H = p.H, P = p.P;
   const Place<Product> place(H);
@@ -84,7 +87,7 @@ LSTM_KERNEL step_cells(ResidentStep<S> p) {
 }
 
 template <class S, class Product>
-LSTM_KERNEL step_project(ResidentStep<S> p) {
+LSTM_KERNEL step_project(InferenceStepArgs<S> p) {
   using A = Acc<S>;
   const int64_t B = p.B, H = p.H, P = p.P;
   const Place<Product> place(P);
@@ -107,9 +110,9 @@ LSTM_KERNEL step_project(ResidentStep<S> p) {
   }
 }
 
-// The new h into the rows' slots, once every block has read the old one.
+// Copies the new h to the rows' slots, after every block has read the old one.
 template <class S>
-LSTM_KERNEL step_commit(ResidentStep<S> p) {
+LSTM_KERNEL step_commit(InferenceStepArgs<S> p) {
   const int64_t n = p.B * p.P;
   for (int64_t i = int64_t(block()) * threads() + thread(); i < n;
        i += int64_t(blocks()) * threads()) {

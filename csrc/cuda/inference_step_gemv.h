@@ -1,13 +1,16 @@
-// A step in place on resident state for few rows: products of matrix and vector, which are as fast as the weights come.
+// An inference step for few rows by products of matrix and vector, which run as fast as the weights arrive; and the
+// launches of an inference step for any number of rows.
 //
-// Grid: tiles of 8 units, then tiles of R rows. A warp has a unit, all four gates of it: its lanes read the rows of
-// both weights side by side, 16 bytes each, once for all R rows of x and h, which the cache near the SM holds. Each
-// lane sums what it has read, then the lanes' sums are added in a fixed order: a row's bits depend neither on the
-// other rows nor on R.
+// Grid: tiles of 8 units, then tiles of R rows. A warp owns one unit with its four gates. Its lanes read the unit's
+// rows of both weights side by side, 16 bytes each, once for all R rows of x and h, which the L1 cache holds. Each
+// lane sums its own products, then the lanes' sums are added in a fixed order: the bits of a row depend neither on
+// the other rows nor on R.
 //
-// What bounds it: the weights, once for every R rows, from L2 or memory.
+// Bound by: reading the weights once for every R rows from L2 or memory.
 #pragma once
 #include "cuda/inference_step.h"
+#include "cuda/launch.h"
+#include "cuda/state_slots.h"
 
 namespace stateful_lstm::cuda {
 
@@ -16,7 +19,7 @@ constexpr int kStepUnits = 8, kStepThreads = 32 * kStepUnits;
 template <class S>
 constexpr int kSixteen = 16 / int(sizeof(S));  // numbers in 16 bytes
 
-// Numbers k, k + 1, ... of a row of K; zero past its end. `whole`: the row is made of whole 16 bytes.
+// Numbers k, k + 1, ... of a row of K; zero past its end. `whole`: the row is 16-byte aligned in place and length.
 template <class S>
 LSTM_DEVICE void load_sixteen(const S* row, int64_t k, int64_t K, bool whole,
                               Acc<S> (&to)[kSixteen<S>]) {
@@ -39,8 +42,8 @@ LSTM_DEVICE bool is_whole(const S* row, int64_t K) {
   return K % kSixteen<S> == 0 && reinterpret_cast<uintptr_t>(row) % 16 == 0;
 }
 
-// sums += this lane's part of the products of R rows of x with N rows of weights, all of K numbers. A row of x that
-// is null counts as zero.
+// sums += this lane's part of the products of R rows of x with N rows of weights, all of K numbers. A null row of x
+// counts as zero.
 template <class S, int R, int N>
 LSTM_DEVICE void add_vectors(Acc<S> (&sums)[R][N], const S* const (&x)[R], const S* const (&w)[N],
                              int64_t K) {
@@ -68,7 +71,7 @@ LSTM_DEVICE void add_vectors(Acc<S> (&sums)[R][N], const S* const (&x)[R], const
 
 template <class S, int R>
 LSTM_KERNEL_OF(kStepThreads)
-step_vectors(ResidentStep<S> p) {
+step_gemv(InferenceStepArgs<S> p) {
   using A = Acc<S>;
   const int64_t B = p.B, I = p.I, H = p.H, P = p.P, tiles = (H + kStepUnits - 1) / kStepUnits;
   const int64_t row0 = block() / tiles * R, unit = block() % tiles * kStepUnits + thread() / 32;
@@ -96,6 +99,31 @@ step_vectors(ResidentStep<S> p) {
       for (int mask = 16; mask > 0; mask /= 2) sums[r][gate] += shuffle_xor(sums[r][gate], mask);
     if (thread() % 32 == r && row0 + r < B) step_cell(p, row0 + r, unit, sums[r]);
   }
+}
+
+// ---- launch --------------------------------------------------------------------------------------
+
+// Up to this many rows step_gemv is faster than step_tile, since tensor cores multiply 16 rows at a time.
+constexpr int64_t kFewRows = 16;
+
+template <class S, int R>
+void launch_step_gemv(const InferenceStepArgs<S>& p, const Stream& stream) {
+  const int64_t blocks = tiles_of(p.H, kStepUnits) * tiles_of(p.B, R);
+  launch(step_gemv<S, R>, Grid{blocks, kStepThreads, 0}, stream, p);
+}
+template <class S, class Product>
+void launch_inference_step(const InferenceStepArgs<S>& p, const Stream& stream) {
+  if (p.B == 1)
+    launch_step_gemv<S, 1>(p, stream);
+  else if (p.B <= 4)
+    launch_step_gemv<S, 4>(p, stream);
+  else if (p.B <= kFewRows)
+    launch_step_gemv<S, 8>(p, stream);
+  else
+    launch(step_tile<S, Product>, tile_grid<Product, 4>(p.B, p.H), stream, p);
+  if (p.weight_hr != nullptr)
+    launch(step_project<S, Product>, tile_grid<Product, 1>(p.B, p.P), stream, p);
+  launch(step_commit<S>, grid_over(p.B * p.P), stream, p);
 }
 
 }  // namespace stateful_lstm::cuda

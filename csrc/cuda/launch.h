@@ -1,4 +1,4 @@
-// How a kernel is started, on a GPU or in the emulator; the only place that does.
+// Launches a kernel, on a GPU or in the emulator. No other file does.
 #pragma once
 #include <cstring>
 #include <stdexcept>
@@ -9,21 +9,12 @@
 
 namespace stateful_lstm::cuda {
 
-struct Grid {
-  int64_t blocks;
-  int threads;
-  int64_t shared_bytes;
-  int cluster = 1;  // blocks that share their shared memory; above 1 on sm_90 and later only
-  bool together =
-      false;  // whether all blocks must be on the device at once, or they would wait for ever
-  int64_t words = 0;  // of memory, zero at first, by which they wait for each other
-};
-
 #if defined(STATEFUL_LSTM_EMULATOR)
 
 template <class... Params, class... Args>
 void launch(void (*kernel)(Params...), const Grid& grid, const Stream& stream,
             const Args&... args) {
+  if (grid.blocks == 0) return;
   emulator::launch(
       {int(grid.blocks), grid.threads, grid.cluster, size_t(grid.shared_bytes), stream}, kernel,
       args...);
@@ -44,12 +35,13 @@ inline void clear(void* memory, size_t bytes, const Stream& stream) {
 template <class... Params, class... Args>
 void launch(void (*kernel)(Params...), const Grid& grid, const Stream& stream,
             const Args&... args) {
-  constexpr int kFree = 48 << 10;  // bytes of shared memory to be had without asking
+  if (grid.blocks == 0) return;    // a call without rows; CUDA refuses an empty grid
+  constexpr int kFree = 48 << 10;  // bytes of shared memory that a block gets without a request
   if (grid.shared_bytes > kFree)
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(grid.shared_bytes)),
-          "asking for shared memory");
+          "requesting shared memory");
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
   config.blockDim = dim3(grid.threads);
@@ -63,12 +55,13 @@ void launch(void (*kernel)(Params...), const Grid& grid, const Stream& stream,
     cluster.val.clusterDim.x = grid.cluster;
     cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
   }
-  if (grid.together) {  // another stream's kernel could hold the place that half of the blocks wait for
+  // Without it a kernel of another stream could hold the SMs that half of the blocks wait for.
+  if (grid.cooperative) {
     cudaLaunchAttribute& cooperative = attributes[config.numAttrs++];
     cooperative.id = cudaLaunchAttributeCooperative;
     cooperative.val.cooperative = 1;
   }
-  check(cudaLaunchKernelEx(&config, kernel, Params(args)...), "starting a kernel");
+  check(cudaLaunchKernelEx(&config, kernel, Params(args)...), "launching a kernel");
 }
 
 #endif

@@ -1,12 +1,12 @@
-// One row and unit at one step, forward and backward: what every kernel of a sequence does once the
-// products are there.
+// One row and unit at one step, forward and backward: the part that every kernel of a sequence computes after its
+// products.
 #pragma once
 #include "cuda/call.h"
 #include "cuda/numeric_types.h"
 
 namespace stateful_lstm::cuda {
 
-// Time of a step in the order of processing.
+// The time of a step; steps count in the order of processing.
 template <class S>
 LSTM_INLINE int64_t time_of(const SequenceParams<S>& p, int64_t step) {
   return p.reverse ? p.T - 1 - step : step;
@@ -20,17 +20,17 @@ LSTM_INLINE bool is_reset(const SequenceParams<S>& p, int64_t t, int64_t b) {
   return p.reset != nullptr && p.reset[t * p.B + b];
 }
 
-// What the sums of h . weight_hh add to: the inputs' product and both biases.
+// The other summands of a gate beside h . weight_hh: the product of the inputs and both biases.
 template <class S>
-LSTM_DEVICE Acc<S> from_input(const Forward<S>& p, const Acc<S>* x, int64_t column) {
+LSTM_DEVICE Acc<S> from_input(const ForwardArgs<S>& p, const Acc<S>* x, int64_t column) {
   if (p.bias_ih == nullptr) return x[column];
   return x[column] + (widen(p.bias_ih[column]) + widen(p.bias_hh[column]));
 }
 
-// From the four pre-activations: the cell, in place in `c`, and h, which it returns (before a projection exact,
-// else as S rounds it). The row is live; `c_before` has been replaced by zero after a reset.
+// The cell from the four pre-activations: writes the new cell state to `c` and returns h, rounded to S unless a
+// projection follows. The row must be live, and `c_before` zero after a reset.
 template <class S>
-LSTM_DEVICE Acc<S> cell_of_gates(const Forward<S>& p, int64_t t, int64_t b, int64_t unit,
+LSTM_DEVICE Acc<S> cell_of_gates(const ForwardArgs<S>& p, int64_t t, int64_t b, int64_t unit,
                                  const Gates<Acc<S>>& before, Acc<S> c_before, Acc<S>* c) {
   using A = Acc<S>;
   const int64_t at = t * p.B + b, H = p.H;
@@ -49,7 +49,7 @@ LSTM_DEVICE Acc<S> cell_of_gates(const Forward<S>& p, int64_t t, int64_t b, int6
 }
 // The same from the sums of h . weight_hh.
 template <class S>
-LSTM_DEVICE Acc<S> cell_forward(const Forward<S>& p, int64_t t, int64_t b, int64_t unit,
+LSTM_DEVICE Acc<S> cell_forward(const ForwardArgs<S>& p, int64_t t, int64_t b, int64_t unit,
                                 const Acc<S> (&sums)[4], Acc<S> c_before, Acc<S>* c) {
   const int64_t H = p.H;
   const Acc<S>* x = p.gates_x + (t * p.B + b) * 4 * H;
@@ -60,24 +60,24 @@ LSTM_DEVICE Acc<S> cell_forward(const Forward<S>& p, int64_t t, int64_t b, int64
       c_before, c);
 }
 
-// What a row that has ended leaves for backward.
+// The saved values of a row that has ended, for backward: zeros.
 template <class S>
-LSTM_DEVICE void cell_skipped(const Forward<S>& p, int64_t t, int64_t b, int64_t unit) {
+LSTM_DEVICE void cell_skipped(const ForwardArgs<S>& p, int64_t t, int64_t b, int64_t unit) {
   const int64_t at = t * p.B + b;
   for (int j = 0; p.gates != nullptr && j < 4; ++j) p.gates[(at * 4 + j) * p.H + unit] = zero<S>();
   if (p.cells != nullptr) p.cells[at * p.H + unit] = 0;
 }
 
-// The cell before step t of a live row, as the step saw it.
+// The cell state that step t of a live row read.
 template <class S>
-LSTM_DEVICE Acc<S> cell_before(const Backward<S>& p, int64_t t, int64_t b, int64_t unit) {
+LSTM_DEVICE Acc<S> cell_before(const BackwardArgs<S>& p, int64_t t, int64_t b, int64_t unit) {
   if (is_reset(p, t, b)) return 0;
   const int64_t first = !p.reverse ? 0 : (p.lengths != nullptr ? p.lengths[b] : p.T) - 1;
   if (t == first) return p.c0[b * p.H + unit];
   return p.cells[((p.reverse ? t + 1 : t - 1) * p.B + b) * p.H + unit];
 }
 
-// What backward needs of a step's cell from memory.
+// The saved values of a step's cell that backward reads.
 template <class A>
 struct Saved {
   bool live, reset;
@@ -85,7 +85,7 @@ struct Saved {
   A cell, before, grad_y;
 };
 template <class S>
-LSTM_DEVICE Saved<Acc<S>> saved_of(const Backward<S>& p, int64_t t, int64_t b, int64_t unit) {
+LSTM_DEVICE Saved<Acc<S>> saved_of(const BackwardArgs<S>& p, int64_t t, int64_t b, int64_t unit) {
   const int64_t at = t * p.B + b, H = p.H;
   Saved<Acc<S>> saved = {is_live(p, t, b), is_reset(p, t, b), {}, 0, 0, 0};
   if (!saved.live) return saved;
@@ -96,10 +96,11 @@ LSTM_DEVICE Saved<Acc<S>> saved_of(const Backward<S>& p, int64_t t, int64_t b, i
   return saved;
 }
 
-// From the gradient of h (before a projection): those of the gates, which it returns too, and dc in place.
+// From the gradient of h (before a projection): writes and returns the gradients of the gates, and updates dc in place.
 template <class S>
-LSTM_DEVICE Gates<Acc<S>> cell_gradient(const Backward<S>& p, int64_t t, int64_t b, int64_t unit,
-                                        const Saved<Acc<S>>& saved, Acc<S> dh, Acc<S>* dc) {
+LSTM_DEVICE Gates<Acc<S>> cell_gradient(const BackwardArgs<S>& p, int64_t t, int64_t b,
+                                        int64_t unit, const Saved<Acc<S>>& saved, Acc<S> dh,
+                                        Acc<S>* dc) {
   using A = Acc<S>;
   A* out = p.grad_gates + (t * p.B + b) * 4 * p.H + unit;
   CellGrad<A> grad = {};
@@ -114,8 +115,8 @@ LSTM_DEVICE Gates<Acc<S>> cell_gradient(const Backward<S>& p, int64_t t, int64_t
   return grad.gates;
 }
 template <class S>
-LSTM_DEVICE void cell_gradient(const Backward<S>& p, int64_t t, int64_t b, int64_t unit, Acc<S> dh,
-                               Acc<S>* dc) {
+LSTM_DEVICE void cell_gradient(const BackwardArgs<S>& p, int64_t t, int64_t b, int64_t unit,
+                               Acc<S> dh, Acc<S>* dc) {
   cell_gradient(p, t, b, unit, saved_of(p, t, b, unit), dh, dc);
 }
 

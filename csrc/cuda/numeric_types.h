@@ -1,4 +1,4 @@
-// The numbers that CUDA kernels compute with, and the two functions an LSTM needs of them.
+// The number types of the CUDA kernels: conversions, rounding, and the two functions that an LSTM needs.
 #pragma once
 #include "lstm_equations.h"
 #include "cuda/call.h"
@@ -24,7 +24,7 @@ LSTM_DEVICE S zero() {
   return x;
 }
 
-// The value that storing to S and loading again gives: h is rounded so at every step.
+// x rounded to S, as h is at every step.
 template <class S>
 LSTM_DEVICE Acc<S> round_to(Acc<S> x) {
   S stored;
@@ -38,8 +38,8 @@ struct alignas(2 * sizeof(T)) Two {
   T a, b;
 };
 
-// A number as a tensor core takes it. Of a float it reads the upper 19 bits, and would cut off the others: this
-// rounds, to nearest.
+// A number as the operand of a tensor core. For TF32 the hardware reads the upper 19 bits of a float and truncates the
+// rest; this rounds to nearest instead.
 template <class S>
 LSTM_DEVICE S as_factor(S x) {
   return x;
@@ -62,7 +62,7 @@ LSTM_DEVICE float as_factor(float x) {
   return both.number;
 }
 
-// Keeps the compiler from reasoning about a value: what it is a product of, for one.
+// Hides a value from the compiler, so that it does not fuse the product into an addition.
 #if defined(__CUDA_ARCH__)
 LSTM_DEVICE void hide(float& x) { asm volatile("" : "+f"(x)); }
 LSTM_DEVICE void hide(double& x) { asm volatile("" : "+d"(x)); }
@@ -71,7 +71,7 @@ template <class A>
 LSTM_DEVICE void hide(A&) {}
 #endif
 
-// What cell.h asks of its numbers. exp overflows to infinity and 1 / infinity is 0, as it should be.
+// The functions that lstm_equations.h needs. exp may overflow to infinity, and 1 / infinity is 0 as it should be.
 template <class A>
 struct Math;
 template <>

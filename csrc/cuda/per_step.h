@@ -1,21 +1,22 @@
-// A sequence as one launch a step (two with a projection): for any H, type and device. What no kernel that
-// stays on the device for the whole sequence can take.
+// A sequence with one launch for each step (two with a projection): for any H, type and device, where no persistent
+// kernel fits.
 //
-// Grid: tiles of units, then tiles of rows; a block is a tile of Product (tile.h) and multiplies h (rows, P)
-// with the four gates of its units, so that gates and cells follow in registers and nothing but h and c
-// goes through memory. h is written to the half of its scratch that the step does not read, as other
-// blocks still read there; c is each block's own. Launches follow each other on a stream, which is all the
-// synchronisation there is; a CUDA graph can hold them.
+// Grid: tiles of units, then tiles of rows. A block computes one tile (Product, tile_gemm.h): it multiplies h (rows, P)
+// with the four gates of its units, so that gates and cells follow in registers and only h and c go through memory.
+// h is written to the half of its scratch that the step does not read, since other blocks still read that one; each
+// element of c is read and written by one thread only. Launches on a stream run in order, which is all the
+// synchronization there is, and a CUDA graph can hold them.
 //
-// What bounds it: the weights from L2 or memory at every step, 4 H P numbers, and a launch, about 2 us.
+// Bound by: reading all weights, 4 H P numbers, from L2 or memory at every step, and by a launch, about 2 us.
 #pragma once
+#include "cuda/launch.h"
 #include "cuda/lstm_cell.h"
 #include "cuda/tile_gemm.h"
 
 namespace stateful_lstm::cuda {
 
 template <class Product>
-struct Place {  // of a block's tile
+struct Place {  // the first row and unit of a block's tile
   int64_t row, unit;
   LSTM_DEVICE explicit Place(int64_t units) {
     const int64_t tiles = (units + Product::kUnits - 1) / Product::kUnits;
@@ -25,7 +26,7 @@ struct Place {  // of a block's tile
 };
 
 template <class S, class Product>
-LSTM_KERNEL forward_step(Forward<S> p, int64_t step) {
+LSTM_KERNEL forward_step(ForwardArgs<S> p, int64_t step) {
   using A = Acc<S>;
   const int64_t t = time_of(p, step), B = p.B, H = p.H, P = p.P;
   const S* h_in = step == 0 ? p.h0 : p.h + step % 2 * B * P;
@@ -76,7 +77,7 @@ LSTM_KERNEL forward_step(Forward<S> p, int64_t step) {
 
 // h = hidden . weight_hr^T, after forward_step with a projection.
 template <class S, class Product>
-LSTM_KERNEL forward_project(Forward<S> p, int64_t step) {
+LSTM_KERNEL forward_project(ForwardArgs<S> p, int64_t step) {
   using A = Acc<S>;
   const int64_t t = time_of(p, step), B = p.B, H = p.H, P = p.P;
   const S* h_in = step == 0 ? p.h0 : p.h + step % 2 * B * P;
@@ -108,11 +109,11 @@ LSTM_KERNEL forward_project(Forward<S> p, int64_t step) {
   }
 }
 
-// The gradient of the h that comes out of `step`, for step = T - 1 down to 0: what the step after hands
-// back, its gates' gradients (rows, 4H) times weight_hh, and what reaches y. Without a projection the
-// step's cells follow at once. Step -1 gives grad_h0 and grad_c0.
+// The gradient of the h that `step` computes, for step = T - 1 down to 0: the gates' gradients of the step after (rows,
+// 4H) times weight_hh, plus the gradient of y. Without a projection the step's cells follow in the same launch. Step -1
+// gives grad_h0 and grad_c0.
 template <class S, class Product>
-LSTM_KERNEL backward_step(Backward<S> p, int64_t step) {
+LSTM_KERNEL backward_step(BackwardArgs<S> p, int64_t step) {
   using A = Acc<S>;
   const int64_t B = p.B, H = p.H, P = p.P, next = time_of(p, step + 1);
   const bool last = step == p.T - 1;
@@ -137,7 +138,7 @@ LSTM_KERNEL backward_step(Backward<S> p, int64_t step) {
     if (last) {
       dh = p.grad_h_n != nullptr ? widen(p.grad_h_n[b * P + u]) : A(0);
     } else if (!is_live(p, next, b)) {
-      dh = dh_next[b * P + u];  // the state went past that step unchanged
+      dh = dh_next[b * P + u];  // that step left the state unchanged
     } else if (is_reset(p, next, b)) {
       dh = 0;
     } else if (p.recurrent_mask != nullptr) {
@@ -162,10 +163,10 @@ LSTM_KERNEL backward_step(Backward<S> p, int64_t step) {
   }
 }
 
-// The step's cells, after backward_step with a projection: dh (rows, P) times weight_hr is the gradient of h
-// before it.
+// The step's cells, after backward_step with a projection: dh (rows, P) times weight_hr is the gradient of h before the
+// projection.
 template <class S, class Product>
-LSTM_KERNEL backward_project(Backward<S> p, int64_t step) {
+LSTM_KERNEL backward_project(BackwardArgs<S> p, int64_t step) {
   using A = Acc<S>;
   const int64_t t = time_of(p, step), B = p.B, H = p.H, P = p.P;
   const A* dh = p.dh + (step + 2) % 2 * B * P;
@@ -188,6 +189,38 @@ LSTM_KERNEL backward_project(Backward<S> p, int64_t step) {
     cell_gradient(p, t, b, u, sums[cell][0], &dc);
     p.dc[b * H + u] = dc;
     if (step == 0) p.grad_c0[b * H + u] = dc;
+  }
+}
+
+// ---- launch --------------------------------------------------------------------------------------
+
+template <class Product, int N>
+Grid tile_grid(int64_t rows, int64_t units) {
+  return {tiles_of(rows, Product::kRows) * tiles_of(units, Product::kUnits), Product::kThreads,
+          Product::template shared_bytes<N>()};
+}
+template <class S, class Product>
+Grid per_step_grid(const CallSpec& c) {
+  return c.backward ? tile_grid<Product, 1>(c.B, c.P) : tile_grid<Product, 4>(c.B, c.H);
+}
+
+template <class S, class Product>
+void launch_forward_per_step(const ForwardArgs<S>& p, const Grid& units, uint32_t*,
+                             const Stream& stream) {
+  const Grid columns = tile_grid<Product, 1>(p.B, p.P);
+  for (int64_t step = 0; step < p.T; ++step) {
+    launch(forward_step<S, Product>, units, stream, p, step);
+    if (p.weight_hr != nullptr) launch(forward_project<S, Product>, columns, stream, p, step);
+  }
+}
+template <class S, class Product>
+void launch_backward_per_step(const BackwardArgs<S>& p, const Grid& columns, uint32_t*,
+                              const Stream& stream) {
+  const Grid units = tile_grid<Product, 1>(p.B, p.H);
+  for (int64_t step = p.T - 1; step >= -1; --step) {
+    launch(backward_step<S, Product>, columns, stream, p, step);
+    if (p.weight_hr != nullptr && step >= 0)
+      launch(backward_project<S, Product>, units, stream, p, step);
   }
 }
 

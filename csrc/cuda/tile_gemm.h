@@ -1,32 +1,36 @@
 // A block's share of a product: some rows by some units, N columns for each unit (4 gates, or 1).
 //
-// Two ways to multiply, with one interface, so that what follows a product is written once:
+// Two variants with one interface, so that the code after a product is written once:
 //   Simt    any type; a thread owns R rows of one unit; sums in Acc<S>;
-//   Tensor  16-bit numbers, or float as TF32; a warp owns 16 M rows of 8 units, the four gates of a unit in
-//           the same thread, so that gates and cells follow in registers.
-// Both bring K through shared memory in pieces and sum in the order of k, whatever the number of rows: a
-// row's bits do not depend on its neighbours.
+//   Tensor  16-bit numbers, or float as TF32; a warp owns 16 M rows of 8 units, and one thread has all four gates of a
+//           unit, so that gates and cells follow in registers.
+// Both load K through shared memory piece by piece and sum in the order of k, whatever the number of rows: the bits
+// of a row do not depend on its neighbours.
 //
-// element(x), element_of(sum): a number of type S or Acc<S> as the product takes it.
-// multiply(sums, K, a, w): sums[cell][n] += sum over k < K of a(row, k) * w(n, unit, k), with row < kRows
-// and unit < kUnits within the block. a and w give an Element, zero for what is not there. All threads of the
-// block call it. The block's shared memory is free before and after.
+// element(x), element_of(sum): a number of type S or Acc<S> as an operand of the product.
+// multiply(sums, K, a, w): sums[cell][n] += sum over k < K of a(row, k) * w(n, unit, k), with row < kRows and unit <
+// kUnits within the block. a and w return an Element, zero outside the operands. All threads of the block call it. It
+// uses the block's shared memory, which is free before and after.
 //
-// accumulate is the same from shared memory that holds both already, in rows of so many words, the columns of
-// gate n and unit u being row n * gate_rows + u of the weights.
+// accumulate does the same from shared memory that already holds both operands, in rows of the given strides. Row
+// n * gate_rows + u of the weights is the column of gate n and unit u.
 #pragma once
 #include "cuda/numeric_types.h"
 
 namespace stateful_lstm::cuda {
 
+// How many tiles of `size` cover `count`.
+LSTM_INLINE int64_t tiles_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
 template <class S, int R>
 struct Simt {
   using A = Acc<S>;
   using Element = A;
+  static constexpr bool kTensorCores = false;
   static constexpr int kThreads = 256, kUnits = 16, kRows = kThreads / kUnits * R, kCells = R;
   static constexpr int kPiece = 32;  // of K at a time
 
-  // Elements from one row in shared memory to the next: one more, so that no two lie in one bank.
+  // Elements from one row in shared memory to the next: an odd number, so that rows start in different banks.
   static LSTM_DEVICE constexpr int stride(int64_t K) { return int(K) | 1; }
   template <int N>
   static constexpr int shared_bytes() {
@@ -56,7 +60,7 @@ struct Simt {
   }
 };
 
-// What a tensor core multiplies: numbers of one type, packed in words of 32 bits.
+// The operand of a tensor core: numbers of one type, packed in words of 32 bits.
 template <class S>
 struct Word {
   using Tag = S;
@@ -71,12 +75,13 @@ struct Word<float> {
 template <class S, int M, int Warps = 4>
 struct Tensor {
   using Element = S;
+  static constexpr bool kTensorCores = true;
   static constexpr int kThreads = 32 * Warps, kUnits = 8 * Warps, kRows = 16 * M, kCells = 4 * M;
   static constexpr int kNumbers = Word<S>::kNumbers, kDepth = 8 * kNumbers;  // of one instruction
   static constexpr int kPiece = 4 * kDepth;                                  // of K at a time
 
-  // Elements from one row in shared memory to the next: whole instructions, and 4 words more, so that the 8
-  // rows of a fragment lie in different banks.
+  // Elements from one row in shared memory to the next: whole instructions plus 4 words of padding, so that the 8 rows
+  // of a fragment lie in different banks.
   static LSTM_DEVICE constexpr int stride(int64_t K) {
     return ((int(K) + 4 * kDepth - 1) / (4 * kDepth) * 32 + 4) * kNumbers;
   }
@@ -96,7 +101,7 @@ struct Tensor {
   static LSTM_DEVICE int row(int cell) { return cell / 4 * 16 + group() + cell % 4 / 2 * 8; }
   static LSTM_DEVICE int unit(int cell) { return thread() / 32 * 8 + 2 * pair() + cell % 2; }
 
-  // Past `length` both operands hold zeros, up to a multiple of an instruction's depth.
+  // Both operands are padded with zeros from `length` to a multiple of an instruction's depth.
   template <int N>
   static LSTM_DEVICE void accumulate(float (&sums)[kCells][N], const Element* rows, int row_stride,
                                      const Element* weights, int weight_stride, int gate_rows,

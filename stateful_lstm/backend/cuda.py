@@ -1,4 +1,4 @@
-"""The CUDA kernels from Python: whether they are there, which one a call gets, slots' errors."""
+"""The CUDA kernels from Python: availability, the kernel of a call, errors of slots."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _CODES = {torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bfloat16: 15}  # ScalarType
 
 
-class Device(NamedTuple):
-    """What the plan knows of a GPU; shared_bytes: of a block, cluster_blocks: of a cluster."""
+class DeviceLimits(NamedTuple):
+    """The properties of a GPU that decide which kernel a call gets.
+
+    Compute capability times 10, SMs, bytes of shared memory a block, blocks of the largest cluster.
+    """
 
     arch: int
     processors: int
@@ -24,15 +27,15 @@ class Device(NamedTuple):
     cluster_blocks: int
 
 
-# One chip of each architecture, for asking the plan without a GPU.
+# One chip of each architecture, to plan for without a GPU.
 KNOWN = {
-    "T4": Device(75, 40, 65536, 1),
-    "A100": Device(80, 108, 166912, 1),
-    "RTX 3080": Device(86, 68, 101376, 1),
-    "RTX 4090": Device(89, 128, 101376, 1),
-    "H100": Device(90, 132, 232448, 8),
-    "B200": Device(100, 148, 232448, 8),
-    "RTX 5090": Device(120, 170, 101376, 8),
+    "T4": DeviceLimits(75, 40, 65536, 1),
+    "A100": DeviceLimits(80, 108, 166912, 1),
+    "RTX 3080": DeviceLimits(86, 68, 101376, 1),
+    "RTX 4090": DeviceLimits(89, 128, 101376, 1),
+    "H100": DeviceLimits(90, 132, 232448, 8),
+    "B200": DeviceLimits(100, 148, 232448, 8),
+    "RTX 5090": DeviceLimits(120, 170, 101376, 8),
 }
 
 
@@ -42,14 +45,14 @@ def _operators() -> Any:
 
 @cache
 def built_for() -> list[str]:
-    """The architectures that the kernels were built for, ["75", "80", "90a"]; [] without CUDA."""
+    """The architectures that the kernels were built for: ["75", "80", "90a"]; [] without."""
     if operators.missing or not hasattr(_operators(), "cuda_built_for"):
         return []
     return [arch for arch in str(_operators().cuda_built_for()).split(",") if arch]
 
 
 def missing() -> str | None:
-    """None if the library has CUDA kernels, else why not."""
+    """None if the library has CUDA kernels, else the reason."""
     if operators.missing:
         return operators.missing
     if not built_for():
@@ -58,7 +61,7 @@ def missing() -> str | None:
 
 
 def unavailable() -> str | None:
-    """None if CUDA tensors can be had here and kernels for them, else why not."""
+    """None if this machine has a GPU and the library kernels for CUDA, else the reason."""
     reason = missing()
     if reason is None and torch.version.cuda is None:
         reason = f"torch {torch.__version__} has no CUDA"
@@ -69,10 +72,10 @@ def unavailable() -> str | None:
 
 @cache
 def unsupported(arch: int) -> str | None:
-    """None if kernels for a GPU of this architecture (90 for sm_90) are there, else why not.
+    """None if there are kernels for a GPU of this architecture (90 for sm_90), else the reason.
 
-    A chip runs what was built for its own major version and a minor version no newer ("90a": that
-    chip alone), and compiles what is there as PTX ("ptx90") if it is no older.
+    A chip runs code built for its own major version and the same or an older minor version
+    ("90a": that chip only). It compiles PTX ("ptx90") of its own or an older version.
     """
     built = built_for()
     for name in built:
@@ -86,7 +89,7 @@ def unsupported(arch: int) -> str | None:
 
 
 def why_not(x: Tensor) -> str | None:
-    """None if the CUDA kernels can run on this input, else why not."""
+    """None if the CUDA kernels can run on this input, else the reason."""
     if x.device.type != "cuda":
         return f"the input is on {x.device}"
     reason, around = _why_not(x.device.index, x.dtype), operators.transform()
@@ -96,7 +99,7 @@ def why_not(x: Tensor) -> str | None:
 
 
 def _why_not(device: int, dtype: torch.dtype) -> str | None:
-    """The part of the answer that stays."""
+    """The part of the answer that never changes."""
     reason = missing()
     if reason is None:
         major, minor = torch.cuda.get_device_capability(device)
@@ -107,12 +110,12 @@ def _why_not(device: int, dtype: torch.dtype) -> str | None:
 
 
 def on_gpu(x: Tensor) -> bool:
-    """Whether the CUDA kernels work on this tensor: also where an emulator stands in for them."""
+    """Whether the CUDA kernels work on this tensor. The emulator's tests replace it."""
     return x.is_cuda
 
 
 def tf32_allowed(x: Tensor) -> bool:
-    """Whether a float32 product may be a TF32 one: as torch's own products on CUDA may."""
+    """Whether a float32 product may use TF32: as torch's own setting for CUDA says."""
     return x.dtype == torch.float32 and on_gpu(x) and _matmul_allows_tf32()
 
 
@@ -120,20 +123,20 @@ def _matmul_allows_tf32() -> bool:
     return str(torch.backends.cuda.matmul.fp32_precision) == "tf32"
 
 
-# torch.compile cannot look into these; it is to take their answers. (When TF32 is switched it
-# compiles anew by itself.) torch.compiler.assume_constant_result would take two seconds to import.
+# torch.compile cannot trace these; it takes their answers as constants. (It recompiles by itself
+# when TF32 is switched.) torch.compiler.assume_constant_result would take two seconds to import.
 for _answer in (_why_not, _matmul_allows_tf32):
     vars(_answer)["_dynamo_marked_constant"] = True
 
 
 def raise_slot_error(x: Tensor) -> None:
-    """Raises what an earlier call on this tensor's device found wrong with its ``state_indices``.
+    """Raises the error in ``state_indices`` of an earlier call on this tensor's device, if any.
 
-    Kernels look at the values, so the host learns of it in a later call, and waits for nothing. The
-    rows in question were treated as padding.
+    An invalid slot is reported by a later call, since the kernels check the values and the host
+    never waits for them. The rows in question were treated as padding.
 
     Raises:
-        IndexError: for a slot that is not there. ValueError: for one named twice.
+        IndexError: for a slot that does not exist. ValueError: for a slot named twice.
     """
     if not on_gpu(x) or torch.compiler.is_compiling() or why_not(x):
         return
@@ -141,7 +144,7 @@ def raise_slot_error(x: Tensor) -> None:
     if error:
         where = f"state_indices of an earlier call on {x.device}"
         if error == 1:
-            raise IndexError(f"{where} named a slot that is not there")
+            raise IndexError(f"{where} named a slot that does not exist")
         raise ValueError(f"{where} named a slot twice: rows would race")
 
 
@@ -150,51 +153,53 @@ def plan(
     B: int,
     H: int,
     *,
-    device: Device,
+    device: DeviceLimits,
     proj_size: int = 0,
     dtype: torch.dtype = torch.float32,
     tf32: bool = False,
     backward: bool = False,
 ) -> str:
-    """Which kernel a layer's call of T steps and B rows gets on a device, and why not each other.
+    """The kernel of a layer's call of T steps and B rows on a device, and why no other fits.
 
-    All of it in one long line; `brief` shortens it.
+    It is one long line of text; `brief` shortens it.
 
     Raises:
-        RuntimeError: without CUDA kernels in the library, which the plan is a part of.
+        RuntimeError: if the library has no CUDA kernels; the plan is compiled with them.
     """
     reason = missing()
     if reason:
-        raise RuntimeError(f"there is no plan: {reason}")
+        raise RuntimeError(f"no plan is available: {reason}")
     return str(
         _operators().cuda_plan(T, B, H, proj_size or H, _CODES[dtype], tf32, backward, *device)
     )
 
 
 def brief(plan: str) -> str:
-    """The kernel of a plan's text, its blocks, and why the kernel asked before it does not fit."""
+    """The kernel of a plan's text, its blocks, and why the kernel tried before it does not fit."""
     chosen, _, others = plan.partition("; before it ")
     blocks, threads = re.findall(r"\d+", chosen)[:2]
-    kernel, way = chosen.split(": ")[1].split(", ", 1)
-    tensor = way.startswith("Tensor")
-    refused: dict[str, str] = {}  # the first reason for each kernel that multiplies the same way
+    kernel, variant = chosen.split(": ")[1].split(", ", 1)
+    tensor = variant.startswith("Tensor")
+    refused: dict[
+        str, str
+    ] = {}  # the first reason for each kernel, with tensor cores or without as this one
     for line in others.split("; ") if others else []:
-        name, other_way = line.split(", ", 1)
-        if name != kernel and other_way.startswith("Tensor") == tensor:
-            refused.setdefault(name, other_way.split(": ", 1)[1])
+        name, other = line.split(", ", 1)
+        if name != kernel and other.startswith("Tensor") == tensor:
+            refused.setdefault(name, other.split(": ", 1)[1])
     text = f"{kernel}, {'on' if tensor else 'without'} tensor cores, {blocks} block"
     text += f"{'s' * (blocks != '1')} of {threads} threads"
     if refused:
         name, reason = refused.popitem()
-        text += f"; not {name}: {reason}"
+        text += f"; not {name}: {reason.partition(', ')[0]}"  # without the device's limit
     return text
 
 
-def present() -> dict[str, Device]:
-    """The GPUs that torch sees, by "cuda:0 NVIDIA H100"; nothing without CUDA kernels."""
+def present() -> dict[str, DeviceLimits]:
+    """The GPUs that torch sees, by name as "cuda:0 NVIDIA H100"; empty without CUDA kernels."""
     if missing():
         return {}
     return {
-        f"cuda:{k} {torch.cuda.get_device_name(k)}": Device(*_operators().cuda_device(k))
+        f"cuda:{k} {torch.cuda.get_device_name(k)}": DeviceLimits(*_operators().cuda_device(k))
         for k in range(torch.cuda.device_count())
     }

@@ -23,8 +23,8 @@ from stateful_lstm.__main__ import main
 from stateful_lstm.backend import cuda
 
 CHIPS = {
-    "75": cuda.Device(75, 8, 65536, 1),
-    "80": cuda.Device(80, 9, 166912, 1),
+    "75": cuda.DeviceLimits(75, 8, 65536, 1),
+    "80": cuda.DeviceLimits(80, 9, 166912, 1),
     "90": binding.H100,
 }
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -141,7 +141,7 @@ def test_every_kernel_is_reached_through_the_layer(monkeypatch, chip, dtype, H):
     assert_equal_to_double(emulated, lstm, x, options, True, TOLERANCE[dtype])
 
 
-def test_these_calls_are_of_all_kernels():
+def test_these_calls_reach_all_kernels():
     found = {
         binding.emulated_operators()
         .cuda_plan(2, B, H, H, 7 if dtype == torch.float64 else 15, False, False, *CHIPS[chip])
@@ -151,7 +151,7 @@ def test_these_calls_are_of_all_kernels():
         for H in (20, 140)
         for dtype in (torch.float64, torch.bfloat16)
     }
-    assert found == {"small", "cluster", "grid", "steps"}
+    assert found == {"persistent_block", "persistent_cluster", "persistent_grid", "per_step"}
 
 
 @configs
@@ -169,7 +169,7 @@ def test_a_step_changes_the_state_in_place(emulated, config, dtype, what):
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_step_of_many_layers_in_many_blocks(emulated, bidirectional):
-    # What a layer reads, no block may write before all others have read it.
+    # No block may overwrite a layer's input before all others have read it.
     lstm, x, _ = layer(torch.float32, 1, H=140, num_layers=4, bidirectional=bidirectional)
     assert_equal_to_double(emulated, lstm, x, {}, False, TOLERANCE[torch.float32])
     assert emulated.calls == ["lstm_step_"]
@@ -177,7 +177,7 @@ def test_a_step_of_many_layers_in_many_blocks(emulated, bidirectional):
 
 @pytest.mark.parametrize("which", ["h", "c"])
 def test_a_step_whose_input_is_the_state(emulated, which):
-    # In both directions: the second reads x when the first has changed the state.
+    # In both directions: the second one reads x after the first has changed the state.
     lstm, _, _ = layer(torch.float32, 1, I=140, H=140, bidirectional=True)
     twin, x = in_double(lstm), getattr(lstm.state, which)[:1]
     before = x.double()
@@ -232,7 +232,7 @@ def test_no_steps_and_no_rows(emulated):
     weights = list(lstm.parameters())
     y, (h_n, _) = stateful_lstm.lstm(x, None, weights, backend="cuda")
     (y.sum() + h_n.sum()).backward()
-    # 0: of no steps; each of h and c has a gradient of its own, or none.
+    # Of no steps; h and c each have their own gradient, or none.
     for of_h, of_c in ((2, 3), (2, 0), (0, 3)):
         hx = [torch.zeros(1, B, 6, requires_grad=True) for _ in range(2)]
         y, (h_n, c_n) = stateful_lstm.lstm(x, tuple(hx), weights, backend="cuda")
@@ -243,20 +243,22 @@ def test_no_steps_and_no_rows(emulated):
     assert empty.shape == (3, 0, 6)
 
 
-# ---- slots that cannot be ------------------------------------------------------------------------
+# ---- invalid slots -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize(
     ("indices", "error", "words"),
     [
-        ([0, SLOTS, 1], IndexError, "a slot that is not there"),
-        ([0, -2, 1], IndexError, "a slot that is not there"),
+        ([0, SLOTS, 1], IndexError, "a slot that does not exist"),
+        ([0, -2, 1], IndexError, "a slot that does not exist"),
         ([2, 3, 2], ValueError, "a slot twice"),
     ],
 )
-def test_a_wrong_slot_is_said_in_the_next_call(emulated, monkeypatch, steps, indices, error, words):
-    # On CUDA Python does not look at the values.
+def test_an_invalid_slot_is_reported_by_the_next_call(
+    emulated, monkeypatch, steps, indices, error, words
+):
+    # On CUDA Python does not check the values.
     monkeypatch.setattr(stateful_lstm.backend.arguments, "check_state_indices", lambda *args: True)
     lstm, x, options = layer(torch.float32, steps, "state_indices")
     others = [s for s in range(SLOTS) if s not in indices]
@@ -267,7 +269,7 @@ def test_a_wrong_slot_is_said_in_the_next_call(emulated, monkeypatch, steps, ind
             lstm(x, **options)
         for old, new in zip(before, lstm.state.read(), strict=True):
             assert torch.equal(old[:, others], new[:, others])
-        lstm(x, **options)  # said once
+        lstm(x, **options)  # reported once
         lstm(x, state_indices=torch.tensor(indices))
         with pytest.raises(error, match=words):
             lstm.state.read()
@@ -276,7 +278,7 @@ def test_a_wrong_slot_is_said_in_the_next_call(emulated, monkeypatch, steps, ind
 # ---- refused -------------------------------------------------------------------------------------
 
 
-def test_the_operators_say_what_does_not_fit():
+def test_the_operators_report_invalid_arguments():
     own = binding.emulated_operators()
     w_ih, w_hh = noise(24, 4), noise(24, 6)
     x, h, c = noise(2, B, 4), noise(B, 6), noise(B, 6)
@@ -316,7 +318,7 @@ def test_the_operators_say_what_does_not_fit():
 @pytest.mark.parametrize("steps", [1, 3])
 def test_tf32_only_where_it_is_allowed(emulated, monkeypatch, steps):
     lstm, x, _ = layer(torch.float32, steps)
-    if steps == 1:  # tensor cores are for more rows than 16; fewer are exact anyway
+    if steps == 1:  # tensor cores take more than 16 rows; fewer rows are computed exactly
         lstm, x = StatefulLSTM(4, 6), noise(1, 17, 4, dtype=torch.float32)
     lstm.eval().requires_grad_(False)
     results = []
@@ -329,7 +331,7 @@ def test_tf32_only_where_it_is_allowed(emulated, monkeypatch, steps):
 
 
 def test_tf32_backward_too(emulated):
-    # From the same gates and cells, or forward's difference would be seen here.
+    # From the same gates and cells, so that forward's rounding plays no part.
     own = binding.emulated_operators()
     w_hh, c, grad = (noise(*n, dtype=torch.float32) for n in ((24, 6), (B, 6), (3, B, 6)))
     gates, cells = torch.rand(3, B, 24), torch.rand(3, B, 6)
@@ -346,7 +348,7 @@ def test_tf32_backward_too(emulated):
 @pytest.mark.parametrize(("dtype", "big"), [(torch.float16, 2048.0), (torch.bfloat16, 256.0)])
 @pytest.mark.parametrize("steps", [1, 2])
 def test_sums_of_16_bit_numbers_are_not_rounded_to_16_bits(emulated, dtype, big, steps):
-    # big + 1, less a bias of big: of big + 1 the type keeps big.
+    # big + 1 - big: the 16-bit type would round big + 1 to big.
     lstm = StatefulLSTM(2, 3, dtype=dtype)
     with torch.no_grad():
         lstm.weight_ih_l0.copy_(torch.tensor([big, 1.0]).expand(12, 2))
@@ -374,7 +376,7 @@ def test_no_kernel_leaves_the_memory_that_the_binding_gives_it():
     assert done.returncode == 0 and done.stdout == "done\n", done.stderr[-4000:]
 
 
-# ---- what is there -------------------------------------------------------------------------------
+# ---- availability and the plan -------------------------------------------------------------------
 
 
 def test_which_chips_a_build_serves(monkeypatch):
@@ -389,26 +391,27 @@ def test_which_chips_a_build_serves(monkeypatch):
         cuda.unsupported.cache_clear()
 
 
-def test_the_command_says_which_kernel_a_call_gets(emulated, monkeypatch, capsys):
+def test_the_command_names_the_kernel_of_a_call(emulated, monkeypatch, capsys):
     monkeypatch.setattr(cuda, "missing", lambda: None)
     call = ["plan", "512", "16", "1024", "--dtype", "bfloat16"]
     assert main([*call, "--why"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 * len(cuda.KNOWN)
-    assert lines[0].startswith("T4, forward: ") and "steps" in lines[0]
+    assert lines[0].startswith("T4, forward: ") and "per_step" in lines[0]
     (h100,) = (line for line in lines if line.startswith("H100, forward"))
-    assert "128 blocks" in h100 and ": grid, TensorGrid<Bfloat16, 1, 8>" in h100
-    assert "small, TensorBlock<Bfloat16, 64>: a block needs" in h100  # and why no other
+    assert "128 blocks" in h100 and ": persistent_grid, TensorGrid<Bfloat16, 1, 8>" in h100
+    assert "persistent_block, TensorBlock<Bfloat16, 64>: a block needs" in h100  # and why no other
+    assert "344576 bytes of shared memory, the limit is 232448" in h100
     assert main(call) == 0
     short = capsys.readouterr().out.splitlines()
     assert len(short) == len(lines) and max(map(len, short)) < 150
     (h100,) = (line for line in short if line.startswith("H100, forward"))
     assert h100 == (
-        "H100, forward: grid, on tensor cores, 128 blocks of 256 threads; "
-        "not cluster: a block needs 344576 bytes of shared memory, 232448 are there"
+        "H100, forward: persistent_grid, on tensor cores, 128 blocks of 256 threads; not "
+        "persistent_cluster: a block needs 344576 bytes of shared memory"
     )
     assert main(["plan", "1", "1", "64", "--chip", "A100", "--proj-size", "32"]) == 0
-    assert "there is a projection" in capsys.readouterr().out
+    assert "it takes no projection" in capsys.readouterr().out
     assert main(["plan", "1", "0", "64"]) == 2
     assert "B must be 1 or more, got 0" in capsys.readouterr().err
 
@@ -430,7 +433,7 @@ def test_without_cuda_a_call_says_why():
         stateful_lstm.lstm(torch.zeros(1, 1, 2), None, weights, backend="cuda")
     assert stateful_lstm.info()["backends"]["cuda"] == cuda.missing() == cuda.unavailable()
     assert stateful_lstm.info()["cuda_built"] == []
-    with pytest.raises(RuntimeError, match="there is no plan"):
+    with pytest.raises(RuntimeError, match="no plan is available"):
         cuda.plan(10, 1, 64, device=cuda.KNOWN["H100"])
 
 
@@ -457,6 +460,28 @@ def test_calls_without_rows_steps_or_slots_start_no_kernel(emulated, dtype, conf
             y.float().sum().backward()
         lstm.reset_state(torch.zeros(slots, dtype=torch.bool))
         assert not lstm.state.h.any()
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_call_makes_one_plan_and_no_text(emulated, bidirectional):
+    own = binding.emulated_operators()
+    lstm, x, _ = layer(torch.float32, 4, bidirectional=bidirectional, num_layers=2)
+    runs = 4 if bidirectional else 2  # of the operator: layers times directions
+
+    def counted(call):
+        before = own.plan_counts()
+        result = call()
+        return result, [after - old for after, old in zip(own.plan_counts(), before, strict=True)]
+
+    (y, _), made = counted(lambda: lstm(x))
+    assert made == [runs, 0]
+    _, made = counted(y.sum().backward)
+    assert made == [runs, 0]
+    with torch.no_grad():  # one step: all layers and directions in one operator
+        _, made = counted(lambda: lstm(x[:1]))
+    assert made == [1, 0]
+    _, made = counted(lambda: own.cuda_plan(4, B, 6, 6, 6, False, False, *binding.H100))
+    assert made == [0, 1]
 
 
 def test_the_plan_takes_no_rows_and_no_steps():

@@ -10,7 +10,7 @@ from emulator import build, resident, sequence
 from emulator.resident import Step
 from emulator.sequence import DTYPES, Case
 
-# What is built: in which type, by which ways to multiply (csrc/cuda/instances/list.h).
+# The variants that are built for each type (csrc/cuda/instances/list.h).
 SIMT = {
     "float32": ["Simt<float, 1>", "Simt<float, 4>"],
     "float64": ["Simt<double, 1>", "Simt<double, 2>"],
@@ -19,57 +19,64 @@ SIMT = {
 }
 NAMES = {"float32": "float", "float16": "Half", "bfloat16": "Bfloat16"}  # on tensor cores
 TENSOR = {"float32": ["1", "4"], "float16": ["1, 8", "4, 4"], "bfloat16": ["1, 8", "4, 4"]}
-RESIDENT = {  # in blocks that stay on the device
-    "small": ["TensorBlock<{}, 64>", "TensorBlock<{}, 128>"],
-    "cluster": ["TensorCluster<{}>"],
-    "grid": [f"TensorGrid<{{}}, {sizes}>" for sizes in ("1, 8", "1, 16", "4, 8", "4, 16")],
+PERSISTENT = {  # on tensor cores
+    "persistent_block": ["TensorBlock<{}, 64>", "TensorBlock<{}, 128>"],
+    "persistent_cluster": ["TensorCluster<{}>"],
+    "persistent_grid": [
+        f"TensorGrid<{{}}, {sizes}>" for sizes in ("1, 8", "1, 16", "4, 8", "4, 16")
+    ],
 }
-WAYS = {  # of a launch a step
-    dtype: ways + [f"Tensor<{NAMES[dtype]}, {sizes}>" for sizes in TENSOR.get(dtype, [])]
-    for dtype, ways in SIMT.items()
+VARIANTS = {  # of per_step
+    dtype: variants + [f"Tensor<{NAMES[dtype]}, {sizes}>" for sizes in TENSOR.get(dtype, [])]
+    for dtype, variants in SIMT.items()
 }
-TYPES = [(dtype, way) for dtype, ways in WAYS.items() for way in ways]
-SLICES = [
-    (kernel, dtype, way.format(name))
-    for kernel, ways in RESIDENT.items()
+TYPES = [(dtype, variant) for dtype, variants in VARIANTS.items() for variant in variants]
+ON_TENSOR_CORES = [
+    (kernel, dtype, variant.format(name))
+    for kernel, variants in PERSISTENT.items()
     for dtype, name in NAMES.items()
-    for way in ways
+    for variant in variants
 ]
 KERNELS = [
-    *(("steps", *key) for key in TYPES),
-    *((kernel, dtype, way) for kernel in RESIDENT for dtype in SIMT for way in SIMT[dtype]),
-    *SLICES,
+    *(("per_step", *key) for key in TYPES),
+    *(
+        (kernel, dtype, variant)
+        for kernel in PERSISTENT
+        for dtype in SIMT
+        for variant in SIMT[dtype]
+    ),
+    *ON_TENSOR_CORES,
 ]
-# How far numbers of order 1 may be off: h, saved gates and gradients are rounded, some steps deep.
+# Largest errors of numbers of order 1: h, saved gates and gradients are rounded at every step.
 BOUNDS = {"float64": 1e-12, "float32": 1e-5, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 6e-2}
 
 
-def bound(dtype, way):
-    return BOUNDS["tf32" if dtype == "float32" and "Tensor" in way else dtype]
+def bound(dtype, variant):
+    return BOUNDS["tf32" if dtype == "float32" and "Tensor" in variant else dtype]
 
 
-def assert_right(case, kernel, way, seed, kind="plain"):
+def assert_right(case, kernel, variant, seed, kind="plain"):
     dtype = str(case.dtype).removeprefix("torch.")
     forward, grads = sequence.truth(case)
-    found = sequence.forward(case, kernel, way, seed, kind)
-    back = sequence.backward(case, found, kernel, way, seed + 1, kind)
+    found = sequence.forward(case, kernel, variant, seed, kind)
+    back = sequence.backward(case, found, kernel, variant, seed + 1, kind)
     for name, expected in (*forward.items(), *grads.items()):
         got = (found if name in found else back)[name].double()
         scale = 1 + expected.abs().max()
         error = ((got - expected).abs().max() / scale).item() if expected.numel() else 0.0
-        assert error <= bound(dtype, way), (name, error)
+        assert error <= bound(dtype, variant), (name, error)
     return {**found, **back}
 
 
 def test_all_that_is_built_is_tested():
     names = sequence.kernels().names()
     wanted = [
-        f"{way}_{kernel} {dtype} {how}"
-        for kernel, dtype, how in KERNELS
-        for way in ("forward", "backward")
+        f"{direction}_{kernel} {dtype} {variant}"
+        for kernel, dtype, variant in KERNELS
+        for direction in ("forward", "backward")
     ]
     assert sorted(names) == sorted(
-        wanted + [f"resident_step {dtype} {how}" for dtype, how in TYPES]
+        wanted + [f"inference_step {dtype} {variant}" for dtype, variant in TYPES]
     )
 
 
@@ -85,40 +92,40 @@ CONTROLS = [
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize(("kernel", "dtype", "way"), KERNELS)
+@pytest.mark.parametrize(("kernel", "dtype", "variant"), KERNELS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_sizes(kernel, dtype, way, size):
+def test_sizes(kernel, dtype, variant, size):
     T, B, H = size
-    if "TensorBlock" in way and H > 64:
-        H = 128 if "128" in way else 64
-    assert_right(Case(T, B, H, H, DTYPES[dtype]), kernel, way, seed=1)
+    if "TensorBlock" in variant and H > 64:
+        H = 128 if "128" in variant else 64
+    assert_right(Case(T, B, H, H, DTYPES[dtype]), kernel, variant, seed=1)
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize(("kernel", "dtype", "way"), KERNELS)
+@pytest.mark.parametrize(("kernel", "dtype", "variant"), KERNELS)
 @pytest.mark.parametrize("controls", CONTROLS, ids=lambda c: "-".join(c) or "plain")
-def test_controls(kernel, dtype, way, controls):
-    assert_right(Case(5, 6, 20, 20, DTYPES[dtype], **controls), kernel, way, seed=2)
+def test_controls(kernel, dtype, variant, controls):
+    assert_right(Case(5, 6, 20, 20, DTYPES[dtype], **controls), kernel, variant, seed=2)
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize(("dtype", "way"), TYPES)
+@pytest.mark.parametrize(("dtype", "variant"), TYPES)
 @pytest.mark.parametrize("controls", CONTROLS, ids=lambda c: "-".join(c) or "plain")
-def test_projection(dtype, way, controls):
-    assert_right(Case(4, 5, 21, 9, DTYPES[dtype], **controls), "steps", way, seed=3)
+def test_projection(dtype, variant, controls):
+    assert_right(Case(4, 5, 21, 9, DTYPES[dtype], **controls), "per_step", variant, seed=3)
 
 
 @pytest.mark.sampled(most=10)
-@pytest.mark.parametrize(("kernel", "dtype", "way"), KERNELS)
-def test_any_order_of_threads_gives_the_same_bits(kernel, dtype, way):
+@pytest.mark.parametrize(("kernel", "dtype", "variant"), KERNELS)
+def test_any_order_of_threads_gives_the_same_bits(kernel, dtype, variant):
     case = Case(3, 4, 18, 18, DTYPES[dtype], resets=True, lengths=True)
-    first, *others = [assert_right(case, kernel, way, seed) for seed in (0, 11, 12, 13)]
+    first, *others = [assert_right(case, kernel, variant, seed) for seed in (0, 11, 12, 13)]
     for other, name in itertools.product(others, first):
         assert sequence.as_array(first[name]).tobytes() == sequence.as_array(other[name]).tobytes()
 
 
 def first_rows(case, count):
-    """The same call for the first rows alone."""
+    """The same call with the first rows only."""
     few = Case(case.T, case.B, case.H, case.P, case.dtype)
     few.B = count
     for name in ("h0", "c0", "grad_h_n", "grad_c_n"):
@@ -128,32 +135,36 @@ def first_rows(case, count):
     return few
 
 
-@pytest.mark.parametrize(("dtype", "way"), TYPES)
-def test_all_kernels_and_any_number_of_rows_give_the_same_bits(dtype, way):
+@pytest.mark.parametrize(("dtype", "variant"), TYPES)
+def test_all_kernels_and_any_number_of_rows_give_the_same_bits(dtype, variant):
     case = Case(3, 7, 18, 18, DTYPES[dtype])
-    steps = sequence.forward(case, "steps", way, 1)
-    for kernel in ("small", "grid", "cluster") if way in SIMT[dtype] else ():
-        other = sequence.forward(case, kernel, way, 1)
+    steps = sequence.forward(case, "per_step", variant, 1)
+    for kernel in (
+        ("persistent_block", "persistent_grid", "persistent_cluster")
+        if variant in SIMT[dtype]
+        else ()
+    ):
+        other = sequence.forward(case, kernel, variant, 1)
         for name in steps:
             assert torch.equal(steps[name], other[name]), name
-    part = sequence.forward(first_rows(case, 2), "steps", way, 1)
+    part = sequence.forward(first_rows(case, 2), "per_step", variant, 1)
     assert torch.equal(part["y"], steps["y"][:, :2])
 
 
 @pytest.mark.parametrize("dtype", NAMES)
 def test_tiles_of_any_size_give_the_same_bits(dtype):
     case = Case(3, 20, 70, 70, DTYPES[dtype])
-    ways = [way.format(NAMES[dtype]) for way in RESIDENT["grid"]]
-    first, *others = [sequence.forward(case, "grid", way, 1) for way in ways]
+    variants = [variant.format(NAMES[dtype]) for variant in PERSISTENT["persistent_grid"]]
+    first, *others = [sequence.forward(case, "persistent_grid", variant, 1) for variant in variants]
     for other in others:
         for name in first:
             assert torch.equal(first[name], other[name]), name
-    backs = [sequence.backward(case, first, "grid", way, 2) for way in ways]
+    backs = [sequence.backward(case, first, "persistent_grid", variant, 2) for variant in variants]
     for other in backs[1:]:
         for name in other:
             assert torch.equal(backs[0][name], other[name]), name
-    for way in ways:
-        part = sequence.forward(first_rows(case, 2), "grid", way, 1)
+    for variant in variants:
+        part = sequence.forward(first_rows(case, 2), "persistent_grid", variant, 1)
         assert torch.equal(part["y"], first["y"][:, :2])
 
 
@@ -171,53 +182,53 @@ STEPS = {
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize(("dtype", "way"), TYPES)
+@pytest.mark.parametrize(("dtype", "variant"), TYPES)
 @pytest.mark.parametrize("projection", [False, True])
 @pytest.mark.parametrize("options", STEPS.values(), ids=STEPS)
-def test_a_resident_step(dtype, way, projection, options):
-    check_step(Step(5, 7, 18, 6 if projection else 18, DTYPES[dtype], **options), way)
+def test_a_resident_step(dtype, variant, projection, options):
+    check_step(Step(5, 7, 18, 6 if projection else 18, DTYPES[dtype], **options), variant)
 
 
-# Of 16 bytes' whole numbers, and for each number of rows that has its own kernel.
+# Rows of whole 16 bytes, and each number of rows that has its own kernel.
 @pytest.mark.sampled
-@pytest.mark.parametrize(("dtype", "way"), TYPES)
+@pytest.mark.parametrize(("dtype", "variant"), TYPES)
 @pytest.mark.parametrize("B", [1, 4, 16, 17, 33])
-def test_a_resident_step_of_any_number_of_rows(dtype, way, B):
-    check_step(Step(B, 72, 24, 24, DTYPES[dtype], resets=True), way)
+def test_a_resident_step_of_any_number_of_rows(dtype, variant, B):
+    check_step(Step(B, 72, 24, 24, DTYPES[dtype], resets=True), variant)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_of_a_resident_step_are_each_on_its_own(dtype):
-    way = WAYS[dtype][0]
+    variant = VARIANTS[dtype][0]
     step = Step(16, 40, 24, 24, DTYPES[dtype])
-    whole = resident.run(step, way, 1)
+    whole = resident.run(step, variant, 1)
     for B in (1, 3, 9):
         few = Step(16, 40, 24, 24, DTYPES[dtype])
         few.B = few.slots = B
         few.x, few.h, few.c = few.x[:B].clone(), few.h[:B].clone(), few.c[:B].clone()
-        for name, part in resident.run(few, way, 1).items():
+        for name, part in resident.run(few, variant, 1).items():
             assert torch.equal(part, whole[name][:B]), name
 
 
-def check_step(step, way):
+def check_step(step, variant):
     dtype = str(step.dtype).removeprefix("torch.")
-    if step.resets or step.from_zero:  # what a row does not start from may hold NaN
+    if step.resets or step.from_zero:  # an unused state may hold NaN
         for b in range(step.B):
             if step.slot(b) >= 0 and (step.from_zero or step.reset[b]):
                 step.h[step.slot(b)], step.c[step.slot(b)] = float("nan"), float("nan")
-    found, expected = resident.run(step, way, 1), resident.truth(step)
+    found, expected = resident.run(step, variant, 1), resident.truth(step)
     for name, true in expected.items():
         error = (found[name].double() - true).abs().nan_to_num(0).max() / (1 + true.abs().max())
         assert torch.equal(found[name].isnan(), true.isnan()), name
-        assert error <= bound(dtype, way), (name, error)
+        assert error <= bound(dtype, variant), (name, error)
     idle = [s for s in range(step.slots) if s not in [step.slot(b) for b in range(step.B)]]
     assert found["h"][idle].equal(step.h[idle]) and found["c"][idle].equal(step.c[idle])
 
 
-@pytest.mark.parametrize("way", WAYS["float32"])
-def test_a_resident_step_in_any_order_of_threads(way):
+@pytest.mark.parametrize("variant", VARIANTS["float32"])
+def test_a_resident_step_in_any_order_of_threads(variant):
     step = Step(40, 9, 70, 70, torch.float32, rows=list(range(40))[::-1], slots=40)
-    first, *others = [resident.run(step, way, seed) for seed in (0, 5, 6)]
+    first, *others = [resident.run(step, variant, seed) for seed in (0, 5, 6)]
     for other, name in itertools.product(others, first):
         assert first[name].equal(other[name]), name
     # More elements of h than the threads that copy them.

@@ -1,4 +1,4 @@
-"""Every barrier, wait and flag of the CUDA kernels is needed, and tests notice if it is missing.
+"""Every barrier, wait and flag of the CUDA kernels is needed: tests notice if one is missing.
 
 Two of them here; all with EMULATOR_ALL=1, as in `make test-emulator`.
 """

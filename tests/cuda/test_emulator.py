@@ -1,4 +1,4 @@
-"""The emulator (tests/emulator/): right kernels run right on it, and wrong ones are found out.
+"""The emulator (tests/emulator/): correct kernels run correctly, and faults are detected.
 
 A test of a kernel is worth what the emulator sees: most of this is about faults.
 """
@@ -47,7 +47,7 @@ def test_halves_are_numpys(toys: ModuleType) -> None:
     halves = bits.view(np.float16)
     np.testing.assert_array_equal(toys.half(bits), halves.astype(np.float32))
     exact = halves.astype(np.float32)
-    # Each of them, what lies half way to the next, and a little to either side of that.
+    # Each number, the midpoint to the next one, and its neighbours on both sides.
     with np.errstate(invalid="ignore", over="ignore"):
         between = (exact[:-1].astype(np.float64) + exact[1:].astype(np.float64)) / 2
         between = between.astype(np.float32)
@@ -128,7 +128,7 @@ def message(call: Callable[..., None], *arguments: object) -> str:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_an_exit_before_a_barrier(toys: ModuleType, seed: int) -> None:
-    # Whether the others are there already or come later.
+    # Whether the others have arrived or not.
     text = message(toys.exit_before_barrier, 64, seed)
     assert "thread 5 of block 0" in text and "exited" in text
     assert "block_barrier" in text and line_of("lacks thread 5") in text

@@ -1,4 +1,4 @@
-"""benchmarks/gpu/microbench.py: kernels and program in the emulator, and the floors it gives.
+"""benchmarks/gpu/microbench.py: its kernels and program in the emulator, and the floors.
 
 The emulator knows no times. It tells that each kernel does all that it is timed for, and that
 the program comes through and finds wrong results.
@@ -26,14 +26,14 @@ needs_nvcc = pytest.mark.skipif(not cuda.nvcc(), reason="no nvcc on the PATH")
 
 
 @pytest.fixture(scope="module")
-def chip():
+def microbench():
     return kernels.load()
 
 
 @pytest.mark.parametrize("name", kernels.CHECKS)
-def test_a_kernel_does_what_it_is_timed_for(chip, name):
+def test_a_kernel_does_what_it_is_timed_for(microbench, name):
     for seed in range(1, 5):
-        kernels.CHECKS[name](chip, seed)
+        kernels.CHECKS[name](microbench, seed)
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_the_program_comes_through_and_its_numbers_are_written(program, tmp_path
     assert any(line.startswith("cluster barrier 8 blocks us ") for line in lines)
     assert "skipped: grid_barrier_128_blocks: there are 16 SMs" in lines
 
-    path = tmp_path / "chip-the-emulator.json"
+    path = tmp_path / "microbench-the-emulator.json"
     assert lines[-1] == f"written: {path}"
     found = read(path)
     assert found["machine"]["device"] == "the emulator" and found["machine"]["SMs"] == 16
@@ -108,7 +108,7 @@ def test_a_chip_before_9_0_has_no_clusters(program):
 def test_a_wrong_result_is_an_error_that_names_it(program, tmp_path, copy, what):
     done = run("--program", program, "--quick", "--out", tmp_path, EMULATOR_WRONG=str(copy))
     assert done.returncode == 1 and not done.stdout and not list(tmp_path.iterdir())
-    assert done.stderr.startswith(f"chip: {what}: word 0 is "), done.stderr
+    assert done.stderr.startswith(f"microbench: {what}: word 0 is "), done.stderr
 
 
 # ---- without nvcc, without a GPU -----------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_without_nvcc_it_says_so(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 1 and not done.stdout
     assert done.stderr == (
-        "chip: there is no nvcc on the PATH or in CUDA_HOME to compile microbench.cu with\n"
+        "microbench: there is no nvcc on the PATH or in CUDA_HOME to compile microbench.cu with\n"
     )
 
 
@@ -132,17 +132,17 @@ def test_it_compiles_and_says_that_there_is_no_gpu(arch):
     done = run("--compile-only", "--arch", arch)
     assert done.returncode == 0 and not done.stderr, done.stderr
     program = Path(done.stdout.strip())
-    assert program == build.ROOT / "build" / "gpu" / f"chip-{arch}"
+    assert program == build.ROOT / "build" / "gpu" / f"microbench-{arch}"
     done = run("--program", program, "--quick", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 1 and not done.stdout
-    assert done.stderr.startswith("chip: no GPU that CUDA can use here: ")
+    assert done.stderr.startswith("microbench: no GPU that CUDA can use here: ")
     assert done.stderr.count("\n") == 1
 
 
 def test_a_program_that_does_not_run_is_named(tmp_path):
-    (tmp_path / "chip").write_text("no program")
-    done = run("--program", tmp_path / "chip")
-    assert done.returncode == 1 and "chip does not run: Permission denied" in done.stderr
+    (tmp_path / "microbench").write_text("no program")
+    done = run("--program", tmp_path / "microbench")
+    assert done.returncode == 1 and "microbench does not run: Permission denied" in done.stderr
 
 
 # ---- floors --------------------------------------------------------------------------------------
@@ -237,8 +237,10 @@ def test_rows_of_sequences_have_floors():
     assert rows["resets"].json()["floor"] is None and "weights" not in rows["resets"].line()
     line, heading = rows["infer"].line(), report.HEADING
     assert line.index("2.0x") == heading.index("of the floor")
-    assert report.chip_file("NVIDIA H100 80GB HBM3") == "chip-nvidia-h100-80gb-hbm3.json"
+    assert (
+        report.microbench_file("NVIDIA H100 80GB HBM3") == "microbench-nvidia-h100-80gb-hbm3.json"
+    )
 
 
 def test_no_file_is_no_floor(tmp_path):
-    assert read(tmp_path / "chip-none.json") is None
+    assert read(tmp_path / "microbench-none.json") is None

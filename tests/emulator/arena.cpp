@@ -8,10 +8,10 @@
 namespace stateful_lstm::emulator {
 namespace {
 
-constexpr unsigned char kNan = 255;  // in every byte: NaN, for every kind of number
+constexpr unsigned char kNan = 255;  // in every byte: NaN in every number type
 #if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kMargin =
-    0;  // AddressSanitizer has better ones, with the line of who crosses them
+    0;  // AddressSanitizer has better margins, and reports the line that crosses them
 #else
 constexpr size_t kMargin = 4096;
 #endif

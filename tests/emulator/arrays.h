@@ -1,5 +1,5 @@
-// How kernels' callers (toys.h, chip.h) become functions of Python: numpy arrays for pointers, which are written
-// in place, and a seed for the options.
+// Makes Python functions of the kernels' callers (toys.h, microbench_kernels.h): numpy arrays stand for pointers and
+// are written in place, a seed stands for the options.
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -13,7 +13,7 @@ namespace {
 
 using stateful_lstm::emulator::Options;
 
-// What Python gives for an argument: an array for a pointer, a seed for the options.
+// The Python type of an argument: an array for a pointer, a seed for the options.
 template <class Argument>
 struct From {
   using type = Argument;

@@ -20,10 +20,10 @@ from emulator import build
 from stateful_lstm.backend import cuda, operators
 
 CSRC = build.ROOT / "csrc"
-H100 = cuda.Device(90, 8, 232448, 8)  # but with few SMs: each block's threads are fibers here
+H100 = cuda.DeviceLimits(90, 8, 232448, 8)  # but with few SMs: each block's threads are fibers here
 
 
-# "smoke_launcher.cpp" has two ways to multiply float32, and is compiled in a moment.
+# "smoke_launcher.cpp" has a few variants of float32 only, and compiles quickly.
 source = CSRC / "cuda/launcher.cu"
 
 
@@ -44,7 +44,7 @@ def emulated_operators(kind: str = "plain") -> Any:
 
 
 class Emulated:
-    """What was called, by name; and whether the emulator is left out for a while."""
+    """The names of the operators called; `paused` is true while the emulator is left out."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -52,7 +52,7 @@ class Emulated:
 
     @contextmanager
     def left_out(self) -> Iterator[None]:
-        """CPU tensors are CPU tensors."""
+        """Inside, CPU tensors go to the CPU's operators."""
         self.paused = True
         try:
             yield
@@ -61,9 +61,9 @@ class Emulated:
 
 
 def stand_in(
-    monkeypatch: pytest.MonkeyPatch, device: cuda.Device = H100, kind: str = "plain"
+    monkeypatch: pytest.MonkeyPatch, device: cuda.DeviceLimits = H100, kind: str = "plain"
 ) -> Emulated:
-    """Until the test ends, CPU tensors go the way of CUDA tensors, to the emulated operators."""
+    """Until the test ends, CPU tensors are treated as CUDA tensors, on the emulated operators."""
     emulated, own = Emulated(), emulated_operators(kind)
     own.emulate(*device)
 

@@ -39,7 +39,7 @@ DOES_NOT_BUILD = "does not build:"  # mutate.py looks for it in what a test writ
 
 
 class BuildError(RuntimeError):
-    """With all that the compiler said."""
+    """With the compiler's output."""
 
 
 def compiler() -> str:
@@ -49,7 +49,7 @@ def compiler() -> str:
 def load(
     name: str, kernels: Sequence[Path], others: Sequence[Path], kind: str = "plain"
 ) -> ModuleType:
-    """Builds what changed, and imports it."""
+    """Builds the module if its sources changed, and imports it."""
     library = build(name, kernels, others, kind)
     spec = importlib.util.spec_from_file_location(name, library)
     assert spec is not None and spec.loader is not None
@@ -70,7 +70,7 @@ def build(
 
     Sanitizers look at `kernels`; `others` are compiled once for all kinds, with `flags`.
     """
-    # ThreadSanitizer is to see the kernels, and not the emulator under them.
+    # ThreadSanitizer watches the kernels, not the emulator below them.
     below = ["-DEMULATOR_TSAN"] if kind == "tsan" else SANITIZERS[kind]
     objects = [compiled(source, kind, below) for source in EMULATOR]
     objects += [compiled(source, kind, SANITIZERS[kind]) for source in kernels]
@@ -89,7 +89,7 @@ def build(
 
 
 def compiled(source: Path, kind: str, flags: Sequence[str]) -> Path:
-    """The object file of a source, compiled only if it or a header of ours has changed.
+    """The object file of a source, compiled only if it or one of the project's headers has changed.
 
     Its name has the hash of all of them. Which headers these are, the compiler said the last time.
     """
@@ -118,7 +118,7 @@ def compiled(source: Path, kind: str, flags: Sequence[str]) -> Path:
 
 
 def digest(flags: Sequence[str], files: Sequence[str]) -> str:
-    """One for the same compiler, flags, and contents of files (paths from ROOT)."""
+    """A hash of the compiler, the flags and the contents of files (paths from ROOT)."""
     whole = hashlib.sha256(repr((compiler_version(), list(flags))).encode())
     for name in files:
         path = ROOT / name
@@ -133,7 +133,7 @@ def compiler_version() -> str:
 
 
 def places() -> list[str]:
-    """Flags that are others in another copy of the project, and give the same object there."""
+    """Flags that depend on the project's folder, though the object does not."""
     import pybind11
 
     system = [sysconfig.get_paths()["include"], pybind11.get_include()]
@@ -142,14 +142,14 @@ def places() -> list[str]:
 
 
 def environment(kind: str) -> dict[str, str]:
-    """For a process that loads a module of this kind: sanitizers have to be there first."""
+    """The environment of a process that loads a module of this kind: sanitizers load first."""
     settings = dict(os.environ)
     if kind == "plain":
         return settings
     # Python does not link libstdc++, and a sanitizer looks for it when it is loaded.
     libraries = [runtime(RUNTIMES[kind]), runtime("libstdc++.so")]
     settings["LD_PRELOAD"] = " ".join(libraries)
-    # Shared memory comes to lie where an earlier launch had it: not a reason to be silent.
+    # Shared memory has the same address as in an earlier launch: report its races all the same.
     settings["TSAN_OPTIONS"] = "exitcode=66 report_thread_leaks=0 suppress_equal_addresses=0"
     settings["ASAN_OPTIONS"] = "detect_leaks=0 detect_stack_use_after_return=0"
     settings["OPENBLAS_NUM_THREADS"] = "1"
@@ -158,13 +158,13 @@ def environment(kind: str) -> dict[str, str]:
 
 
 def runtime(library: str) -> str:
-    """Where the compiler has it; the bare name if it has not."""
+    """The compiler's own copy of a library; the bare name if it has none."""
     return run([compiler(), f"-print-file-name={library}"]).strip()
 
 
 @functools.cache
 def lacking(kind: str) -> str:
-    """Why modules of this kind cannot be built or run here, or nothing."""
+    """Why this machine cannot build or run modules of this kind, or an empty text."""
     if kind != "plain" and not Path(runtime(RUNTIMES[kind])).is_file():
         return f"{compiler()} has no {RUNTIMES[kind]}"
     started = subprocess.run(

@@ -1,15 +1,15 @@
-"""What the tests ran in the emulator, for the end of what they print (tests/conftest.py)."""
+"""Counts what the tests ran in the emulator, for the summary at their end (tests/conftest.py)."""
 
 from __future__ import annotations
 
-# Kernel (with its type and way to multiply), call, and order of threads.
+# Kernel (with its type and variant), call, and order of threads.
 launches: set[tuple[str, str, int]] = set()
 # Whether each mutant was noticed.
 mutants: list[bool] = []
 
 
 def summary() -> str:
-    """One line, or nothing if nothing ran."""
+    """One line, or an empty text if nothing ran."""
     kernels = {name for name, _, _ in launches}
     cases = {(name, case) for name, case, _ in launches}
     parts = []

@@ -29,7 +29,7 @@ void fail(const char* name, const char* file, int line, const char* fault) {
   pause(thread, Request::fail, nullptr, name, file, line);
 }
 
-// All of them go on when the last has come, and each sees what the others did before.
+// All threads go on when the last has arrived, and see the earlier writes of the others.
 void meet(Meeting& meeting, const char* name, const char* file, int line) {
   Thread& thread = self();
   void* tag = meeting.tag(meeting.generation);
@@ -38,7 +38,7 @@ void meet(Meeting& meeting, const char* name, const char* file, int line) {
   tsan::acquire(tag);
 }
 
-// Shows the warp 32 bytes, and tells where those of lane 0 are: lane i's are i threads further on.
+// Shows 32 bytes to the warp and returns the place of lane 0's; lane i's are i threads further on.
 struct Warp {
   const Thread* first;
   int which;
@@ -169,7 +169,7 @@ void copy_async_wait(int pending) {
   tsan::leave();
 }
 
-// The fragments' layouts stand in csrc/cuda/device.h. Products are summed in float, in the order of k.
+// csrc/cuda/device.h documents the layouts of the fragments. Products are summed in float, in the order of k.
 void mma(float* d, const uint32_t* a, const uint32_t* b, Numbers numbers, const char* file,
          int line) {
   struct Fragments {
@@ -180,7 +180,7 @@ void mma(float* d, const uint32_t* a, const uint32_t* b, Numbers numbers, const 
   const Warp warp = show(same_bits<Shown>(own), "mma", file, line);
   const auto fragments = [&](int lane) { return same_bits<Fragments>(warp[lane]); };
 
-  // Element k of what one register holds.
+  // Element k of one register.
   const auto number = [&](uint32_t word, int k) {
     if (numbers == Numbers::tf32) return same_bits<float>(word & ~0x1fffu);
     const auto bits = static_cast<uint16_t>(word >> (k % 2 * 16));

@@ -1,7 +1,7 @@
-// csrc/cuda/device.h for g++: the same names, for threads that are fibers. What each of them means stands
-// there; here is what the emulator does beyond that.
+// csrc/cuda/device.h for g++: the same names, for threads that are fibers. That file documents them; the comments here
+// say what the emulator does beyond that.
 //
-// The last two arguments of what may wait are where the kernel's source calls it, for messages.
+// The last two arguments of functions that may wait are the caller's file and line, for messages.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -14,9 +14,9 @@
 #define LSTM_KERNEL_OF(threads) void
 #define LSTM_DEVICE inline
 
-// ---- what is behind the names: device.cpp --------------------------------------------------------
+// ---- the implementation: device.cpp --------------------------------------------------------------
 //
-// Not in this header, since kernels are compiled with ThreadSanitizer, and the emulator is not.
+// It is not in this header, since kernels are compiled with ThreadSanitizer and the emulator is not.
 
 namespace stateful_lstm::emulator {
 
@@ -33,15 +33,15 @@ void cluster_arrive(const char* file, int line);
 void cluster_wait(const char* file, int line);
 void spin(const char* file, int line);
 
-// Tells that a flag is about to be read: a thread that only reads flags would never let others write.
+// Notes that a flag is about to be read: a thread that only reads flags would never let others write.
 void polls(const char* file, int line);
-// Tells that a flag was written: the thread may lose its turn.
+// Notes that a flag was written: the thread may lose its turn.
 void published();
 
-// Whether this process is to be the mutant of that number (mutate.py).
+// Whether this process runs the mutant of that number (mutate.py).
 bool is_mutant(int number);
 
-// 32 bytes, which become those of `lane`, all lanes together. No barrier: it orders no memory.
+// Replaces 32 bytes by those of `lane`; all lanes call it. It is no barrier and orders no memory.
 void shuffle_bytes(void* bytes, int lane, const char* name, const char* file, int line);
 
 void copy_async(void* shared, const void* global, const char* file, int line);
@@ -126,7 +126,7 @@ LSTM_DEVICE T* cluster_shared(T* own, int rank) {
   return static_cast<T*>(emulator::cluster_shared(own, rank));
 }
 
-// The destination is NaN from here to the wait, and the source is read at the wait.
+// The destination holds NaN until the wait, and the source is read at the wait.
 LSTM_DEVICE void copy_async(void* shared, const void* global, const char* file = __builtin_FILE(),
                             int line = __builtin_LINE()) {
   emulator::copy_async(shared, global, file, line);
@@ -151,7 +151,7 @@ LSTM_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
   emulator::mma(d, a, b, emulator::Numbers::tf32, file, line);
 }
 
-// Too weak, for kernels that are wrong on purpose.
+// Weaker operations, for kernels that are wrong on purpose.
 namespace mutant {
 
 LSTM_DEVICE uint32_t load_relaxed(const uint32_t* flag, const char* file = __builtin_FILE(),

@@ -12,14 +12,14 @@ namespace {
 // ThreadSanitizer writes its reports on the stack of the fiber that it found. Untouched pages cost
 // nothing.
 constexpr size_t kStack = 256 * 1024;
-constexpr size_t kGuard = 4096;  // below the stack: who runs over it is stopped
+constexpr size_t kGuard = 4096;  // below the stack: an overflow is caught
 
 }  // namespace
 
 #if defined(__x86_64__)
 
-// Keeps what a called function must keep, swaps stacks, and returns to where the other one left.
-// (swapcontext does the same and asks the system to swap signal masks, which takes ten times as long.)
+// Saves the callee-saved registers, swaps stacks, and returns to where the other fiber paused.
+// (swapcontext also swaps signal masks by a system call, which takes ten times as long.)
 extern "C" void emulator_switch(void** from, void* to);
 asm(R"(
   .text
@@ -48,7 +48,7 @@ emulator_switch:
 
 void Fiber::start_at(void (*entry)()) {
   auto** top = reinterpret_cast<void**>(memory_ + kGuard + kStack);
-  *--top = nullptr;  // entry() has nowhere to return to, and finds the stack as after a call
+  *--top = nullptr;  // entry() must not return; the stack is aligned as after a call
   *--top = reinterpret_cast<void*>(entry);
   for (int i = 0; i < 6; ++i) *--top = nullptr;  // the six registers
   inside_ = top;

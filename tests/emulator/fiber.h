@@ -1,5 +1,5 @@
-// A fiber: a stack of its own, and a place to go on from. Several share one thread of the machine,
-// and leave it to another only where they say so.
+// A fiber: a stack and a place to resume from. Several fibers share one thread of the machine, and switch only where
+// they ask for it.
 #pragma once
 #include <cstddef>
 
@@ -16,15 +16,15 @@ class Fiber {
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 
-  // The next run() starts at entry(), which must not return. What the fiber did before is left as it is.
+  // The next run() starts at entry(), which must not return. Its earlier work is abandoned.
   void start_at(void (*entry)());
-  // From outside: goes on with the fiber until it pauses.
+  // From outside: resumes the fiber until it pauses.
   void run();
-  // From inside: goes back to where run() was called.
+  // From inside: returns to the caller of run().
   void pause();
   // A name for ThreadSanitizer's reports.
   void set_name(const char* name);
-  // For ThreadSanitizer: what was done outside comes before what the fiber does next; and the reverse.
+  // For ThreadSanitizer: everything outside so far happens before the fiber's next actions; and the reverse.
   void sees_outside();
   void seen_outside();
 

@@ -1,4 +1,4 @@
-// The two 16-bit kinds of number, by CUDA's own names: only what kernels use of them.
+// The two 16-bit number types under CUDA's own names, as far as the kernels use them.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -62,7 +62,7 @@ inline __half __float2half_rn(float number) {
   if (size > 0x7f800000u) {
     return {0x7fff};  // not a number
   } else if (size >= 0x477ff000u) {
-    half = 0x7c00;  // half way from the largest to the next, or more: infinite
+    half = 0x7c00;  // halfway from the largest number to the next, or more: infinite
   } else if (size >= 0x38800000u) {
     half = shifted_to_even(size - (112u << 23), 13);
   } else if (size >= 0x33000000u) {  // below 2^-14: a multiple of 2^-24

@@ -1,6 +1,6 @@
 // The project's CUDA kernels as a Python module over numpy arrays: tests/cuda/test_cuda_kernels.py.
 //
-// Python owns all arrays, outputs and scratch too, and fills those with NaN. 16-bit numbers come as uint16.
+// Python owns all arrays, and fills outputs and scratch with NaN. 16-bit numbers are passed as uint16.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/launcher.h"
 #include "cuda/select_kernel.h"
 
 #if !defined(LSTM_MODULE)
@@ -21,103 +22,88 @@ using namespace stateful_lstm::cuda;
 
 namespace {
 
-// An array of the call by its name, or null if it is None or not there.
+// Sets a pointer to the array of the call of this name, or to null if it is None or missing.
 template <class T>
-T* array(const py::dict& arrays, const char* name) {
-  if (!arrays.contains(name) || arrays[name].is_none()) return nullptr;
+void set(T*& field, const py::dict& arrays, const char* name) {
+  field = nullptr;
+  if (!arrays.contains(name) || arrays[name].is_none()) return;
   auto found = py::cast<py::array>(arrays[name]);
   if (found.itemsize() != sizeof(T) || !(found.flags() & py::array::c_style))
     throw py::type_error(std::string(name) + " has the wrong type or is not dense");
-  return static_cast<T*>(const_cast<void*>(found.data()));
+  field = static_cast<T*>(const_cast<void*>(found.data()));
 }
-int64_t number(const py::dict& sizes, const char* name) { return py::cast<int64_t>(sizes[name]); }
+template <class T>
+void set_number(T& field, const py::dict& sizes, const char* name) {
+  field = static_cast<T>(py::cast<int64_t>(sizes[name]));
+}
+#define ARRAY(field) set(p.field, arrays, #field)
+#define NUMBER(field) set_number(p.field, sizes, #field)
 
 template <class S>
 void fill(SequenceParams<S>& p, const py::dict& sizes, const py::dict& arrays) {
-  p.T = number(sizes, "T");
-  p.B = number(sizes, "B");
-  p.H = number(sizes, "H");
-  p.P = number(sizes, "P");
-  p.reverse = number(sizes, "reverse") != 0;
-  p.weight_hh = array<S>(arrays, "weight_hh");
-  p.weight_hr = array<S>(arrays, "weight_hr");
-  p.c0 = array<Acc<S>>(arrays, "c0");
-  p.reset = array<bool>(arrays, "reset");
-  p.lengths = array<int64_t>(arrays, "lengths");
-  p.recurrent_mask = array<S>(arrays, "recurrent_mask");
+  NUMBER(T), NUMBER(B), NUMBER(H), NUMBER(P), NUMBER(reverse);
+  ARRAY(weight_hh), ARRAY(weight_hr), ARRAY(c0);
+  ARRAY(reset), ARRAY(lengths), ARRAY(recurrent_mask);
 }
 
 template <class S>
-Forward<S> forward_params(const py::dict& sizes, const py::dict& arrays) {
-  Forward<S> p = {};
+ForwardArgs<S> forward_args(const py::dict& sizes, const py::dict& arrays) {
+  ForwardArgs<S> p = {};
   fill<S>(p, sizes, arrays);
-  p.gates_x = array<Acc<S>>(arrays, "gates_x");
-  p.bias_ih = array<S>(arrays, "bias_ih");
-  p.bias_hh = array<S>(arrays, "bias_hh");
-  p.h0 = array<S>(arrays, "h0");
-  p.y = array<S>(arrays, "y");
-  p.h_n = array<S>(arrays, "h_n");
-  p.c_n = array<Acc<S>>(arrays, "c_n");
-  p.gates = array<S>(arrays, "gates");
-  p.cells = array<Acc<S>>(arrays, "cells");
-  p.h = array<S>(arrays, "h");
-  p.c = array<Acc<S>>(arrays, "c");
-  p.hidden = array<Acc<S>>(arrays, "hidden");
+  ARRAY(gates_x), ARRAY(bias_ih), ARRAY(bias_hh), ARRAY(h0);
+  ARRAY(y), ARRAY(h_n), ARRAY(c_n), ARRAY(gates), ARRAY(cells);
+  ARRAY(h), ARRAY(c), ARRAY(hidden);
   return p;
 }
 
 template <class S>
-Backward<S> backward_params(const py::dict& sizes, const py::dict& arrays) {
-  Backward<S> p = {};
+BackwardArgs<S> backward_args(const py::dict& sizes, const py::dict& arrays) {
+  BackwardArgs<S> p = {};
   fill<S>(p, sizes, arrays);
-  p.grad_y = array<S>(arrays, "grad_y");
-  p.grad_h_n = array<S>(arrays, "grad_h_n");
-  p.grad_c_n = array<Acc<S>>(arrays, "grad_c_n");
-  p.gates = array<S>(arrays, "gates");
-  p.cells = array<Acc<S>>(arrays, "cells");
-  p.grad_gates = array<Acc<S>>(arrays, "grad_gates");
-  p.grad_h0 = array<Acc<S>>(arrays, "grad_h0");
-  p.grad_c0 = array<Acc<S>>(arrays, "grad_c0");
-  p.grad_hidden = array<Acc<S>>(arrays, "grad_hidden");
-  p.dh = array<Acc<S>>(arrays, "dh");
-  p.dc = array<Acc<S>>(arrays, "dc");
+  ARRAY(grad_y), ARRAY(grad_h_n), ARRAY(grad_c_n), ARRAY(gates), ARRAY(cells);
+  ARRAY(grad_gates), ARRAY(grad_h0), ARRAY(grad_c0), ARRAY(grad_hidden);
+  ARRAY(dh), ARRAY(dc);
   return p;
 }
 
 template <class S>
-ResidentStep<S> step_params(const py::dict& sizes, const py::dict& arrays) {
-  ResidentStep<S> p = {};
-  p.B = number(sizes, "B");
-  p.I = p.x_stride = number(sizes, "I");
-  p.H = number(sizes, "H");
-  p.P = p.y_stride = number(sizes, "P");
-  p.slots = number(sizes, "slots");
-  p.from_zero = number(sizes, "from_zero") != 0;
-  p.weight_ih = array<S>(arrays, "weight_ih");
-  p.weight_hh = array<S>(arrays, "weight_hh");
-  p.bias_ih = array<S>(arrays, "bias_ih");
-  p.bias_hh = array<S>(arrays, "bias_hh");
-  p.weight_hr = array<S>(arrays, "weight_hr");
-  p.x = array<S>(arrays, "x");
-  p.rows = array<int64_t>(arrays, "rows");
-  p.reset = array<bool>(arrays, "reset");
-  p.h = array<S>(arrays, "h");
-  p.c = array<Acc<S>>(arrays, "c");
-  p.y = array<S>(arrays, "y");
-  p.h_n = array<S>(arrays, "h_n");
-  p.c_n = array<S>(arrays, "c_n");
-  p.hidden = array<Acc<S>>(arrays, "hidden");
+InferenceStepArgs<S> step_args(const py::dict& sizes, const py::dict& arrays) {
+  InferenceStepArgs<S> p = {};
+  NUMBER(B), NUMBER(I), NUMBER(H), NUMBER(P), NUMBER(slots), NUMBER(from_zero);
+  p.x_stride = p.I;
+  p.y_stride = p.P;
+  ARRAY(weight_ih), ARRAY(weight_hh), ARRAY(bias_ih), ARRAY(bias_hh), ARRAY(weight_hr);
+  ARRAY(x), ARRAY(rows), ARRAY(reset), ARRAY(h), ARRAY(c);
+  ARRAY(y), ARRAY(h_n), ARRAY(c_n), ARRAY(hidden);
   return p;
 }
+#undef ARRAY
+#undef NUMBER
 
-// What the plan says of a call: kernel, way, blocks, threads, shared bytes, cluster,
-// whether all blocks must be on the device at once, why.
+// The plan of a call: kernel, variant, blocks, threads, shared bytes, cluster, cooperative.
 template <class S>
-py::tuple plan(const Call& call, const Device& device) {
-  const Plan<S> chosen = choose<S>(call, device);
+py::tuple plan(const CallSpec& call, const DeviceLimits& device) {
+  const Plan chosen = choose<S>(call, device);
+  const Candidate<S>& candidate = candidates<S>()[chosen.candidate];
   const Grid& grid = chosen.grid;
-  return py::make_tuple(chosen.candidate->kernel, chosen.candidate->way, grid.blocks, grid.threads,
-                        grid.shared_bytes, grid.cluster, grid.together, chosen.why);
+  return py::make_tuple(name_of(candidate.kernel), candidate.variant, grid.blocks, grid.threads,
+                        grid.shared_bytes, grid.cluster, grid.cooperative);
+}
+CallSpec call_of(const py::tuple& t) {
+  const auto size = [&](int n) { return py::cast<int64_t>(t[n]); };
+  return {size(0), size(1), size(2), size(3), size(4) != 0, size(5) != 0};
+}
+DeviceLimits device_of(const py::tuple& t) {
+  const auto size = [&](int n) { return py::cast<int64_t>(t[n]); };
+  return {int(size(0)), int(size(1)), size(2), int(size(3))};
+}
+// Calls f with a value of the type that the name says.
+template <class F>
+auto by_name(const std::string& dtype, const F& f) {
+  if (dtype == "float32") return f(float());
+  if (dtype == "float64") return f(double());
+  if (dtype == "float16") return f(Half());
+  return f(Bfloat16());
 }
 
 using Run = std::function<void(const py::dict&, const py::dict&, const Stream&)>;
@@ -127,23 +113,25 @@ std::map<std::string, Run> runs;  // by "kernel type product"
 template <class S>
 void add_all(const std::string& dtype) {
   for (const Candidate<S>& each : candidates<S>()) {
-    const std::string names = std::string(each.kernel) + " " + dtype + " " + each.way;
+    const std::string names = std::string(name_of(each.kernel)) + " " + dtype + " " + each.variant;
     runs["forward_" + names] = [&each](const py::dict& sizes, const py::dict& arrays,
                                        const Stream& s) {
-      const auto p = forward_params<S>(sizes, arrays);
-      std::vector<uint32_t> counts(each.grid({p.T, p.B, p.H, p.P, true, false}).words);
-      each.forward(p, counts.data(), s);
+      const auto p = forward_args<S>(sizes, arrays);
+      const Grid grid = each.grid({p.T, p.B, p.H, p.P, true, false});
+      std::vector<uint32_t> workspace(grid.workspace);
+      each.forward(p, grid, workspace.data(), s);
     };
     runs["backward_" + names] = [&each](const py::dict& sizes, const py::dict& arrays,
                                         const Stream& s) {
-      const auto p = backward_params<S>(sizes, arrays);
-      std::vector<uint32_t> counts(each.grid({p.T, p.B, p.H, p.P, true, true}).words);
-      each.backward(p, counts.data(), s);
+      const auto p = backward_args<S>(sizes, arrays);
+      const Grid grid = each.grid({p.T, p.B, p.H, p.P, true, true});
+      std::vector<uint32_t> workspace(grid.workspace);
+      each.backward(p, grid, workspace.data(), s);
     };
     if (each.step != nullptr)
-      runs["resident_step " + dtype + " " + each.way] =
+      runs["inference_step " + dtype + " " + each.variant] =
           [&each](const py::dict& sizes, const py::dict& arrays, const Stream& s) {
-            each.step(step_params<S>(sizes, arrays), s);
+            each.step(step_args<S>(sizes, arrays), s);
           };
   }
 }
@@ -165,16 +153,14 @@ PYBIND11_MODULE(LSTM_MODULE, module) {
     found->second(sizes, arrays, stream);
   });
   module.def("plan", [](const std::string& dtype, const py::tuple& call, const py::tuple& device) {
-    const auto size = [](const py::tuple& from, int n) { return py::cast<int64_t>(from[n]); };
-    const Call c = {size(call, 0), size(call, 1),      size(call, 2),
-                    size(call, 3), size(call, 4) != 0, size(call, 5) != 0};
-    const Device d = {int(size(device, 0)), int(size(device, 1)), size(device, 2),
-                      int(size(device, 3))};
-    if (dtype == "float32") return plan<float>(c, d);
-    if (dtype == "float64") return plan<double>(c, d);
-    if (dtype == "float16") return plan<Half>(c, d);
-    return plan<Bfloat16>(c, d);
+    return by_name(dtype,
+                   [&](auto x) { return plan<decltype(x)>(call_of(call), device_of(device)); });
   });
+  module.def(
+      "explain", [](const std::string& dtype, const py::tuple& call, const py::tuple& device) {
+        return by_name(
+            dtype, [&](auto x) { return explain<decltype(x)>(call_of(call), device_of(device)); });
+      });
   module.def("read_slots", [](py::array_t<int64_t> indices, int64_t slots, uint64_t seed) {
     const int64_t B = indices.size();
     py::array_t<int64_t> rows(B);

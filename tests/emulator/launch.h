@@ -1,6 +1,6 @@
-// Runs a kernel, every CUDA thread as a fiber. All blocks of the grid are there at once, so that they
-// may wait for each other. Returns when all threads have; throws std::runtime_error, with the kernel's
-// lines, where the threads would hang or do what CUDA leaves undefined (see machine.h).
+// Runs a kernel, every CUDA thread as a fiber. All blocks of the grid exist at once, so they may wait for
+// each other. It returns when all threads have returned, and throws std::runtime_error with the kernel's lines where
+// threads would hang or do something that CUDA leaves undefined (see machine.h).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -8,9 +8,10 @@
 namespace stateful_lstm::emulator {
 
 struct Options {
-  uint64_t seed = 1;    // of the order in which threads run; 0: in turn, none slower than others
-  int patience = 2000;  // rounds in which all that can run only spin, until that is a deadlock
-  unsigned char fill = 255;  // what is in shared memory at first: NaN, for every kind of number
+  uint64_t seed = 1;  // of the order in which threads run; 0: in turn, none slower than others
+  int patience =
+      2000;  // rounds in which all running threads only spin before it counts as a deadlock
+  unsigned char fill = 255;  // the initial bytes of shared memory: NaN in every number type
 };
 
 struct Grid {
@@ -21,7 +22,7 @@ struct Grid {
   Options options = {};
 };
 
-// What each thread calls. (A std::function would add five lines to each of ThreadSanitizer's stacks.)
+// The function that each thread calls. (A std::function would add five lines to each of ThreadSanitizer's stacks.)
 struct Kernel {
   void (*call)(const void* with);
   const void* with;

@@ -12,8 +12,8 @@ namespace {
 
 constexpr int kWarp = 32;
 
-// Fibers are kept from launch to launch: making one takes longer than most kernels. Never freed, since
-// the order in which a process ends is not ours.
+// Fibers are reused from launch to launch, since creating one takes longer than most kernels. They are never freed: the
+// order of destruction at exit is unknown.
 auto& spare_fibers = *new std::vector<std::unique_ptr<Fiber>>;
 
 Fiber* take_fiber() {
@@ -78,18 +78,18 @@ Machine::Machine(const Grid& grid, Kernel kernel)
       }
     }
   }
-  // Last: what is set up here is seen by all threads.
+  // Last, so that all threads see the setup.
   for (Thread& thread : threads) thread.fiber->sees_outside();
   machine = this;
 }
 
 Machine::~Machine() {
   machine = nullptr;
-  // What all threads did comes before what the caller does next.
+  // All threads' writes happen before the caller's next reads.
   for (Thread& thread : threads) thread.fiber->seen_outside();
   for (Thread& thread : threads) {
     std::unique_ptr<Fiber> fiber(thread.fiber);
-    // One that was left in the middle is of no use any more.
+    // A fiber abandoned in the middle cannot be reused.
     if (thread.finished) spare_fibers.push_back(std::move(fiber));
   }
 }
@@ -131,7 +131,7 @@ void Machine::run() {
   }
 }
 
-// Blocks of a cluster are there together, and yet may begin one after another.
+// Blocks of a cluster exist together, but may begin one after another.
 void Machine::start(Block& block) {
   block.started = true;
   if (block.arena->untouched()) return;
@@ -139,7 +139,7 @@ void Machine::start(Block& block) {
                            ": a write before the block had started");
 }
 
-// Sees to what the thread paused for.
+// Serves the request for which the thread paused.
 void Machine::serve(Thread& thread) {
   const Request& request = thread.request;
   Meeting* meeting = request.meeting;

@@ -1,8 +1,8 @@
-// The emulated machine: its threads, the places where they meet, and who runs next.
+// The emulated machine: its threads, the barriers where they meet, and the order in which they run.
 //
-// Two sides share these structs, and never at one time. A thread's side (device.cpp) says what the
-// thread wants, and pauses; the machine's side (machine.cpp, meeting.cpp), on the stack that called
-// launch(), does all the rest. So ThreadSanitizer sees none of the bookkeeping as a thread's doing.
+// Two sides share these structs, never at the same time. The thread's side (device.cpp) records a request and pauses;
+// the machine's side (machine.cpp, meeting.cpp), on the stack that called launch(), does the rest. So ThreadSanitizer
+// attributes none of the bookkeeping to a thread.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -17,7 +17,7 @@ namespace stateful_lstm::emulator {
 struct Meeting;
 struct Thread;
 
-// What a thread pauses for, and where in the kernel's source.
+// The reason why a thread pauses, and its place in the kernel's source.
 struct Request {
   enum Kind { none, meet, arrive, wait, spin, turn, finish, fail } kind = none;
   const char* name = "";  // as the kernel calls it
@@ -26,19 +26,19 @@ struct Request {
   Meeting* meeting = nullptr;
 };
 
-// A place where threads meet: when `expected` of them have arrived, all go on, and it starts anew.
+// A barrier: when `expected` threads have arrived, all go on, and the next generation begins.
 struct Meeting {
   int expected = 0;
   int arrived = 0;
   uint64_t generation = 0;         // how often all have met
   const Thread* first = nullptr;   // of those arrived
-  const Thread* exited = nullptr;  // a thread that will not come any more
-  // For ThreadSanitizer. Two: the fast may arrive for the next time before the slow have left.
+  const Thread* exited = nullptr;  // a thread that will never arrive
+  // For ThreadSanitizer. Two, since fast threads may arrive at the next meeting before slow ones have left this one.
   uint64_t tags[2] = {0, 0};
   void* tag(uint64_t of) { return &tags[of & 1]; }
 };
 
-// Shared memory of one block, with bytes around it that nobody may change.
+// Shared memory of one block, between margins that nobody may change.
 class Arena {
  public:
   Arena(size_t bytes, unsigned char fill);
@@ -48,9 +48,9 @@ class Arena {
   unsigned char* begin() const { return begin_; }
   bool has(const void* place, size_t bytes) const;
   bool untouched() const;
-  // The block is done: whoever still reads finds NaN, and who writes is found out at the end.
+  // The block has ended: later reads give NaN, and later writes are detected at the end of the launch.
   void close();
-  // What is wrong, or nothing.
+  // The fault, or an empty text.
   std::string faults() const;
 
  private:
@@ -76,7 +76,7 @@ struct Block {
   std::vector<Meeting> warps;
 };
 
-// What a thread shows the others of its warp: a number to shuffle, or its fragments for mma.
+// The value that a thread shows to the others of its warp: a number to shuffle, or its fragments for mma.
 struct Shown {
   uint64_t words[4];
 };
@@ -96,7 +96,7 @@ struct Thread {
 
   Meeting* waits_for = nullptr;
   uint64_t generation = 0;          // which meeting of it
-  bool between = false;             // has arrived at the cluster's meeting and not yet waited
+  bool between = false;             // has arrived at the cluster's barrier and not yet waited
   uint64_t cluster_generation = 0;  // of that
   bool finished = false;
   int slowness = 0;  // of 16 rounds, how many it misses on average
@@ -104,7 +104,7 @@ struct Thread {
   int polls = 0;                               // flags read since it last paused
   Shown shown[2];                              // to the others of its warp. Two: see Meeting::tags
   std::vector<Copy> open_copies;               // not yet in a group
-  std::vector<std::vector<Copy>> copy_groups;  // under way, the oldest first
+  std::vector<std::vector<Copy>> copy_groups;  // in flight, the oldest first
 
   bool can_run() const {
     return !finished && (waits_for == nullptr || waits_for->generation > generation);
@@ -143,7 +143,7 @@ extern Machine* machine;  // the one that runs
 
 void arrive(Meeting& meeting, Thread& thread);
 void leave_for_good(Meeting& meeting, const Thread& thread);
-// Everyone who can run spins, or nobody can run.
+// A deadlock: all threads that can run spin, or none can run.
 [[noreturn]] void deadlock(const Machine& machine, const char* what);
 
 }  // namespace stateful_lstm::emulator

@@ -31,7 +31,7 @@ void arrive(Meeting& meeting, Thread& thread) {
                              name(*meeting.exited) + " has exited");
   }
   if (meeting.arrived == 0) meeting.first = &thread;
-  // Blocks of a cluster may have different parts to play; threads of a block may not.
+  // Blocks of a cluster may wait at different lines; threads of a block may not.
   if (request.kind == Request::meet && !same_place(meeting.first->request, request)) {
     throw std::runtime_error("divergent: " + name(*meeting.first) + " waits in " +
                              place(meeting.first->request) + ", but " + name(thread) + " in " +

@@ -1,10 +1,10 @@
-// The kernels of benchmarks/gpu/microbench_kernels.h for Python, each in one call, and what they are expected to leave.
-// Arrays are as they say there.
+// The kernels of benchmarks/gpu/microbench_kernels.h for Python, each in one call, and their expected results. That
+// header documents the arrays.
 #include "arrays.h"
 
 #include "../../benchmarks/gpu/microbench_kernels.h"
 
-namespace stateful_lstm::chip::calls {
+namespace stateful_lstm::microbench::calls {
 namespace {
 
 constexpr size_t kWord = sizeof(uint32_t);
@@ -92,10 +92,10 @@ void fma(uint32_t* out, int threads, int rounds, Options options) {
 }
 
 }  // namespace
-}  // namespace stateful_lstm::chip::calls
+}  // namespace stateful_lstm::microbench::calls
 
 PYBIND11_MODULE(microbench, module) {
-  using namespace stateful_lstm::chip;
+  using namespace stateful_lstm::microbench;
   add(module, "fill", calls::fill);
   add(module, "launch", calls::launch);
   add(module, "block_barrier", calls::block_barrier);

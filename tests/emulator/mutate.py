@@ -1,11 +1,11 @@
-"""Whether the tests of a kernel would notice if one of its synchronisations were missing.
+"""Checks that the tests of a kernel notice if one of its synchronizations is missing.
 
     python tests/emulator/mutate.py csrc/cuda/kernel.h -- python tests/emulator/smoke_kernels.py
 
-In a copy of the project, each barrier, wait and flag in the given files gets a switch that takes it
-away or makes it weaker. All is compiled once, then the command is run with one switch after the
-other. Tells which of these mutants survive: there the tests see too little, or the kernel does too
-much. If the latter is meant, the line says so:
+In a copy of the project, each barrier, wait and flag in the given files gets a switch that removes
+or weakens it. The copy is compiled once, then the command runs with one switch after the other. It
+prints which of these mutants survive: there the tests see too little, or the kernel does too much.
+If the latter is intended, the line says so:
 
     block_barrier();  // not needed for correctness: <why>
 """
@@ -28,7 +28,7 @@ from emulator import build
 
 EXEMPT = "// not needed for correctness:"
 NOTHING = "(void)0"
-# What each call becomes, in turn. {}: its arguments.
+# The replacements of each call, tried in turn. {}: its arguments.
 WEAKER = {
     "block_barrier": [NOTHING, "warp_barrier()"],
     "warp_barrier": [NOTHING],
@@ -39,7 +39,7 @@ WEAKER = {
     "load_acquire": ["mutant::load_relaxed{}"],
     "store_release": ["mutant::store_relaxed{}"],
     "add_release": ["mutant::add_relaxed{}"],
-    # Made of the above, in kernels' own headers: at each place where it is called.
+    # Helpers of the kernels, made of the above: mutated at each call.
     "cluster_barrier": [NOTHING, "block_barrier()"],
     "wait_for_all": [NOTHING, "block_barrier()"],
 }
@@ -47,10 +47,10 @@ CALL = re.compile(
     r"(?<![\w:])(?<!void )(?:\w*::)*"  # with its namespace; not where it is defined
     rf"(?P<name>{'|'.join(WEAKER)})(?:\s*<[^<>;()]*>)?\s*(?=\()"
 )
-SWITCH = "EMULATOR_MUTANT"  # the number of the mutant that a process is to be, for machine.cpp
-# What a test may need, and the objects that need not be compiled again.
+SWITCH = "EMULATOR_MUTANT"  # the number of the mutant that a process runs, for machine.cpp
+# The files that a test may need, and objects that are up to date.
 COPIED = ("csrc", "stateful_lstm", "tests", "pyproject.toml", "build/emulator")
-LONGEST = 300  # seconds: a mutant may wait for ever
+LONGEST = 300  # seconds: a mutant may wait forever
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Mutant:
 
 
 def switched(file: Path, text: str, first: int = 1) -> tuple[str, list[Mutant]]:
-    """The file's text with a switch at each call, and what these are, numbered from `first`."""
+    """The file's text with a switch at each call, and the mutants, numbered from `first`."""
     lines, code = text.splitlines(), without_comments(text)
     pieces: list[str] = []
     mutants: list[Mutant] = []
@@ -89,13 +89,13 @@ def switched(file: Path, text: str, first: int = 1) -> tuple[str, list[Mutant]]:
 
 
 def without_comments(text: str) -> str:
-    """The same with blanks in their place, so that all else stays where it is."""
+    """The text with blanks for comments, so that positions stay the same."""
     comment = r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/'
     return re.sub(comment, lambda m: re.sub(r"[^\n]", " ", m[0]), text, flags=re.S)
 
 
 def closing(code: str, at: int) -> int:
-    """Where the parenthesis that opens at `at` is closed."""
+    """The position at which the parenthesis that opens at `at` closes."""
     depth = 0
     for place in range(at, len(code)):
         depth += {"(": 1, ")": -1}.get(code[place], 0)
@@ -109,7 +109,7 @@ def run(
     command: Sequence[str],
     wanted: Callable[[Mutant], bool] = lambda mutant: True,
 ) -> list[tuple[Mutant, str]]:
-    """The mutants that are wanted, and what the command said of each; nothing if it survives."""
+    """The wanted mutants, each with the fault that the command found; empty if it survives."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         for name in COPIED:
@@ -120,7 +120,9 @@ def run(
             text, more = switched(file, (tree / file).read_text(), len(mutants) + 1)
             (tree / file).write_text(text)
             mutants += more
-        if fault := fault_of(0, command, tree):  # and compiles: from here on side by side
+        if fault := fault_of(
+            0, command, tree
+        ):  # this also compiles, so the mutants can run in parallel
             raise RuntimeError(f"the command fails in a copy without a mutant: {fault}")
         mutants = [mutant for mutant in mutants if wanted(mutant)]
         results = []
@@ -140,7 +142,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def fault_of(number: int, command: Sequence[str], tree: Path) -> str:
-    """What the command finds wrong with a mutant, or nothing."""
+    """The fault that the command finds in a mutant, or an empty text."""
     try:
         done = subprocess.run(
             command,
@@ -155,7 +157,7 @@ def fault_of(number: int, command: Sequence[str], tree: Path) -> str:
         return f"no end in {LONGEST} s"
     said = done.stdout + done.stderr
     if build.DOES_NOT_BUILD in said:
-        raise RuntimeError(f"this says nothing about the tests: {said}")
+        raise RuntimeError(f"a mutant does not compile: {said}")
     if done.returncode == 0:
         return ""
     error = re.search(r"^\w*Error\b.*|(?<=WARNING: )ThreadSanitizer: [^(]*", said, re.M)

@@ -1,4 +1,4 @@
-// For mutate.py: one barrier that is needed, one that is not, and one of which we know.
+// For mutate.py: a barrier that is needed, one that is not, and one that is marked as not needed.
 #include "cuda/device.h"
 #include "launch.h"
 

@@ -1,4 +1,4 @@
-"""Whether mutation_fixture.cpp computes what it should, plainly and under ThreadSanitizer."""
+"""Checks the results of mutation_fixture.cpp, plainly and under ThreadSanitizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs the CUDA kernels of a resident step in the emulator, and what they must give."""
+"""Runs the CUDA kernels of the inference step in the emulator, with the expected results."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Step:
         return row if self.rows is None else self.rows[row]
 
 
-def run(step: Step, way: str, seed: int, kind: str = "plain") -> dict[str, Tensor]:
-    """y, h_n, c_n, and h and c as the step leaves them."""
+def run(step: Step, variant: str, seed: int, kind: str = "plain") -> dict[str, Tensor]:
+    """The kernel's y, h_n, c_n, and h and c after the step."""
     B, P, H, dtype = step.B, step.P, step.H, step.dtype
     outputs = {
         "h": step.h.clone(),
@@ -70,7 +70,7 @@ def run(step: Step, way: str, seed: int, kind: str = "plain") -> dict[str, Tenso
         for name, t in {**given, **outputs, "hidden": hidden, "rows": rows}.items()
     }
     sizes = {name: getattr(step, name) for name in ("B", "I", "H", "P", "slots", "from_zero")}
-    name = f"resident_step {str(dtype).removeprefix('torch.')} {way}"
+    name = f"inference_step {str(dtype).removeprefix('torch.')} {variant}"
     kernels(kind).run(name, sizes, arrays, seed)
     counts.launches.add((name, repr(step), seed))
     return outputs
@@ -103,6 +103,6 @@ def truth(step: Step) -> dict[str, Tensor]:
             h0, c0 = torch.zeros_like(h0), torch.zeros_like(c0)
         x = step.x[b : b + 1].double().unsqueeze(0)
         y, h_n, c_n = reference.layer(x, weights, h0, c0, None, None, None, False)
-        out["y"][b], out["h_n"][b], out["c_n"][b] = y[0, 0], h_n[0], c_n[0]
-        out["h"][slot], out["c"][slot] = h_n[0], c_n[0]
+        out["y"][b], out["h_n"][b], out["c_n"][b] = y[0, 0], h_n[0, 0], c_n[0, 0]
+        out["h"][slot], out["c"][slot] = h_n[0, 0], c_n[0, 0]
     return out

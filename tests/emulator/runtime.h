@@ -1,7 +1,8 @@
-// CUDA's runtime as far as benchmarks/gpu/microbench.cu calls it, for a device that is the emulator: memory is the process's own,
-// a launch has run when it returns, and an event is a time of the host. What only a GPU could do has no effect here.
+// CUDA's runtime as far as benchmarks/gpu/microbench.cu calls it, with the emulator as the device: memory is the
+// process's own, a launch is complete when it returns, and an event is a time of the host. Calls that need a GPU have
+// no effect.
 //
-// A program is compiled with it put before its source: nothing of it need know.
+// The compiler includes it before the program's source, which needs no change.
 #pragma once
 #include <chrono>
 #include <cstdlib>
@@ -28,7 +29,7 @@ enum cudaDeviceAttr {
 struct cudaDeviceProp {
   char name[256];
 };
-// EMULATOR_ARCH=80: as that chip.
+// EMULATOR_ARCH=80 emulates that architecture.
 inline int emulated_arch() {
   const char* arch = std::getenv("EMULATOR_ARCH");
   return arch == nullptr ? 90 : std::atoi(arch);
@@ -82,7 +83,7 @@ inline cudaError_t cudaFree(void* memory) {
   return cudaSuccess;
 }
 enum cudaMemcpyKind { cudaMemcpyDeviceToHost };
-// EMULATOR_WRONG=3: the first bit of the third copy is another.
+// EMULATOR_WRONG=3 flips the first bit of the third copy.
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
   static int copies = 0;
   const char* wrong = std::getenv("EMULATOR_WRONG");

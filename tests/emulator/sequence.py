@@ -1,7 +1,7 @@
-"""Runs the CUDA kernels of a sequence in the emulator, and what they must give.
+"""Runs the CUDA kernels of a sequence in the emulator, with the expected results.
 
-Arrays that a kernel writes are filled with NaN first, and so is its scratch memory: what it reads
-before it has written it shows. The truth is the reference, in float64 on the same rounded numbers.
+Outputs and scratch are filled with NaN first, so that a read before a write shows. The truth is the
+reference, in float64 on the same rounded numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-# "kernels" has all that is built, "smoke_kernels" two ways to multiply.
+# "kernels" has all variants, "smoke_kernels" a few.
 source = "kernels"
 
 
@@ -40,7 +40,7 @@ def kernels(kind: str = "plain") -> ModuleType:
 
 
 def as_array(t: Tensor | None) -> Any:
-    """The tensor's memory as numpy sees it; bfloat16, which it does not know, as integers."""
+    """The tensor's memory as a numpy array; bfloat16, which numpy lacks, as integers."""
     if t is None:
         return None
     return (t.view(torch.int16) if t.dtype == torch.bfloat16 else t).numpy()
@@ -56,7 +56,7 @@ def unset(*shape: int, dtype: torch.dtype) -> Tensor:
 
 @dataclass
 class Case:
-    """One call: what goes in, and the gradients that come back."""
+    """One call: its inputs, and the gradients of its outputs."""
 
     T: int
     B: int
@@ -108,7 +108,9 @@ class Case:
         }
 
 
-def forward(case: Case, kernel: str, way: str, seed: int, kind: str = "plain") -> dict[str, Tensor]:
+def forward(
+    case: Case, kernel: str, variant: str, seed: int, kind: str = "plain"
+) -> dict[str, Tensor]:
     """The kernel's y, h_n, c_n, gates, cells."""
     T, B, H, P, dtype = case.T, case.B, case.H, case.P, case.dtype
     acc = accumulation_dtype(dtype)
@@ -126,12 +128,12 @@ def forward(case: Case, kernel: str, way: str, seed: int, kind: str = "plain") -
     }
     given = {name: getattr(case, name) for name in ("gates_x", "bias_ih", "bias_hh", "h0")}
     given |= case.inputs()
-    run(f"forward_{kernel}", case, way, {**given, **scratch, **outputs}, seed, kind)
+    run(f"forward_{kernel}", case, variant, {**given, **scratch, **outputs}, seed, kind)
     return outputs
 
 
 def backward(
-    case: Case, saved: dict[str, Tensor], kernel: str, way: str, seed: int, kind: str = "plain"
+    case: Case, saved: dict[str, Tensor], kernel: str, variant: str, seed: int, kind: str = "plain"
 ) -> dict[str, Tensor]:
     """The kernel's grad_gates, grad_h0, grad_c0, and with a projection grad_hidden."""
     T, B, H, P, acc = case.T, case.B, case.H, case.P, accumulation_dtype(case.dtype)
@@ -151,26 +153,26 @@ def backward(
         "grad_h_n": case.grad_h_n,
         "grad_c_n": case.grad_c_n,
     }
-    run(f"backward_{kernel}", case, way, {**given, **scratch, **outputs}, seed, kind)
+    run(f"backward_{kernel}", case, variant, {**given, **scratch, **outputs}, seed, kind)
     return outputs
 
 
 def run(
-    name: str, case: Case, way: str, tensors: dict[str, Tensor | None], seed: int, kind: str
+    name: str, case: Case, variant: str, tensors: dict[str, Tensor | None], seed: int, kind: str
 ) -> None:
     arrays = {key: as_array(t) for key, t in tensors.items()}
-    name = f"{name} {str(case.dtype).removeprefix('torch.')} {way}"
+    name = f"{name} {str(case.dtype).removeprefix('torch.')} {variant}"
     kernels(kind).run(name, case.sizes(), arrays, seed)
     counts.launches.add((name, repr(case), seed))
 
 
 def truth(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What forward and backward must give, in float64."""
+    """The expected results of forward and backward, in float64."""
 
     def double(t: Tensor | None) -> Tensor | None:
         return None if t is None else t.double()
 
-    identity = torch.eye(4 * case.H, dtype=torch.float64)  # so that x is what the gates add
+    identity = torch.eye(4 * case.H, dtype=torch.float64)  # so that x goes to the gates unchanged
     w_hh, w_hr, mask = double(case.weight_hh), double(case.weight_hr), double(case.mask)
     x = case.gates_x.double().clone().requires_grad_()
     h0, c0 = (t.double().clone().requires_grad_() for t in (case.h0, case.c0))
@@ -185,6 +187,7 @@ def truth(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         mask,
         case.reverse,
     )
+    h_n, c_n = h_n[0], c_n[0]
     parts = [(y, case.grad_y), (h_n, case.grad_h_n), (c_n, case.grad_c_n)]
     loss = sum((out * grad.double()).sum() for out, grad in parts)
     assert isinstance(loss, Tensor)

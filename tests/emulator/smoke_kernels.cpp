@@ -1,4 +1,4 @@
-// All kernels in two ways to multiply: compiled in a moment, for smoke_kernels.py.
+// All kernels in a few variants of float32: quick to compile, for smoke_kernels.py.
 #include "cuda/tile_gemm.h"
 
 #define LSTM_SIMT(each) each(float, Simt<float, 1>)

@@ -1,4 +1,4 @@
-"""All kernels, in few calls that yet have every thread wait for every other: quick, for mutate.py.
+"""Runs all kernels in a few calls in which threads wait for each other: quick, for mutate.py.
 
 python tests/emulator/smoke_kernels.py        # several orders of threads, then ThreadSanitizer
 python tests/emulator/smoke_kernels.py tsan   # in this process, of this kind
@@ -23,16 +23,15 @@ from emulator.sequence import Case
 
 sequence.source = "smoke_kernels"
 SIMT, TENSOR = "Simt<float, 1>", "Tensor<float, 1>"
-BOUNDS = {SIMT: 1e-5}  # how far a way to multiply may be off; on tensor cores:
+BOUNDS = {SIMT: 1e-5}  # the largest error of a variant; on tensor cores:
 TF32 = 1e-2
-# Steps enough for a buffer to be used again; units enough for several blocks, and for more than one
-# piece of what is multiplied.
+# Enough steps to reuse a buffer; enough units for several blocks and more than one piece of K.
 CALLS = [
-    *(("steps", way, 40, P) for way in (SIMT, TENSOR) for P in (40, 21)),
-    *(("small", way, 40, 40) for way in (SIMT, "TensorBlock<float, 64>")),
-    *(("cluster", way, 40, 40) for way in (SIMT, "TensorCluster<float>")),
-    *(("grid", way, 70, 70) for way in (SIMT, "TensorGrid<float, 1, 8>")),
-    ("grid", "TensorGrid<float, 4, 16>", 20, 20),  # sums of one row tile after the other
+    *(("per_step", variant, 40, P) for variant in (SIMT, TENSOR) for P in (40, 21)),
+    *(("persistent_block", variant, 40, 40) for variant in (SIMT, "TensorBlock<float, 64>")),
+    *(("persistent_cluster", variant, 40, 40) for variant in (SIMT, "TensorCluster<float>")),
+    *(("persistent_grid", variant, 70, 70) for variant in (SIMT, "TensorGrid<float, 1, 8>")),
+    ("persistent_grid", "TensorGrid<float, 4, 16>", 20, 20),  # sums of one row tile after the other
 ]
 STEPS = [  # of few rows, and of more
     Step(4, 7, 40, 21, torch.float32, rows=[2, 0, 5, 3], slots=6, resets=True),
@@ -42,22 +41,22 @@ SEEDS = {"plain": (1, 2, 3), "tsan": (1,)}
 
 
 def check(kind: str) -> None:
-    for kernel, way, H, P in CALLS:
+    for kernel, variant, H, P in CALLS:
         case = Case(4, 4, H, P, torch.float32, resets=True, lengths=True)
         forward, backward = sequence.truth(case)
         for seed in SEEDS[kind]:
-            found = sequence.forward(case, kernel, way, seed, kind)
-            found |= sequence.backward(case, found, kernel, way, seed, kind)
-            compare(found, forward | backward, BOUNDS.get(way, TF32))
-    for way, step in itertools.product((SIMT, TENSOR), STEPS):
+            found = sequence.forward(case, kernel, variant, seed, kind)
+            found |= sequence.backward(case, found, kernel, variant, seed, kind)
+            compare(found, forward | backward, BOUNDS.get(variant, TF32))
+    for variant, step in itertools.product((SIMT, TENSOR), STEPS):
         for seed in SEEDS[kind]:
-            found = resident.run(step, way, seed, kind)
-            compare(found, resident.truth(step), BOUNDS.get(way, TF32))
-    backwards = list(range(64))[::-1]  # each is looked after by another warp than its number
+            found = resident.run(step, variant, seed, kind)
+            compare(found, resident.truth(step), BOUNDS.get(variant, TF32))
+    backwards = list(range(64))[::-1]  # each row's slot is initialized by a thread of another warp
     for seed in SEEDS[kind]:
         rows, error = sequence.kernels(kind).read_slots(backwards, 64, seed)
         assert (rows.tolist(), error) == (backwards, 0)
-        if kind == "plain":  # of rows with one slot any may win: a race that is meant
+        if kind == "plain":  # any row of a slot may win: an intended race
             rows, error = sequence.kernels(kind).read_slots([*range(63), 0], 63, seed)
             assert (sorted(rows), error) == ([-1, *range(63)], 2)
 

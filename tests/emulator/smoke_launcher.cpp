@@ -1,4 +1,4 @@
-// What the binding calls, with two ways to multiply: compiled in a moment, for smoke_layers.py.
+// The launcher with a few variants of float32: quick to compile, for smoke_layers.py.
 #include "cuda/tile_gemm.h"
 
 #define LSTM_SIMT(each) each(float, Simt<float, 1>)

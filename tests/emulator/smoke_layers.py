@@ -1,7 +1,7 @@
-"""A few layers on the emulated operators, for AddressSanitizer: every kernel, forward and backward.
+"""Runs a few layers on the emulated operators: every kernel, for AddressSanitizer.
 
-The binding takes the kernels' memory from torch, scratch too. Where it took too little, a kernel
-reads or writes past an end, and that ends this process. tests/cuda/test_cuda_binding.py runs it
+The binding allocates the kernels' memory from torch, scratch too. If it allocates too little, a
+kernel reads or writes past an end, which ends this process. tests/cuda/test_cuda_binding.py runs it
 with `build.environment("asan")`.
 """
 
@@ -21,20 +21,20 @@ from stateful_lstm.backend import cuda
 
 binding.source = Path(__file__).with_name("smoke_launcher.cpp")
 B, SLOTS = 3, 40
-SM80, SM90 = cuda.Device(80, 8, 65536, 1), cuda.Device(90, 8, 65536, 8)
-# Mostly another kernel backward than forward: what one of them needs, the other does not.
+SM80, SM90 = cuda.DeviceLimits(80, 8, 65536, 1), cuda.DeviceLimits(90, 8, 65536, 8)
+# Mostly another kernel backward than forward, since their workspaces differ.
 CALLS = [
-    (SM80, 20, False, ["small", "small"]),
-    (SM80, 40, True, ["grid", "small"]),
-    (SM80._replace(shared_bytes=32768), 70, False, ["grid", "steps"]),
-    (SM90, 40, True, ["cluster", "small"]),
-    (SM90, 100, False, ["cluster", "grid"]),
+    (SM80, 20, False, ["persistent_block", "persistent_block"]),
+    (SM80, 40, True, ["persistent_grid", "persistent_block"]),
+    (SM80._replace(shared_bytes=32768), 70, False, ["persistent_grid", "per_step"]),
+    (SM90, 40, True, ["persistent_cluster", "persistent_block"]),
+    (SM90, 100, False, ["persistent_cluster", "persistent_grid"]),
 ]
 CONFIGS = [{}, {"num_layers": 3, "bidirectional": True}, {"num_layers": 2, "proj_size": 9}]
 
 
-def kernels(device: cuda.Device, H: int, tf32: bool) -> list[str]:
-    """Those that a call gets, forward and backward."""
+def kernels(device: cuda.DeviceLimits, H: int, tf32: bool) -> list[str]:
+    """The kernels of a call, forward and backward."""
     own = binding.emulated_operators("asan")
     said = (own.cuda_plan(4, B, H, H, 6, tf32, back, *device) for back in (False, True))
     return [text.split(": ")[1].split(",")[0] for text in said]

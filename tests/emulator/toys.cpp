@@ -15,7 +15,7 @@ LSTM_KERNEL block_sum_kernel(const float* x, float* sum) {
     if (thread() < half) part[thread()] += part[thread() + half];
     block_barrier();
   }
-  // Not by the thread that made it.
+  // Written by another thread.
   if (thread() == threads() - 1) sum[block()] = part[0];
 }
 
@@ -74,7 +74,7 @@ LSTM_KERNEL mma_tf32_kernel(const float* a, const float* b, float* d, int K) {
   for (int i = 0; i < 4; ++i) d[(group + i / 2 * 8) * 8 + pair * 2 + i % 2] += sum[i];
 }
 
-// Until a flag is at least `value`, for the whole block.
+// The whole block waits until a flag is at least `value`.
 LSTM_DEVICE void wait_for(const uint32_t* flag, uint32_t value) {
   if (thread() == 0) {
     while (load_acquire(flag) < value) emulator_yield();
@@ -118,7 +118,7 @@ LSTM_KERNEL cluster_sum_kernel(const float* x, float* y, int rounds) {
   auto* all = static_cast<float*>(shared_memory());  // (2, cluster, threads)
   const int size = cluster_blocks() * threads();
   float value = x[block() * threads() + thread()];
-  cluster_arrive();  // no block may write to another before that one is there
+  cluster_arrive();  // no block may write to another before that one has begun
   cluster_wait();
   for (int round = 0; round < rounds; ++round) {
     float* now = all + round % 2 * size;

@@ -1,5 +1,4 @@
-// Small kernels, on which the emulator itself is tested. They are called like the real ones: a struct of
-// pointers would be more than they need, so each has its arguments.
+// Small kernels that test the emulator itself. Each takes its few arguments directly, not in a struct.
 #pragma once
 #include <cstdint>
 
@@ -11,9 +10,9 @@ using emulator::Options;
 
 // ---- toys.cpp: right ones ------------------------------------------------------------------------
 
-// sum of x (blocks, threads) over threads; threads a power of two.
+// The sum of x (blocks, threads) over threads; threads: a power of two.
 void block_sum(const float* x, float* sum, int blocks, int threads, Options options);
-// The same over the lanes of each warp, and x of lane 31 on top. x, sum: (threads)
+// The same over the lanes of each warp, plus x of lane 31. x, sum: (threads)
 void warp_sum(const float* x, float* sum, int threads, Options options);
 // y[i] = x[lanes in reverse order]. x, y: (threads)
 void warp_reverse(const float* x, float* y, int threads, Options options);
@@ -21,7 +20,7 @@ void warp_reverse(const float* x, float* y, int threads, Options options);
 void mma_half(const uint16_t* a, const uint16_t* b, float* d, int K, Options options);
 void mma_bfloat16(const uint16_t* a, const uint16_t* b, float* d, int K, Options options);
 void mma_tf32(const float* a, const float* b, float* d, int K, Options options);
-// Block 0 hands on the rows of x (items, threads) through a place for one row; block 1 makes y = 2 x.
+// Block 0 passes the rows of x (items, threads) through a place for one row; block 1 computes y = 2 x.
 // flags: 2 zeros; place: (threads)
 void hand_over(const float* x, float* place, float* y, uint32_t* flags, int items, int threads,
                Options options);
@@ -30,9 +29,9 @@ void hand_over(const float* x, float* place, float* y, uint32_t* flags, int item
 void ring(float* x, uint32_t* counter, int blocks, int threads, int rounds, Options options);
 // `rounds` times, every block of a cluster gathers x (blocks, threads) of all, and takes the sum.
 void cluster_sum(const float* x, float* y, int cluster, int threads, int rounds, Options options);
-// y = sums of the rows of x (rows, 4 threads), which come in by copies that go on meanwhile. y: (rows)
+// y = sums of the rows of x (rows, 4 threads), which asynchronous copies load. y: (rows)
 void stream(const float* x, float* y, int rows, int threads, Options options);
-// Only barriers, for its time.
+// Only barriers, to time them.
 void barriers(int blocks, int threads, int rounds, Options options);
 
 // ---- wrong_toys.cpp: each has one fault ----------------------------------------------------------
@@ -57,7 +56,7 @@ void wait_without_arrive(Options options);
 void no_flag(const float* x, float* place, float* y, int threads, Options options);
 void relaxed_flag(const float* x, float* place, float* y, uint32_t* flag, int threads,
                   Options options);
-// A late reader of a place that is written again.
+// A late reader of a place that is overwritten.
 void no_second_barrier(const float* x, float* y, int threads, Options options);
 
 }  // namespace stateful_lstm::toys

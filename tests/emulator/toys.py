@@ -1,4 +1,4 @@
-"""The toy kernels (toys.h) from Python, and what the right ones have to compute.
+"""The toy kernels (toys.h) from Python, and the expected results of the right ones.
 
 python tests/emulator/toys.py                 # checks them all, plainly and under ThreadSanitizer
 python tests/emulator/toys.py tsan ring       # in this process, of this kind: one check
@@ -60,7 +60,7 @@ def warp_reverse(toys: ModuleType, seed: int) -> None:
 
 
 def mma(toys: ModuleType, seed: int) -> None:
-    """Numbers that are not exact, so that rounding them wrongly is seen."""
+    """Numbers with rounding errors, so that a wrong rounding shows."""
     K = 48
     random = np.random.default_rng(1)
     a, b, d = (random.standard_normal(n).astype(np.float32) for n in ((16, K), (K, 8), (16, 8)))
@@ -128,7 +128,7 @@ def check(kind: str, names: Iterable[str], seeds: Iterable[int]) -> None:
 
 
 def in_process(kind: str, code: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python code that has `toys` as a module of this kind."""
+    """Runs Python code with `toys` as a module of this kind."""
     build.build("toys", KERNELS, BINDING, kind)
     begin = "from emulator.toys import *\ntoys = load(sys.argv[1])\n"
     return subprocess.run(

@@ -1,4 +1,4 @@
-// The toys for Python: functions of numpy arrays, which are written in place.
+// The toy kernels as a Python module: functions of numpy arrays, which they write in place.
 #include "arrays.h"
 #include "halves.h"
 #include "toys.h"

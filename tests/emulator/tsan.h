@@ -1,6 +1,5 @@
-// What the emulator tells ThreadSanitizer; nothing where it is not there. build.py defines
-// EMULATOR_TSAN for the emulator's own files, which are compiled without the sanitizer: it shall look
-// at the kernels alone.
+// The emulator's calls to ThreadSanitizer; empty without it. build.py defines EMULATOR_TSAN for the emulator's own
+// files, which are compiled without the sanitizer, so that it watches the kernels only.
 #pragma once
 #include <cstddef>
 
@@ -27,7 +26,7 @@ namespace stateful_lstm::emulator::tsan {
 inline void* here() { return __tsan_get_current_fiber(); }
 inline void* create() { return __tsan_create_fiber(0); }
 inline void destroy(void* fiber) { __tsan_destroy_fiber(fiber); }
-// 1: a switch orders nothing. What orders two threads is what the kernel does.
+// 1: a switch orders nothing; only the kernel's own synchronization orders threads.
 inline void switch_to(void* fiber) { __tsan_switch_to_fiber(fiber, 1); }
 inline void name(void* fiber, const char* text) { __tsan_set_fiber_name(fiber, text); }
 inline void acquire(void* tag) { __tsan_acquire(tag); }

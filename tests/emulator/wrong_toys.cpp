@@ -14,7 +14,7 @@ LSTM_KERNEL no_barrier_kernel(const float* x, float* y) {
   y[thread()] = all[(thread() + 1) % threads()];  // no_barrier reads
 }
 
-// A shuffle brings the lanes together, and yet orders no memory.
+// A shuffle synchronizes the lanes but orders no memory.
 LSTM_KERNEL shuffle_for_barrier_kernel(const float* x, float* y) {
   auto* all = static_cast<float*>(shared_memory());
   all[thread()] = x[thread()];  // shuffle_for_barrier writes
@@ -47,7 +47,7 @@ LSTM_KERNEL no_copy_commit_kernel(const float* x, float* y) {
   for (int i = 0; i < 4; ++i) y[4 * thread() + i] = all[4 * thread() + i];
 }
 
-// Waits for all but the newest group, and that one is what it needs.
+// Waits for all groups but the newest, which is the one it needs.
 LSTM_KERNEL too_few_copies_kernel(const float* x, float* y) {
   auto* all = static_cast<float*>(shared_memory());
   copy_async_commit();
@@ -105,7 +105,7 @@ LSTM_KERNEL overrun_kernel() {
   all[thread() + 1] = 0;                             // overrun writes
 }
 
-// Who waits for a copy is alone in seeing it, until a barrier.
+// Only the thread that waits for a copy sees it before a barrier.
 LSTM_KERNEL copy_without_barrier_kernel(const float* x, float* y) {
   auto* all = static_cast<float*>(shared_memory());  // (4 threads)
   copy_async(all + 4 * thread(), x + 4 * thread());
@@ -115,7 +115,7 @@ LSTM_KERNEL copy_without_barrier_kernel(const float* x, float* y) {
   y[thread()] = all[4 * ((thread() + 1) % threads())];  // copy_without_barrier reads
 }
 
-// Block 0 writes to block 1, which need not be there yet.
+// Block 0 writes to block 1, which may not have begun.
 LSTM_KERNEL write_before_start_kernel() {
   auto* own = static_cast<float*>(shared_memory());
   if (block() == 0) *cluster_shared(own + thread(), 1) = 0;

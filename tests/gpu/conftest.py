@@ -19,5 +19,5 @@ def pytest_pycollect_makemodule(module_path, parent):
 
 
 def pytest_itemcollected(item):
-    # What the GPU's libraries warn of differs from machine to machine, and makes no number wrong.
+    # Warnings of the GPU's libraries differ from machine to machine and do not affect results.
     item.add_marker(pytest.mark.filterwarnings("default::UserWarning"))

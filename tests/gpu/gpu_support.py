@@ -1,6 +1,6 @@
-"""What the tests on a GPU share: the device, problems that every type holds exactly, and bounds.
+"""Shared by the tests on a GPU: the device, problems that every type holds exactly, and bounds.
 
-STATEFUL_LSTM_TEST_DEVICE=cpu runs all but what needs CUDA itself on the CPU: that tests the tests.
+STATEFUL_LSTM_TEST_DEVICE=cpu runs on the CPU all tests that do not need CUDA: it tests the tests.
 STATEFUL_LSTM_TEST_DEVICE=cuda turns a missing GPU, or missing kernels, into a failure.
 """
 
@@ -27,7 +27,7 @@ DEVICE = torch.device("cpu") if ON_CPU else torch.device("cuda", 0)
 BACKEND = "auto" if ON_CPU else "cuda"
 ROOT = Path(__file__).resolve().parents[2]
 
-# Type, whether products may be in TF32, and the rounding of what is multiplied.
+# Type, whether products may use TF32, and the rounding of their operands.
 MODES = {
     "float64": (torch.float64, False, 2.0**-52),
     "float32": (torch.float32, False, 2.0**-23),
@@ -40,7 +40,7 @@ needs_cuda = pytest.mark.skipif(ON_CPU, reason="needs CUDA itself")
 
 
 def why_not() -> str | None:
-    """None if the device is there and has kernels, else why not."""
+    """None if the device is present and has kernels, else the reason."""
     if ON_CPU:
         return None
     if not torch.cuda.is_available():
@@ -139,7 +139,7 @@ def pure(lstm, x, hx, **extras):
 
 @contextlib.contextmanager
 def precision(mode):
-    """TF32 in products and in cuDNN, or in neither; torch by itself allows it in cuDNN alone."""
+    """Allows TF32 in products and in cuDNN, or in neither; torch's default is cuDNN only."""
     flags = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [flag.allow_tf32 for flag in flags]
     for flag in flags:
@@ -153,7 +153,7 @@ def precision(mode):
 
 @lru_cache(maxsize=4)
 def bounds(case, mode):
-    """How far each result may be from the truth: twice as far as nn.LSTM's, and a few roundings.
+    """The largest error of each result: twice that of nn.LSTM, and a few roundings.
 
     The floor is for where nn.LSTM is exact by luck: four roundings of the largest value, and those
     of its longest sum in float32, half an eps each, of either sign.
@@ -174,7 +174,7 @@ def bounds(case, mode):
 
 
 def assert_right(found, true, case, mode):
-    """Every result by name, within the bounds of the problem that it belongs to."""
+    """Asserts that every result is within the bounds of its problem."""
     limits = bounds(case, mode)
     errors = {name: error(t.detach().cpu(), true[name].detach()) for name, t in found.items()}
     wrong = {name: (e, limits[name]) for name, e in errors.items() if not e <= limits[name]}
@@ -199,7 +199,7 @@ def backward(outputs, leaves):
 
 
 def run_apart(code, seconds=180):
-    """Runs a program of its own: what hangs or ruins the GPU's context ends with it."""
+    """Runs code in a new process, since it may hang or corrupt the GPU's context."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     try:
         done = subprocess.run(

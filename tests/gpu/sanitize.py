@@ -1,11 +1,11 @@
-"""Small calls that reach every CUDA kernel, for compute-sanitizer; `make gpu-sanitize` runs it so.
+"""Makes small calls that reach every CUDA kernel, for compute-sanitizer (`make gpu-sanitize`).
 
     compute-sanitizer --tool memcheck|racecheck|synccheck python tests/gpu/sanitize.py [--quick]
 
 Which kernel a call gets depends on H, rows, type and projection (csrc/cuda/select_kernel.h): up to
 H = 128 one block for some rows; above it clusters, then a grid of blocks that wait for each other;
 one launch a step for projections and where nothing else fits; and single steps on resident state.
-Every call is compared with the reference, so that a fault that no tool sees is seen as well.
+Every call is compared with the reference, to detect faults that no tool sees.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ CASES = [
     Case(3, 3, 20, 5, 1, True),
 ]
 QUICK = [CASES[0], CASES[1], CASES[7]]
-# Loose: to tell a wrong number from rounding, no more. The tests beside this file are strict.
+# Loose, to tell a wrong number from rounding only. The tests beside this file are strict.
 FAR = {"float64": 1e-9, "float32": 1e-4, "tf32": 2e-2, "float16": 2e-2, "bfloat16": 0.1}
 
 
@@ -122,7 +122,7 @@ def main() -> None:
                 sequence(case, mode)
                 step(case, mode)
             if DEVICE.type == "cuda":
-                torch.cuda.synchronize()  # a fault belongs to the line that is printed next
+                torch.cuda.synchronize()  # so that a fault is reported with the next printed line
             print(f"{time.perf_counter() - begin:6.1f} s  {case} {mode}", flush=True)
 
 

@@ -34,7 +34,7 @@ def rounds(case, mode, count=5):
 
 @contextlib.contextmanager
 def beside():
-    """Another stream, after what this one has been given; and this one after it."""
+    """Work on another stream: after the earlier work of this one, and before its later work."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -43,7 +43,7 @@ def beside():
 
 
 def captured(run):
-    """A graph of run(), after the calls beforehand that torch asks for; and what run() returned."""
+    """A graph of run(), after torch's warm-up calls; and the result of run()."""
     with beside():
         for _ in range(3):
             run()
@@ -139,7 +139,7 @@ def test_a_training_step_in_a_graph(case, mode):
 
 
 class Calls:
-    """A warm layer and what a program calls it with, by name."""
+    """A warm layer and the arguments of its calls, by variant."""
 
     def __init__(self, case, mode):
         x, _ = inputs(case, mode)
@@ -151,17 +151,17 @@ class Calls:
         lengths = torch.full((case.B,), case.T, device=DEVICE)
         everything = {"state_indices": rows, "reset_mask": reset, "lengths": lengths}
         self.other = self.layer.new_state(case.B)
-        self.ways = {"plain": {"state": self.other}, "everything": everything}
+        self.variants = {"plain": {"state": self.other}, "everything": everything}
 
-    def run(self, way, grad):
+    def run(self, variant, grad):
         with torch.set_grad_enabled(grad):
-            y, _ = self.layer(self.x, **self.ways[way])
+            y, _ = self.layer(self.x, **self.variants[variant])
             if grad:
                 y.backward(torch.ones_like(y))
 
 
-all_calls = pytest.mark.parametrize("way", ["plain", "everything"])
-all_roads = pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+all_calls = pytest.mark.parametrize("variant", ["plain", "everything"])
+train_or_not = pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
 
 
 @contextlib.contextmanager
@@ -175,15 +175,15 @@ def no_synchronisation():
 
 @modes
 @all_calls
-@all_roads
+@train_or_not
 @cases((1, 3, 24), (16, 17, 256, 19, 2), (5, 3, 40, 19, 1, False, 24))
-def test_torch_sees_no_synchronisation(case, grad, way, mode):
+def test_torch_sees_no_synchronisation(case, grad, variant, mode):
     with precision(mode):
         calls = Calls(case, mode)
-        calls.run(way, grad)
+        calls.run(variant, grad)
         torch.cuda.synchronize()
         with no_synchronisation():
-            calls.run(way, grad)
+            calls.run(variant, grad)
 
 
 def test_the_check_sees_a_synchronisation():
@@ -192,22 +192,22 @@ def test_the_check_sees_a_synchronisation():
 
 
 def busy():
-    """Keeps the current stream busy for a good tenth of a second; what tells that it still is."""
+    """Keeps the current stream busy for over a tenth of a second; an event tells when it ends."""
     torch.cuda._sleep(400_000_000)
     return torch.cuda.current_stream().record_event()
 
 
 @all_calls
-@all_roads
+@train_or_not
 @cases((1, 3, 24), (16, 17, 256))
-def test_a_call_returns_while_the_device_is_busy(case, grad, way):
-    """What torch cannot see: a wait in our own code. No call may outlast the work before it."""
+def test_a_call_returns_while_the_device_is_busy(case, grad, variant):
+    """Torch cannot see a wait in this library. No call may outlast the work before it."""
     calls = Calls(case, "float32")
     for _ in range(3):
-        calls.run(way, grad)
+        calls.run(variant, grad)
     torch.cuda.synchronize()
     done = busy()
-    calls.run(way, grad)
+    calls.run(variant, grad)
     assert not done.query()
     torch.cuda.synchronize()
 
@@ -276,7 +276,7 @@ print("done")
 
 @pytest.mark.parametrize(("B", "H"), [(16, 64), (16, 256), (16, 1024), (64, 768), (200, 2048)])
 def test_two_layers_on_two_streams_leave_each_other_alone(B, H):
-    """In a program of its own: blocks that wait for each other and never all fit would hang it."""
+    """In a new process: blocks that wait for each other and never all fit would hang it."""
     assert run_apart(TWO_STREAMS.format(B=B, H=H)).endswith("done\n")
 
 

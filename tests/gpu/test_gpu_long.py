@@ -38,7 +38,7 @@ def test_a_hundred_thousand_steps(mode, recompute):
 
 
 def exact_steps(lstm, x, hx):
-    """What nn.LSTM makes of these steps in float64, and the gradient of x."""
+    """The results of nn.LSTM for these steps in float64, and the gradient of x."""
     x = x.detach().cpu().double().requires_grad_()
     with torch.enable_grad():
         found = flat(lstm(x, tuple(s.cpu().double() for s in hx)))
@@ -52,7 +52,7 @@ def large_case():
     B, H, needed = 256, 512, 64 << 30
     free = torch.cuda.mem_get_info()[0]
     if free < needed:
-        pytest.skip(f"needs {needed >> 30} GiB of free GPU memory, {free >> 30} are there")
+        pytest.skip(f"needs {needed >> 30} GiB of free GPU memory, {free >> 30} are free")
     return Case(2**31 // (B * 4 * H) + 16, B, H, 8)
 
 

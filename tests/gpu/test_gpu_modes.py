@@ -32,7 +32,7 @@ def test_autocast_gives_the_dtypes_and_numbers_of_nn_lstm(case, given, train, ha
         found[0].float().square().sum().backward()
         for name, p in lstm.named_parameters():
             assert p.grad.dtype == torch.float32
-            # A single step from zero has nothing to tell of weight_hh.
+            # A single step from zero has no gradient for weight_hh.
             assert p.grad.any() or (case.T == 1 and not given and "weight_hh" in name)
 
 

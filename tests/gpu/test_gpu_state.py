@@ -239,7 +239,7 @@ def check(steps):
     before = lstm.state.read()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
-    at_once = refused(lstm, x, bad)  # allowed, but nobody may have waited for the numbers
+    at_once = refused(lstm, x, bad)  # allowed, as long as the host has not waited for the values
     torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()
     assert not moved(lstm, before, {unnamed}), "a slot that was not named has moved"
@@ -264,7 +264,7 @@ for steps, grad in ((1, False), (1, True), (4, False), (4, True)):
     ids=["too-large", "below-padding", "twice"],
 )
 def test_a_bad_slot_is_told_by_the_next_call(bad, unnamed):
-    """In a program of its own: a device-side assertion would end all the tests."""
+    """In a new process: a device-side assertion would end all the tests."""
     out = run_apart(BAD_INDEX.format(bad=bad, unnamed=unnamed))
     assert out.count("raised:") == 4, out
 

@@ -65,15 +65,19 @@ def test_a_plan_in_a_few_words():
     """The reason is of the kernel asked last, and of the same way to multiply."""
     head = "16 blocks of 256 threads, 82240 bytes of shared memory each: "
     assert cuda.brief(
-        f"{head}grid, Simt<float, 1>; before it small, TensorBlock<float, 64>: no TF32; "
-        "cluster, TensorCluster<float>: no TF32; small, Simt<float, 1>: H is above 128; "
-        "cluster, Simt<float, 1>: no clusters of blocks; cluster, Simt<float, 4>: too few rows; "
-        "grid, Simt<float, 2>: too few rows"
+        f"{head}persistent_grid, Simt<float, 1>; "
+        "before it persistent_block, TensorBlock<float, 64>: no TF32; "
+        "persistent_cluster, TensorCluster<float>: no TF32; "
+        "persistent_block, Simt<float, 1>: H is above 128; "
+        "persistent_cluster, Simt<float, 1>: no clusters of blocks; "
+        "persistent_cluster, Simt<float, 4>: too few rows; "
+        "persistent_grid, Simt<float, 2>: too few rows"
     ) == (
-        "grid, without tensor cores, 16 blocks of 256 threads; not cluster: no clusters of blocks"
+        "persistent_grid, without tensor cores, 16 blocks of 256 threads; "
+        "not persistent_cluster: no clusters of blocks"
     )
-    assert cuda.brief(f"{head.replace('16', '1', 1)}small, TensorBlock<Half, 64>") == (
-        "small, on tensor cores, 1 block of 256 threads"
+    assert cuda.brief(f"{head.replace('16', '1', 1)}persistent_block, TensorBlock<Half, 64>") == (
+        "persistent_block, on tensor cores, 1 block of 256 threads"
     )
 
 

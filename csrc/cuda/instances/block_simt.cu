@@ -1,10 +1,8 @@
-// The kernels of small.h, built for what is not on tensor cores.
+// Compiles persistent_block without tensor cores.
 #include "cuda/instances/list.h"
-#include "cuda/run_small.h"
+#include "cuda/persistent/block_simt.h"
 
 namespace stateful_lstm::cuda {
-#define LSTM_BUILD(S, ...)                                                           \
-  template void run_forward_small<S, __VA_ARGS__>(const Forward<S>&, const Stream&); \
-  template void run_backward_small<S, __VA_ARGS__>(const Backward<S>&, const Stream&);
+#define LSTM_BUILD(S, ...) LSTM_LAUNCHES(, persistent_block, S, __VA_ARGS__)
 LSTM_SIMT(LSTM_BUILD)
 }  // namespace stateful_lstm::cuda

@@ -1,10 +1,8 @@
-// The kernels of resident_slices.h for a cluster, built for all types.
+// Compiles persistent_cluster on tensor cores.
 #include "cuda/instances/list.h"
-#include "cuda/run_slices.h"
+#include "cuda/persistent/tensor_core.h"
 
 namespace stateful_lstm::cuda {
-#define LSTM_BUILD(S, ...)                                                                       \
-  template void run_forward_slices<S, __VA_ARGS__>(const Forward<S>&, uint32_t*, const Stream&); \
-  template void run_backward_slices<S, __VA_ARGS__>(const Backward<S>&, uint32_t*, const Stream&);
+#define LSTM_BUILD(S, ...) LSTM_LAUNCHES(, tensor_core, S, __VA_ARGS__)
 LSTM_CLUSTERS(LSTM_BUILD)
 }  // namespace stateful_lstm::cuda

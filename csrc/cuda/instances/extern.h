@@ -1,36 +1,27 @@
-// Kernels that are built in the other .cu files: this one shall not build them again.
+// Declares the kernels that the other .cu files compile, so that launcher.cu does not compile them again.
 #pragma once
+#include "cuda/inference_step_gemv.h"
 #include "cuda/instances/list.h"
-#include "cuda/run_cluster.h"
-#include "cuda/run_grid.h"
-#include "cuda/run_resident.h"
-#include "cuda/run_slices.h"
-#include "cuda/run_small.h"
+#include "cuda/per_step.h"
+#include "cuda/persistent/block_simt.h"
+#include "cuda/persistent/cluster_simt.h"
+#include "cuda/persistent/grid_simt.h"
+#include "cuda/persistent/tensor_core.h"
 
 namespace stateful_lstm::cuda {
-#define LSTM_ELSEWHERE(S, ...)                                                                \
-  extern template void run_forward_steps<S, __VA_ARGS__>(const Forward<S>&, const Stream&);   \
-  extern template void run_backward_steps<S, __VA_ARGS__>(const Backward<S>&, const Stream&); \
-  extern template void run_resident_step<S, __VA_ARGS__>(const ResidentStep<S>&, const Stream&);
+#define LSTM_ELSEWHERE(S, ...)                    \
+  LSTM_LAUNCHES(extern, per_step, S, __VA_ARGS__) \
+  LSTM_STEP_LAUNCH(extern, S, __VA_ARGS__)
 LSTM_SIMT(LSTM_ELSEWHERE)
 LSTM_TENSOR(LSTM_ELSEWHERE)
 #undef LSTM_ELSEWHERE
-#define LSTM_ELSEWHERE(S, ...)                                                                  \
-  extern template void run_forward_small<S, __VA_ARGS__>(const Forward<S>&, const Stream&);     \
-  extern template void run_backward_small<S, __VA_ARGS__>(const Backward<S>&, const Stream&);   \
-  extern template void run_forward_cluster<S, __VA_ARGS__>(const Forward<S>&, const Stream&);   \
-  extern template void run_backward_cluster<S, __VA_ARGS__>(const Backward<S>&, const Stream&); \
-  extern template void run_forward_grid<S, __VA_ARGS__>(const Forward<S>&, uint32_t*,           \
-                                                        const Stream&);                         \
-  extern template void run_backward_grid<S, __VA_ARGS__>(const Backward<S>&, uint32_t*,         \
-                                                         const Stream&);
+#define LSTM_ELSEWHERE(S, ...)                              \
+  LSTM_LAUNCHES(extern, persistent_block, S, __VA_ARGS__)   \
+  LSTM_LAUNCHES(extern, persistent_cluster, S, __VA_ARGS__) \
+  LSTM_LAUNCHES(extern, persistent_grid, S, __VA_ARGS__)
 LSTM_SIMT(LSTM_ELSEWHERE)
 #undef LSTM_ELSEWHERE
-#define LSTM_ELSEWHERE(S, ...)                                                            \
-  extern template void run_forward_slices<S, __VA_ARGS__>(const Forward<S>&, uint32_t*,   \
-                                                          const Stream&);                 \
-  extern template void run_backward_slices<S, __VA_ARGS__>(const Backward<S>&, uint32_t*, \
-                                                           const Stream&);
+#define LSTM_ELSEWHERE(S, ...) LSTM_LAUNCHES(extern, tensor_core, S, __VA_ARGS__)
 LSTM_BLOCKS(LSTM_ELSEWHERE)
 LSTM_CLUSTERS(LSTM_ELSEWHERE)
 LSTM_GRIDS(LSTM_ELSEWHERE)

@@ -1,10 +1,8 @@
-// The kernels of grid.h, built for what is not on tensor cores.
+// Compiles persistent_grid without tensor cores.
 #include "cuda/instances/list.h"
-#include "cuda/run_grid.h"
+#include "cuda/persistent/grid_simt.h"
 
 namespace stateful_lstm::cuda {
-#define LSTM_BUILD(S, ...)                                                                     \
-  template void run_forward_grid<S, __VA_ARGS__>(const Forward<S>&, uint32_t*, const Stream&); \
-  template void run_backward_grid<S, __VA_ARGS__>(const Backward<S>&, uint32_t*, const Stream&);
+#define LSTM_BUILD(S, ...) LSTM_LAUNCHES(, persistent_grid, S, __VA_ARGS__)
 LSTM_SIMT(LSTM_BUILD)
 }  // namespace stateful_lstm::cuda

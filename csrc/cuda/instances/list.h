@@ -1,40 +1,42 @@
-// What is built: the ways to multiply of each type, for each kernel. One list, which the plan chooses from, the .cu
-// files build, and the emulator tests.
+// The variants that are built: how a kernel multiplies, for each type. One list, which the plan chooses from, the .cu
+// files compile and the emulator tests.
 //
-//   LSTM_SIMT(each), LSTM_TENSOR(each)     each(S, Product), tile.h: the first for all kernels, the second for those of
-//                                          a launch a step alone
-//   LSTM_BLOCKS, _CLUSTERS, _GRIDS(each)   each(S, Way): the kernels that stay on the device, on tensor cores
+//   LSTM_SIMT(each), LSTM_TENSOR(each)     each(S, Product), tile_gemm.h: the first for all kernels, the second for
+//                                          per_step and the inference step
+//   LSTM_BLOCKS, _CLUSTERS, _GRIDS(each)   each(S, Variant), below: the persistent kernels on tensor cores
 #pragma once
 #include "cuda/persistent/exchange.h"
+#include "cuda/persistent/split_k.h"
 
 namespace stateful_lstm::cuda {
 
-// The products forward and backward. Backward a unit has a quarter of the weights' columns and four times their
-// depth: fewer warps side by side, and more slices.
+// The tiles forward and backward. Backward a unit has a quarter of the weights' columns and four times their depth, so
+// a block has fewer warps side by side and more slices.
 template <class S, int Units>
 struct TensorBlock {
   using Exchange = InBlock;
-  using Forward = TensorSlices<S, 1, 1, Units / 8, 1>;
-  using Backward = TensorSlices<S, 1, Units / 32, 4, 2>;
+  using ForwardTile = SplitKTile<S, 1, 1, Units / 8, 1>;
+  using BackwardTile = SplitKTile<S, 1, Units / 32, 4, 2>;
 };
 template <class S>
 struct TensorCluster {
   using Exchange = InCluster;
-  using Forward = TensorSlices<S, 1, 1, 4, 2>;
-  using Backward = TensorSlices<S, 1, 4, 1, 8>;
+  using ForwardTile = SplitKTile<S, 1, 1, 4, 2>;
+  using BackwardTile = SplitKTile<S, 1, 4, 1, 8>;
 };
-// Every block takes in all rows from L2: backward they are four times as wide, and twice as many units share them. Of
-// TF32, whose weights are twice as large, the second way (16) has fewer backward, for where these do not fit.
+// Every block reads all rows from L2: backward they are four times as wide, so twice as many units share them. TF32
+// weights take twice the bytes, so its variant of 16 units has fewer units backward, for where the wider tile does
+// not fit.
 template <class S, int M, int Units>
 struct TensorGrid {
   static constexpr int kBackward = Units == 16 && sizeof(S) == 4 ? 8 : 2 * Units;
   using Exchange = ThroughMemory;
-  using Forward = TensorSlices<S, M, Units / 8, 1, 8>;
-  using Backward = TensorSlices<S, M, kBackward / 8, 1, 8>;
+  using ForwardTile = SplitKTile<S, M, Units / 8, 1, 8>;
+  using BackwardTile = SplitKTile<S, M, kBackward / 8, 1, 8>;
 };
 
-#if defined(LSTM_SIMT)     // the emulator's own, shorter one
-#elif defined(LSTM_QUICK)  // `compile.py --quick`: enough to compile all of the source
+#if defined(LSTM_SIMT)     // the emulator has its own, shorter list
+#elif defined(LSTM_QUICK)  // `compile_cuda.py --quick`: enough to compile all of the source
 #define LSTM_SIMT(each) each(float, Simt<float, 1>) each(double, Simt<double, 1>)
 #define LSTM_TENSOR(each)                                      \
   each(float, Tensor<float, 1>) each(Half, Tensor<Half, 1, 8>) \
@@ -63,5 +65,16 @@ struct TensorGrid {
 #define LSTM_GRIDS(each) \
   LSTM_GRIDS_OF(each, float) LSTM_GRIDS_OF(each, Half) LSTM_GRIDS_OF(each, Bfloat16)
 #endif
+
+// A kernel's launches forward and backward in one variant, as an explicit instantiation: its definition, or with
+// `extern` as prefix its declaration.
+#define LSTM_LAUNCHES(prefix, kernel, S, ...)                                                      \
+  prefix template void launch_forward_##kernel<S, __VA_ARGS__>(const ForwardArgs<S>&, const Grid&, \
+                                                               uint32_t*, const Stream&);          \
+  prefix template void launch_backward_##kernel<S, __VA_ARGS__>(                                   \
+      const BackwardArgs<S>&, const Grid&, uint32_t*, const Stream&);
+#define LSTM_STEP_LAUNCH(prefix, S, ...)                                                  \
+  prefix template void launch_inference_step<S, __VA_ARGS__>(const InferenceStepArgs<S>&, \
+                                                             const Stream&);
 
 }  // namespace stateful_lstm::cuda

@@ -1,27 +1,28 @@
-// A whole sequence in one launch, for small H: a block takes some rows and keeps all of weight_hh, so blocks
-// never wait for each other and one step costs two barriers of the block.
+// A whole sequence in one launch, for small H, without tensor cores: a block takes some rows and keeps all of
+// weight_hh, so blocks never wait for each other and a step costs two barriers of the block.
 //
-// Grid: tiles of rows. Shared memory, filled once: weight_hh as the columns of the product, (4H, P) forward
-// and (P, 4H) backward; and per step what is multiplied with it, h (rows, P) or the gradients of the gates
-// (rows, 4H), in elements as the product takes them; and c or dc, (rows, H). There is no projection.
+// Grid: tiles of rows. Shared memory: weight_hh, filled once, as the columns of the product, (4H, P) forward and
+// (P, 4H) backward; the left operand of each step, h (rows, P) or the gradients of the gates (rows, 4H), as elements
+// of the product; and c or dc, (rows, H). No projection.
 //
-// What bounds it: reading weight_hh from shared memory once a step, 4 H H numbers at 128 bytes a cycle.
+// Bound by: reading weight_hh from shared memory once a step, 4 H H numbers at 128 bytes a cycle.
 #pragma once
+#include "cuda/launch.h"
 #include "cuda/lstm_cell.h"
 #include "cuda/tile_gemm.h"
 
 namespace stateful_lstm::cuda {
 
-// Where things lie in a block's shared memory. N: columns of the product for each unit, 4 or 1.
+// A block's shared memory. N: columns of the product for each unit, 4 or 1.
 template <class S, class Product, int N>
-struct SmallShared {
+struct BlockShared {
   using Element = typename Product::Element;
   int units, K, stride;  // units rounded up to whole tiles; depth of the product
-  Element* weights;      // (N * units, stride), zero where there is nothing
-  Element* rows;         // (kRows, stride), likewise
+  Element* weights;      // (N * units, stride), padded with zeros
+  Element* rows;         // (kRows, stride), padded with zeros
   Acc<S>* cells;         // (kRows, H)
 
-  LSTM_DEVICE SmallShared(int64_t count, int64_t depth)
+  LSTM_DEVICE BlockShared(int64_t count, int64_t depth)
       : units(int(count + Product::kUnits - 1) / Product::kUnits * Product::kUnits),
         K(int(depth)),
         stride(Product::stride(depth)) {
@@ -42,10 +43,10 @@ struct SmallShared {
 };
 
 template <class S, class Product>
-LSTM_KERNEL forward_small(Forward<S> p) {
+LSTM_KERNEL forward_persistent_block(ForwardArgs<S> p) {
   using A = Acc<S>;
   const int64_t B = p.B, H = p.H, row0 = int64_t(block()) * Product::kRows;
-  SmallShared<S, Product, 4> at(H, H);
+  BlockShared<S, Product, 4> at(H, H);
   at.clear();
   for (int i = thread(); i < 4 * H * H; i += Product::kThreads) {
     const int column = i / int(H), gate = column / int(H), unit = column % int(H);
@@ -53,7 +54,7 @@ LSTM_KERNEL forward_small(Forward<S> p) {
         Product::element(p.weight_hh[i]);
   }
   const int count = int(B - row0 < Product::kRows ? B - row0 : Product::kRows);
-  // h into what the product takes: zero after a reset, times the mask.
+  // Stores h as the product's operand for step `next`: times the mask, zero after a reset.
   const auto bring = [&](int row, int64_t unit, A h, int64_t next) {
     const int64_t b = row0 + row;
     if (next < p.T && is_reset(p, time_of(p, next), b)) h = 0;
@@ -69,7 +70,7 @@ LSTM_KERNEL forward_small(Forward<S> p) {
   block_barrier();
   for (int64_t step = 0; step < p.T; ++step) {
     const int64_t t = time_of(p, step);
-    // The new h waits in memory until all have read the old one.
+    // The new h stays in memory until all threads have read the old one.
     for (int first = 0; first < H; first += Product::kUnits) {
       A sums[Product::kCells][4] = {};
       Product::template accumulate<4>(sums, at.rows, at.stride, at.weights + first * at.stride,
@@ -102,10 +103,10 @@ LSTM_KERNEL forward_small(Forward<S> p) {
 }
 
 template <class S, class Product>
-LSTM_KERNEL backward_small(Backward<S> p) {
+LSTM_KERNEL backward_persistent_block(BackwardArgs<S> p) {
   using A = Acc<S>;
   const int64_t B = p.B, H = p.H, row0 = int64_t(block()) * Product::kRows;
-  SmallShared<S, Product, 1> at(H, 4 * H);
+  BlockShared<S, Product, 1> at(H, 4 * H);
   at.clear();
   for (int i = thread(); i < 4 * H * H; i += Product::kThreads)
     at.weights[i % int(H) * at.stride + i / int(H)] = Product::element(p.weight_hh[i]);
@@ -136,7 +137,7 @@ LSTM_KERNEL backward_small(Backward<S> p) {
         const int row = Product::row(cell), unit = first + Product::unit(cell);
         if (row >= count || unit >= H) continue;
         const int64_t b = row0 + row;
-        if (!is_live(p, t, b)) continue;  // the gradient goes past the step unchanged
+        if (!is_live(p, t, b)) continue;  // the gradient passes the step unchanged
         A dh = is_reset(p, t, b) ? A(0) : sums[cell][0];
         if (p.recurrent_mask != nullptr) dh *= widen(p.recurrent_mask[b * H + unit]);
         p.dh[b * H + unit] = dh;
@@ -148,6 +149,25 @@ LSTM_KERNEL backward_small(Backward<S> p) {
     p.grad_h0[row0 * H + i] = p.dh[row0 * H + i];
     p.grad_c0[row0 * H + i] = at.cells[i];
   }
+}
+
+// ---- launch --------------------------------------------------------------------------------------
+
+template <class S, class Product>
+Grid persistent_block_grid(const CallSpec& c) {
+  const int64_t bytes = c.backward ? BlockShared<S, Product, 1>::bytes(c.H, 4 * c.H)
+                                   : BlockShared<S, Product, 4>::bytes(c.H, c.H);
+  return {tiles_of(c.B, Product::kRows), Product::kThreads, bytes};
+}
+template <class S, class Product>
+void launch_forward_persistent_block(const ForwardArgs<S>& p, const Grid& grid, uint32_t*,
+                                     const Stream& stream) {
+  launch(forward_persistent_block<S, Product>, grid, stream, p);
+}
+template <class S, class Product>
+void launch_backward_persistent_block(const BackwardArgs<S>& p, const Grid& grid, uint32_t*,
+                                      const Stream& stream) {
+  launch(backward_persistent_block<S, Product>, grid, stream, p);
 }
 
 }  // namespace stateful_lstm::cuda

@@ -1,23 +1,23 @@
-// What the kernels that stay on the device for a whole sequence have in common (grid.h, cluster.h): a block
-// owns a tile of units and a tile of rows, keeps those units' weights in shared memory and their cells in
-// registers, and at every step takes in what all blocks of its rows have made.
+// The common part of the persistent kernels without tensor cores that spread a sequence over several blocks
+// (cluster_simt.h, grid_simt.h): a block owns a tile of units and a tile of rows, keeps the units' weights in shared
+// memory and their cells in registers, and at every step reads what all blocks of its rows have computed.
 #pragma once
 #include "cuda/lstm_cell.h"
 #include "cuda/tile_gemm.h"
 
 namespace stateful_lstm::cuda {
 
-// A block's shared memory: N gates' weights of its units, and `Buffers` times the rows that are multiplied
-// with them, or a piece of their depth. What there is nothing for is zero.
+// A block's shared memory: the weights of its units for N gates, and `Buffers` times the rows to multiply with them, or
+// a piece of their depth. The padding is zero.
 template <class Product, int N, int Buffers>
-struct ResidentShared {
+struct PersistentShared {
   using Element = typename Product::Element;
   int depth, piece;        // of the product; of the rows
   int stride, row_stride;  // elements from one column of weights, or row, to the next
   Element* weights;        // (N * kUnits, stride)
   Element* rows;           // (Buffers, kRows, row_stride)
 
-  LSTM_DEVICE ResidentShared(int64_t all, int64_t at_once)
+  LSTM_DEVICE PersistentShared(int64_t all, int64_t at_once)
       : depth(int(all)),
         piece(int(at_once)),
         stride(Product::stride(all)),
@@ -44,7 +44,7 @@ struct ResidentShared {
       rows[i] = Product::element_of(0);
     block_barrier();
   }
-  // From buffer n, which holds the rows from `first` on.
+  // Multiplies buffer n, which holds the rows' numbers from `first` on.
   template <class A>
   LSTM_DEVICE void multiply(A (&sums)[Product::kCells][N], int n, int first = 0) const {
     Product::accumulate(sums, buffer(n), row_stride, weights + first, stride, Product::kUnits,
@@ -52,20 +52,20 @@ struct ResidentShared {
   }
 };
 
-// h as the recurrent product of `step` takes it: zero after a reset, times the mask.
+// The operand of the recurrent product of `step`: h times the mask, zero after a reset.
 template <class Product, class S>
-LSTM_DEVICE typename Product::Element recurrent_input(const Forward<S>& p, int64_t step, int64_t b,
-                                                      int64_t unit, S h) {
+LSTM_DEVICE typename Product::Element recurrent_input(const ForwardArgs<S>& p, int64_t step,
+                                                      int64_t b, int64_t unit, S h) {
   if (is_reset(p, time_of(p, step), b)) return Product::element_of(0);
   if (p.recurrent_mask == nullptr) return Product::element(h);
   return Product::element_of(widen(h) * widen(p.recurrent_mask[b * p.P + unit]));
 }
 
-// The gradient of the h that comes out of `step`, without what reaches y: from the step after, whose product
-// gave `sum`, or whose own gradient, `passed`, goes by where the row had no such step.
+// The gradient of the h that `step` computes, without y's part: `sum`, the product of the step after, or where the row
+// has no such step the gradient of h after it, `passed`, unchanged.
 template <class S>
-LSTM_DEVICE Acc<S> recurrent_gradient(const Backward<S>& p, int64_t step, int64_t b, int64_t unit,
-                                      Acc<S> sum, Acc<S> passed) {
+LSTM_DEVICE Acc<S> recurrent_gradient(const BackwardArgs<S>& p, int64_t step, int64_t b,
+                                      int64_t unit, Acc<S> sum, Acc<S> passed) {
   if (step == p.T - 1) return p.grad_h_n != nullptr ? widen(p.grad_h_n[b * p.P + unit]) : Acc<S>(0);
   const int64_t next = time_of(p, step + 1);
   if (!is_live(p, next, b)) return passed;
@@ -73,19 +73,19 @@ LSTM_DEVICE Acc<S> recurrent_gradient(const Backward<S>& p, int64_t step, int64_
   return p.recurrent_mask != nullptr ? sum * widen(p.recurrent_mask[b * p.P + unit]) : sum;
 }
 
-// The gradients that a cell starts with.
+// The gradients of a cell after the last step.
 template <class S>
-LSTM_DEVICE void first_gradients(const Backward<S>& p, int64_t b, int64_t unit, Acc<S>* dh,
+LSTM_DEVICE void first_gradients(const BackwardArgs<S>& p, int64_t b, int64_t unit, Acc<S>* dh,
                                  Acc<S>* dc) {
   *dh = 0;
   *dc = b < p.B && unit < p.H && p.grad_c_n != nullptr ? p.grad_c_n[b * p.H + unit] : Acc<S>(0);
 }
 
-// Those of a cell at `step`, dh and dc in place, from the product's `sum`: into grad_gates, or for step -1
-// grad_h0 and grad_c0.
+// The gradients of a cell at `step` from the product's `sum`: dh and dc in place, and those of the gates into
+// grad_gates, or for step -1 grad_h0 and grad_c0.
 template <class S>
-LSTM_DEVICE void resident_gradient(const Backward<S>& p, int64_t step, int64_t b, int64_t unit,
-                                   Acc<S> sum, Acc<S>* dh, Acc<S>* dc) {
+LSTM_DEVICE void persistent_gradient(const BackwardArgs<S>& p, int64_t step, int64_t b,
+                                     int64_t unit, Acc<S> sum, Acc<S>* dh, Acc<S>* dc) {
   *dh = recurrent_gradient(p, step, b, unit, sum, *dh);
   if (step < 0) {
     p.grad_h0[b * p.H + unit] = *dh;

@@ -1,39 +1,40 @@
-// How the rows of a product (slices.h) go from the blocks that make them to those that multiply them, round after
-// round: within a block, within a cluster of blocks, or through memory. Three structs with one interface, so
-// that what is done with the rows is written once.
+// Carries the rows of a product (split_k.h) from the blocks that compute them to the blocks that multiply them, round
+// after round: within a block, within a cluster of blocks, or through memory. Three structs with one interface, so
+// that the kernels (tensor_core.h) are written once.
 //
-//   begin()                       all threads, once: the buffers are there and cleared
-//   put(round, place, word)       a word of the rows of a round, seen by all blocks of the same rows
-//   publish(round)                all threads: what this block puts into the round is complete
-//   wait(round, first, last)      all threads of a warp: the round's words of blocks first..last - 1 are there
+//   begin()                       all threads, once: the buffers exist and are cleared
+//   put(round, place, word)       one word of the rows of a round, for all blocks of the same rows
+//   publish(round)                all threads: this block has put its whole part of the round
+//   wait(round, first, last)      all threads of a warp: the words of blocks first..last - 1 have arrived
 //   load(round, index)            4 words
 //
-// A round's words are put where those of two rounds before were: who has seen that a block has published a round
-// knows that it has read the round before. A block may put a round when it has waited for the one before, all its
-// warps together having waited for all blocks, and met since.
+// Double-buffered: once a block has published round r, it has finished reading round r - 1, so round r + 1 may
+// overwrite that. A block may put a round after all its warps together have waited for all blocks of the round
+// before, and a barrier of the block has followed.
 #pragma once
-#include "cuda/persistent/split_k.h"
+#include "cuda/device.h"
+#include "cuda/tile_gemm.h"
 
 namespace stateful_lstm::cuda {
 
-// Where a block's tile is: tiles of units side by side, then tiles of rows.
+// The place of a block's tile: tiles of units side by side, then tiles of rows.
 template <class Product>
 struct TilePlace {
   int tiles, tile;  // of units
   int64_t row_tile, row0, unit0;
   LSTM_DEVICE explicit TilePlace(int64_t H)
-      : tiles(int((H + Product::kUnits - 1) / Product::kUnits)),
+      : tiles(int(tiles_of(H, Product::kUnits))),
         tile(block() % tiles),
         row_tile(block() / tiles),
         row0(row_tile * Product::kRows),
         unit0(int64_t(tile) * Product::kUnits) {}
 };
 
-// What both kinds that keep the rows in shared memory have.
+// The common part of the two that keep the rows in shared memory.
 struct RowsInShared {
   static constexpr bool kInShared = true;
   template <int AtOnce>
-  static constexpr int kBatch = 2;  // loads under way at once, each of so many row tiles
+  static constexpr int kBatch = 2;  // loads in flight, each of AtOnce row tiles
   uint32_t* rows;                   // (2, words)
   int64_t words;
   LSTM_DEVICE uint32_t* at(int64_t round, int64_t place) const {
@@ -44,7 +45,7 @@ struct RowsInShared {
   }
 };
 
-// One block has all units.
+// persistent_block: one block has all units.
 struct InBlock : RowsInShared {
   template <class Product>
   LSTM_DEVICE InBlock(uint32_t*, uint32_t* shared, int64_t count, const TilePlace<Product>&)
@@ -57,7 +58,8 @@ struct InBlock : RowsInShared {
   LSTM_DEVICE void wait(int64_t, int64_t, int64_t) const { block_barrier(); }
 };
 
-// A cluster's blocks have all units, and write into each other's shared memory (sm_90 and later).
+// persistent_cluster: the blocks of a cluster have all units, and write into each other's shared memory (sm_90 and
+// later).
 struct InCluster : RowsInShared {
   template <class Product>
   LSTM_DEVICE InCluster(uint32_t*, uint32_t* shared, int64_t count, const TilePlace<Product>&)
@@ -70,35 +72,36 @@ struct InCluster : RowsInShared {
     for (int rank = 0; rank < cluster_blocks(); ++rank)
       *cluster_shared(at(round, place), rank) = word;
   }
-  // Between the two is time for what does not need the rows.
+  // Work that needs no rows fits between publish and wait.
   LSTM_DEVICE void publish(int64_t) const { cluster_arrive(); }
   LSTM_DEVICE void wait(int64_t, int64_t, int64_t) const { cluster_wait(); }
 };
 
-// Blocks anywhere on the device, all there at once: the rows in memory, and a count of rounds for each block. A
-// warp waits only for those whose words it reads.
+// persistent_grid: blocks anywhere on the device, all of them at once. The workspace holds one counter of published
+// rounds for each block, then the rows. A warp waits only for the blocks whose words it reads.
 struct ThroughMemory {
   static constexpr bool kInShared = false;
-  // L2 takes its time: as many loads at once as there are registers for.
+  // L2 has a long latency: as many loads in flight as there are registers for.
   template <int AtOnce>
   static constexpr int kBatch = AtOnce == 1 ? 8 : 4 / AtOnce;
-  uint32_t *counts, *rows;
+  uint32_t *counters, *rows;
   int64_t tiles, tile, words;
 
-  // Words that a launch needs, all zero at first: the counts of all blocks, then the rows of all row tiles.
-  static LSTM_INLINE int64_t count_words(int64_t blocks) { return (blocks + 31) / 32 * 32; }
-  static LSTM_INLINE int64_t memory_words(int64_t blocks, int64_t row_tiles, int64_t words) {
-    return count_words(blocks) + row_tiles * 2 * words;
+  static LSTM_INLINE int64_t counter_words(int64_t blocks) { return (blocks + 31) / 32 * 32; }
+  // Words that a launch needs, all zero at first.
+  static LSTM_INLINE int64_t workspace_words(int64_t blocks, int64_t row_tiles, int64_t words) {
+    return counter_words(blocks) + row_tiles * 2 * words;
   }
   template <class Product>
-  LSTM_DEVICE ThroughMemory(uint32_t* memory, uint32_t*, int64_t count,
+  LSTM_DEVICE ThroughMemory(uint32_t* workspace, uint32_t*, int64_t count,
                             const TilePlace<Product>& place)
-      : counts(memory + place.row_tile * place.tiles),
-        rows(memory + count_words(blocks()) + place.row_tile * 2 * count),
+      : counters(workspace + place.row_tile * place.tiles),
+        rows(workspace + counter_words(blocks()) + place.row_tile * 2 * count),
         tiles(place.tiles),
         tile(place.tile),
         words(count) {
-    static_assert(Product::kSlices > 1, "warps meet between wait and put: where sums are added up");
+    static_assert(Product::kSlices > 1,
+                  "the sum over slices has the barrier that must lie between wait and put");
   }
   LSTM_DEVICE void begin() const {}
   LSTM_DEVICE void put(int64_t round, int64_t place, uint32_t word) const {
@@ -106,12 +109,12 @@ struct ThroughMemory {
   }
   LSTM_DEVICE void publish(int64_t round) const {
     block_barrier();
-    if (thread() == 0) store_release(counts + tile, uint32_t(round + 1));
+    if (thread() == 0) store_release(counters + tile, uint32_t(round + 1));
   }
   LSTM_DEVICE void wait(int64_t round, int64_t first, int64_t last) const {
     if (last > tiles) last = tiles;  // the last chunk may reach past all units
     for (int64_t i = first + thread() % 32; i < last; i += 32)
-      while (load_acquire(counts + i) < uint32_t(round + 1)) emulator_yield();
+      while (load_acquire(counters + i) < uint32_t(round + 1)) emulator_yield();
     warp_barrier();
   }
   LSTM_DEVICE Words load(int64_t round, int64_t index) const {

@@ -1,46 +1,44 @@
-// A whole sequence in one launch by blocks that are all on the device at once: for H whose weights their shared
-// memory holds, on any chip; forward in 16-bit numbers up to 1408 on an H100, 1024 on an A100. There is no
-// projection.
+// A whole sequence in one launch, without tensor cores, by blocks that are all on the device at once: for H whose
+// weights the shared memory of all blocks together holds, on any chip. No projection.
 //
-// Grid: tiles of units, then tiles of rows. The blocks of one tile of rows exchange h (backward the gradients
-// of the gates) through memory, and wait for nobody else: each counts its steps in a word of its own, with
-// a release after its part of a step is written, and the others acquire the words of all. All blocks must be
-// resident, or they wait for ever: the plan sees to it.
+// Grid: tiles of units, then tiles of rows. The blocks of one tile of rows exchange h (backward: the gradients of the
+// gates) through memory, and wait for no other blocks. Each block counts its steps in a word of its own, with a release
+// after it has written its part of a step; the others acquire the words of all. All blocks must be on the device at
+// once, or they wait forever: the plan ensures it, and the launch is cooperative.
 //
-// h goes into two halves of scratch in turn. A block writes step t + 1 over step t - 1 when it has seen
-// everybody's count at t, and who has counted t has read t - 1. Gradients of gates have a place for every
-// step, and need no turns.
+// h is double-buffered: a block writes step t + 1 over step t - 1 once it has seen every count at t, and a block that
+// has counted t has finished reading t - 1. Gradients of gates have a place for every step and need no second buffer.
 //
-// What bounds it: a release and acquire through L2, about a microsecond, and reading weights from shared
-// memory.
+// Bound by: a release and an acquire through L2, about a microsecond, and reading weights from shared memory.
 #pragma once
+#include "cuda/launch.h"
 #include "cuda/persistent/common.h"
 
 namespace stateful_lstm::cuda {
 
-// Waits until all blocks of one's rows have counted `steps`.
-LSTM_DEVICE void wait_for_all(const uint32_t* counts, int64_t tiles, uint32_t steps) {
+// Waits until all blocks of the same rows have counted `steps`.
+LSTM_DEVICE void wait_for_all(const uint32_t* counters, int64_t tiles, uint32_t steps) {
   for (int64_t i = thread(); i < tiles; i += threads())
-    while (load_acquire(counts + i) < steps) emulator_yield();
+    while (load_acquire(counters + i) < steps) emulator_yield();
   block_barrier();
 }
-// Says that all threads of this block have written their part.
-LSTM_DEVICE void count(uint32_t* mine, uint32_t steps) {
+// Counts `steps` once all threads of this block have written their part.
+LSTM_DEVICE void publish_steps(uint32_t* mine, uint32_t steps) {
   block_barrier();
   if (thread() == 0) store_release(mine, steps);
 }
 
-// Of the gradients of gates a block multiplies so many at once: all would leave no room for weights.
+// How many gradients of gates a block multiplies at a time: all of them would leave no shared memory for weights.
 constexpr int kGradientPiece = 256;
 
-// counts: (tiles of rows, tiles of units), zero at the start.
+// workspace: one counter for each block, (tiles of rows, tiles of units), zero at the start.
 template <class S, class Product>
-LSTM_KERNEL forward_grid(Forward<S> p, uint32_t* counts) {
+LSTM_KERNEL forward_persistent_grid(ForwardArgs<S> p, uint32_t* workspace) {
   using A = Acc<S>;
   const int64_t B = p.B, H = p.H, tiles = (H + Product::kUnits - 1) / Product::kUnits;
   const int64_t row0 = block() / tiles * Product::kRows, unit0 = block() % tiles * Product::kUnits;
-  uint32_t* group = counts + block() / tiles * tiles;
-  ResidentShared<Product, 4, 1> at(H, H);
+  uint32_t* counters = workspace + block() / tiles * tiles;
+  PersistentShared<Product, 4, 1> at(H, H);
   at.fill(int(H - unit0 < Product::kUnits ? H - unit0 : Product::kUnits),
           [&](int gate, int unit, int64_t k) {
             return Product::element(p.weight_hh[(gate * H + unit0 + unit) * H + k]);
@@ -56,7 +54,7 @@ LSTM_KERNEL forward_grid(Forward<S> p, uint32_t* counts) {
     const int64_t t = time_of(p, step);
     const S* h_in = step == 0 ? p.h0 : p.h + step % 2 * B * H;
     S* h_out = p.h + (step + 1) % 2 * B * H;
-    wait_for_all(group, tiles, uint32_t(step));
+    wait_for_all(counters, tiles, uint32_t(step));
     for (int i = thread(); i < rows * H; i += Product::kThreads) {
       const int row = i / int(H), unit = i % int(H);
       at.rows[row * at.row_stride + unit] =
@@ -84,17 +82,17 @@ LSTM_KERNEL forward_grid(Forward<S> p, uint32_t* counts) {
         p.c_n[b * H + u] = c[cell];
       }
     }
-    count(group + block() % tiles, uint32_t(step + 1));
+    publish_steps(counters + block() % tiles, uint32_t(step + 1));
   }
 }
 
 template <class S, class Product>
-LSTM_KERNEL backward_grid(Backward<S> p, uint32_t* counts) {
+LSTM_KERNEL backward_persistent_grid(BackwardArgs<S> p, uint32_t* workspace) {
   using A = Acc<S>;
   const int64_t B = p.B, H = p.H, tiles = (H + Product::kUnits - 1) / Product::kUnits;
   const int64_t row0 = block() / tiles * Product::kRows, unit0 = block() % tiles * Product::kUnits;
-  uint32_t* group = counts + block() / tiles * tiles;
-  ResidentShared<Product, 1, 1> at(4 * H, kGradientPiece);
+  uint32_t* counters = workspace + block() / tiles * tiles;
+  PersistentShared<Product, 1, 1> at(4 * H, kGradientPiece);
   at.fill(int(H - unit0 < Product::kUnits ? H - unit0 : Product::kUnits),
           [&](int, int unit, int64_t k) {
             return Product::element(p.weight_hh[k * H + unit0 + unit]);
@@ -107,11 +105,11 @@ LSTM_KERNEL backward_grid(Backward<S> p, uint32_t* counts) {
   }
   const int rows = int(B - row0 < Product::kRows ? B - row0 : Product::kRows);
   for (int64_t step = p.T - 1; step >= -1; --step) {
-    const int64_t done = p.T - 1 - step;  // steps whose gradients are there
+    const int64_t done = p.T - 1 - step;  // steps whose gradients are complete
     A sums[Product::kCells][1] = {};
     if (done > 0) {
       const A* made = p.grad_gates + (time_of(p, step + 1) * B + row0) * 4 * H;
-      wait_for_all(group, tiles, uint32_t(done));
+      wait_for_all(counters, tiles, uint32_t(done));
       for (int first = 0; first < 4 * H; first += kGradientPiece) {
         if (first > 0) block_barrier();  // the piece before has been read
         const int length = 4 * H - first < kGradientPiece ? int(4 * H) - first : kGradientPiece;
@@ -129,10 +127,30 @@ LSTM_KERNEL backward_grid(Backward<S> p, uint32_t* counts) {
     for (int cell = 0; cell < Product::kCells; ++cell) {
       const int64_t b = row0 + Product::row(cell), u = unit0 + Product::unit(cell);
       if (b >= B || u >= H) continue;
-      resident_gradient(p, step, b, u, sums[cell][0], &dh[cell], &dc[cell]);
+      persistent_gradient(p, step, b, u, sums[cell][0], &dh[cell], &dc[cell]);
     }
-    if (step >= 0) count(group + block() % tiles, uint32_t(done + 1));
+    if (step >= 0) publish_steps(counters + block() % tiles, uint32_t(done + 1));
   }
+}
+
+// ---- launch --------------------------------------------------------------------------------------
+
+template <class S, class Product>
+Grid persistent_grid_grid(const CallSpec& c) {
+  const int64_t blocks = tiles_of(c.B, Product::kRows) * tiles_of(c.H, Product::kUnits);
+  const int64_t bytes = c.backward ? PersistentShared<Product, 1, 1>::bytes(4 * c.H, kGradientPiece)
+                                   : PersistentShared<Product, 4, 1>::bytes(c.H, c.H);
+  return {blocks, Product::kThreads, bytes, 1, true, blocks};
+}
+template <class S, class Product>
+void launch_forward_persistent_grid(const ForwardArgs<S>& p, const Grid& grid, uint32_t* workspace,
+                                    const Stream& stream) {
+  launch(forward_persistent_grid<S, Product>, grid, stream, p, workspace);
+}
+template <class S, class Product>
+void launch_backward_persistent_grid(const BackwardArgs<S>& p, const Grid& grid,
+                                     uint32_t* workspace, const Stream& stream) {
+  launch(backward_persistent_grid<S, Product>, grid, stream, p, workspace);
 }
 
 }  // namespace stateful_lstm::cuda

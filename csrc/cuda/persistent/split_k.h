@@ -1,19 +1,21 @@
-// A block's share of a product for the kernels that stay on the device, on tensor cores: some rows by some units,
-// the depth K cut into slices, one for each warp, so that no warp has a long chain of products to wait for.
+// A block's share of a product on tensor cores, for the persistent kernels: some rows by some units. The warps split
+// the depth K into slices (split-K), so that no warp has a long chain of dependent products.
 //
-// Both operands lie in memory as the tensor cores want them, word by word of a fragment (device.h): who makes an
-// h writes it where the reader's lane finds it, and a lane takes in a fragment of 16 rows by one load of 16
-// bytes. A chunk is one instruction's depth of one part of K (forward the only one, backward each of the four
-// gates), its units in the order: 8 units of 16-bit numbers side by side, two such groups; of TF32 8 units, the
-// even ones before the odd ones.
+// Both operands are stored in the order of the tensor cores' fragments (device.h), word by word: the thread that
+// computes an h writes it where the reader's lane finds it, and a lane reads its part of a fragment of 16 rows with one
+// load of 16 bytes. A chunk is the depth of one instruction in one part of K (forward there is one part, backward one
+// for each gate). Its units are ordered for 16-bit numbers as 8 neighbours twice, for TF32 as 8 units, the even ones
+// before the odd ones.
 //
-//   rows      (chunks, M, 32 lanes, 4 words)           in what an Exchange gives (exchange.h)
+//   rows      (chunks, M, 32 lanes, 4 words)                           where an Exchange puts them (exchange.h)
 //   weights   (Groups, chunks, vectors, 32 lanes, words of a vector)   in shared memory
 //
-// A warp's sums stay in its registers while it multiplies; then those of all slices are added up in shared memory, slice
-// after slice, so that they do not depend on the number of rows, nor on who is first. The pairs of neighbouring units
-// that a thread looks after then are those of its own lane.
+// A warp keeps its sums in registers while it multiplies. Then the sums of all slices are added in shared memory, slice
+// after slice, so that the result depends neither on the number of rows nor on the order of the warps. Each thread owns
+// pairs of neighbouring units in its own lane's places.
 #pragma once
+#include "cuda/device.h"
+#include "cuda/numeric_types.h"
 #include "cuda/tile_gemm.h"
 
 namespace stateful_lstm::cuda {
@@ -29,9 +31,9 @@ LSTM_DEVICE uint32_t pack(const S (&x)[2]) {
   return both.bits;
 }
 
-// M times 16 rows, Groups times Tiles times 8 units. A warp has one group's units and one slice.
+// M * 16 rows by Groups * Tiles * 8 units. A warp has the units of one group and one slice.
 template <class S, int M, int Tiles, int Groups, int Slices>
-struct TensorSlices {
+struct SplitKTile {
   using Element = S;
   static constexpr int kTiles = Tiles, kGroups = Groups, kSlices = Slices, kRowTiles = M;
   static constexpr int kWarps = Groups * Slices, kThreads = 32 * kWarps;
@@ -54,8 +56,8 @@ struct TensorSlices {
   static LSTM_INLINE int64_t weight_words(int64_t H, int parts) {
     return Groups * unit_chunks(H) * parts * (N * Tiles) * 64;
   }
-  // Rows of sums, N numbers for each unit. 8 rows of a half lie in different banks: by 8 numbers more in a row, or
-  // where a row is a multiple of all banks, by another order of its columns (of 8) in each.
+  // Rows of sums, N numbers for each unit. The 8 rows of a half lie in different banks: rows are padded by 8 numbers,
+  // or where a row is a multiple of all banks, each row has its columns (of 8) in another order.
   template <int N>
   static constexpr bool kTurned = N * kUnits % 32 == 0;
   template <int N>
@@ -67,8 +69,8 @@ struct TensorSlices {
     return row * kSumStride<N> + (kTurned<N> ? column ^ row % 4 : column) * 8 + lane() % 4 * 2;
   }
 
-  // Where the pair of units `unit`, unit + 1 of `row` lies in the rows' words: the first of them, in `part`.
-  // With 16-bit numbers it is one word, with TF32 two.
+  // The place of the pair `unit`, `unit + 1` of `row` in the rows' words, in `part`: one word of two 16-bit numbers, or
+  // the first of two words of TF32.
   static LSTM_DEVICE int64_t place_of(int row, int64_t unit, int part, int parts) {
     const int64_t chunk = unit / kDepth * parts + part;
     const int which = kNumbers == 2 ? int(unit % 16) / 8 : 0;
@@ -77,7 +79,7 @@ struct TensorSlices {
   }
 };
 
-// What a thread looks after: rows of 8, units of 8 within the block, its lane's pair of them.
+// The pair i that a thread owns: 8 rows and 8 units of the block, and in them the lane's row and two units.
 template <class Product>
 struct PairPlace {
   bool there;
@@ -102,13 +104,13 @@ struct PairPlace {
   LSTM_DEVICE int unit() const { return tile * 8 + Product::lane() % 4 * 2; }
 };
 
-// A block's shared memory: the weights of its units, N for each, and as many numbers to add, the biases; the sums of the
-// slices; and twice the rows, where blocks do not pass them through memory.
+// A block's shared memory: the weights of its units, N columns for each, and as many biases; the sums of the slices;
+// and two buffers of rows, unless blocks exchange them through memory.
 template <class Product, int N>
-struct SlicesShared {
+struct SplitKShared {
   static constexpr int kColumns = N * Product::kTiles;  // of 8, of a warp
   static constexpr int kVector = kColumns % 2 == 0 ? 4 : 2, kVectors = kColumns * 2 / kVector;
-  // Row tiles whose sums a warp has in registers: 64 of these at most, or it would come to more than there are.
+  // Row tiles whose sums a warp keeps in registers: at most 64 sums, or registers would spill.
   static constexpr int kAtOnce =
       Product::kRowTiles * kColumns > 16 ? Product::kRowTiles / 2 : Product::kRowTiles;
   int parts;
@@ -116,7 +118,7 @@ struct SlicesShared {
   uint32_t *weights, *rows;
   float *bias, *sums;  // bias: (N, kUnits)
 
-  LSTM_DEVICE SlicesShared(int64_t all, int all_parts)
+  LSTM_DEVICE SplitKShared(int64_t all, int all_parts)
       : parts(all_parts),
         H(all),
         chunks(Product::unit_chunks(all) * all_parts),
@@ -132,7 +134,7 @@ struct SlicesShared {
             Product::template kSumWords<N> + (with_rows ? 2 * Product::row_words(H, parts) : 0));
   }
 
-  // weight(n, unit of the block, part, unit of K), asked for where these are.
+  // weight(n, unit of the block, part, unit of K), called for existing units only.
   template <class Weight>
   LSTM_DEVICE void fill(int64_t unit0, const Weight& weight) const {
     using S = typename Product::Element;
@@ -161,7 +163,7 @@ struct SlicesShared {
     for (int64_t i = thread(); i < 2 * row_words; i += Product::kThreads) rows[i] = 0;
   }
 
-  // The chunks of this warp's slice: from first to before last.
+  // The chunks of this warp's slice: from first() up to, not including, last().
   LSTM_DEVICE int64_t per_slice() const {
     return (chunks + Product::kSlices - 1) / Product::kSlices;
   }
@@ -174,8 +176,9 @@ struct SlicesShared {
     return end < chunks ? end : chunks;
   }
 
-  // acc += this warp's slice of rows, from row tile m0 on, times weights. load(index): 4 words, kBatch loads under way
-  // at once; keep: a bit for each 8 rows, zero where the lane's row of them counts as zero, whatever it holds.
+  // acc += this warp's slice of the rows from row tile m0 on, times the weights. load(index) gives 4 words; kBatch
+  // loads are in flight at once. keep: a bit for each 8 rows, 0 where the lane's row counts as zero whatever it
+  // holds.
   template <int kBatch, class Load>
   LSTM_DEVICE void multiply(float (&acc)[kAtOnce][kColumns][4], int m0, uint32_t keep,
                             const Load& load) const {
@@ -223,8 +226,8 @@ struct SlicesShared {
     }
   }
 
-  // The sums over all slices of the pairs that the thread looks after. The caller sees to it that all threads have
-  // met before the next round.
+  // The sums over all slices of the thread's own pairs. The caller ensures that a barrier follows before the next
+  // round.
   LSTM_DEVICE void add_up(const float (&acc)[kAtOnce][kColumns][4], int m0,
                           float (&total)[Product::kPairs][N][2]) const {
     if constexpr (Product::kSlices == 1) {

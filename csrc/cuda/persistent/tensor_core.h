@@ -1,19 +1,22 @@
-// A whole sequence in one launch on tensor cores (sm_80 and later): blocks that stay on the device, each with some
-// rows and some units, whose weights it keeps in shared memory and whose cells in registers. There is no
-// projection. Where the rows of h (backward the gradients of the gates) go by from step to step is the
-// Exchange's to know (exchange.h); a step's sums are cut into slices of the depth (slices.h).
+// A whole sequence in one launch on tensor cores (sm_80 and later): each persistent block takes some rows and some
+// units, and keeps the weights of these units in shared memory and their cells in registers. No projection.
 //
-// Grid: tiles of units, side by side, then tiles of rows. What a step needs beside h is read before it waits for h:
-// memory answers meanwhile.
+// Grid: tiles of units, then tiles of rows. An Exchange (exchange.h) carries the rows of h (backward: the gradients of
+// the gates) from step to step, so the same kernel is persistent_block, persistent_cluster and persistent_grid. The
+// warps of a block split the depth of a step's sums (split_k.h). A step reads its other operands before it waits for h,
+// so that the latency of memory is hidden.
 //
-// What bounds it: one exchange a step, and reading weights from shared memory.
+// Bound by: one exchange a step, and reading weights from shared memory.
 #pragma once
+#include "cuda/launch.h"
 #include "cuda/lstm_cell.h"
 #include "cuda/persistent/exchange.h"
+#include "cuda/persistent/split_k.h"
+#include "cuda/tile_gemm.h"
 
 namespace stateful_lstm::cuda {
 
-// The pair of units that a thread looks after: which, and whether both are there.
+// The pair of units that a thread owns in the call, and whether both exist.
 template <class Product>
 struct OwnPair {
   bool there, two;
@@ -45,15 +48,15 @@ LSTM_DEVICE void put_pair(const Exchange& exchange, int64_t round, const OwnPair
   }
 }
 
-// This warp's slice of the rows of a round, when they are there, times its weights.
+// Waits for this warp's slice of the rows of a round and multiplies it with the weights.
 template <class Product, int N, class Exchange>
-LSTM_DEVICE void multiply_round(const SlicesShared<Product, N>& at, const Exchange& exchange,
+LSTM_DEVICE void multiply_round(const SplitKShared<Product, N>& at, const Exchange& exchange,
                                 int64_t round, uint32_t keep,
                                 float (&total)[Product::kPairs][N][2]) {
   const int64_t units = Product::kDepth, begin = at.first(), end = at.last();
   exchange.wait(round, begin / at.parts * units / Product::kUnits,
                 begin < end ? ((end - 1) / at.parts * units + units - 1) / Product::kUnits + 1 : 0);
-  using Shared = SlicesShared<Product, N>;
+  using Shared = SplitKShared<Product, N>;
 #pragma unroll
   for (int m = 0; m < Product::kRowTiles; m += Shared::kAtOnce) {
     float acc[Shared::kAtOnce][Shared::kColumns][4] = {};
@@ -65,13 +68,13 @@ LSTM_DEVICE void multiply_round(const SlicesShared<Product, N>& at, const Exchan
 
 template <class S, class Product, class Exchange>
 LSTM_KERNEL_OF(Product::kThreads)
-forward_slices(Forward<S> p, uint32_t* memory) {
+forward_tensor_core(ForwardArgs<S> p, uint32_t* memory) {
   constexpr int kPairs = Product::kPairs;
-  // Whether there are registers for what a step needs beside h while it waits.
+  // Whether there are registers to hold a step's other operands while it waits for h.
   constexpr bool kEarly = Product::kRowTiles * Product::kTiles <= 4;
   const int64_t B = p.B, H = p.H;
   const TilePlace<Product> place(H);
-  const SlicesShared<Product, 4> at(H, 1);
+  const SplitKShared<Product, 4> at(H, 1);
   const Exchange exchange(memory, at.rows, at.row_words, place);
   at.fill(place.unit0, [&](int gate, int64_t unit, int, int64_t k) {
     return p.weight_hh[(gate * H + place.unit0 + unit) * H + k];
@@ -177,12 +180,12 @@ forward_slices(Forward<S> p, uint32_t* memory) {
 
 template <class S, class Product, class Exchange>
 LSTM_KERNEL_OF(Product::kThreads)
-backward_slices(Backward<S> p, uint32_t* memory) {
+backward_tensor_core(BackwardArgs<S> p, uint32_t* memory) {
   constexpr int kPairs = Product::kPairs;
   constexpr bool kEarly = kPairs <= 2;  // as above
   const int64_t B = p.B, H = p.H;
   const TilePlace<Product> place(H);
-  const SlicesShared<Product, 1> at(H, 4);
+  const SplitKShared<Product, 1> at(H, 4);
   const Exchange exchange(memory, at.rows, at.row_words, place);
   at.fill(place.unit0, [&](int, int64_t unit, int gate, int64_t k) {
     return p.weight_hh[(gate * H + k) * H + place.unit0 + unit];
@@ -253,6 +256,43 @@ backward_slices(Backward<S> p, uint32_t* memory) {
     }
     if (step >= 0) exchange.publish(round);
   }
+}
+
+// ---- launch --------------------------------------------------------------------------------------
+
+// For the kernel whose product has N columns for each unit and `parts` parts of K.
+template <class Product, class Exchange, int N>
+Grid tensor_core_grid(int64_t B, int64_t H, int parts) {
+  const int64_t tiles = tiles_of(H, Product::kUnits), row_tiles = tiles_of(B, Product::kRows);
+  Grid grid = {tiles * row_tiles, Product::kThreads,
+               SplitKShared<Product, N>::bytes(H, parts, Exchange::kInShared)};
+  if constexpr (!Exchange::kInShared) {
+    grid.cooperative = true;
+    grid.workspace =
+        Exchange::workspace_words(grid.blocks, row_tiles, Product::row_words(H, parts));
+  } else {
+    grid.cluster = int(tiles);
+  }
+  return grid;
+}
+template <class S, class Variant>
+Grid tensor_core_grid_of(const CallSpec& c) {
+  using Exchange = typename Variant::Exchange;
+  return c.backward ? tensor_core_grid<typename Variant::BackwardTile, Exchange, 1>(c.B, c.H, 4)
+                    : tensor_core_grid<typename Variant::ForwardTile, Exchange, 4>(c.B, c.H, 1);
+}
+
+template <class S, class Variant>
+void launch_forward_tensor_core(const ForwardArgs<S>& p, const Grid& grid, uint32_t* workspace,
+                                const Stream& stream) {
+  launch(forward_tensor_core<S, typename Variant::ForwardTile, typename Variant::Exchange>, grid,
+         stream, p, workspace);
+}
+template <class S, class Variant>
+void launch_backward_tensor_core(const BackwardArgs<S>& p, const Grid& grid, uint32_t* workspace,
+                                 const Stream& stream) {
+  launch(backward_tensor_core<S, typename Variant::BackwardTile, typename Variant::Exchange>, grid,
+         stream, p, workspace);
 }
 
 }  // namespace stateful_lstm::cuda
