@@ -429,7 +429,7 @@ def test_without_cuda_a_call_says_why():
     if cuda.missing() is None:
         pytest.skip("the library has CUDA kernels")
     weights = list(nn.LSTM(2, 3).parameters())
-    with pytest.raises(RuntimeError, match="backend 'cuda' cannot be had: the input is on cpu"):
+    with pytest.raises(RuntimeError, match="backend 'cuda' is unavailable: the input is on cpu"):
         stateful_lstm.lstm(torch.zeros(1, 1, 2), None, weights, backend="cuda")
     assert stateful_lstm.info()["backends"]["cuda"] == cuda.missing() == cuda.unavailable()
     assert stateful_lstm.info()["cuda_built"] == []
