@@ -25,9 +25,9 @@ SM80, SM90 = cuda.DeviceLimits(80, 8, 65536, 1), cuda.DeviceLimits(90, 8, 65536,
 # Mostly another kernel backward than forward, since their workspaces differ.
 CALLS = [
     (SM80, 20, False, ["persistent_block", "persistent_block"]),
-    (SM80, 40, True, ["persistent_grid", "persistent_block"]),
+    (SM80, 40, True, ["persistent_block", "persistent_grid"]),
     (SM80._replace(shared_bytes=32768), 70, False, ["persistent_grid", "per_step"]),
-    (SM90, 40, True, ["persistent_cluster", "persistent_block"]),
+    (SM90, 40, True, ["persistent_block", "persistent_cluster"]),
     (SM90, 100, False, ["persistent_cluster", "persistent_grid"]),
 ]
 CONFIGS = [{}, {"num_layers": 3, "bidirectional": True}, {"num_layers": 2, "proj_size": 9}]
