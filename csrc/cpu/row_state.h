@@ -1,5 +1,5 @@
-// Helpers that the forward and the backward recurrence share: live rows, resets, rows of h and c.
-// Shapes: params.h.
+// Helpers shared by the forward and the backward recurrence: live rows, resets, rows of h and c. Shapes:
+// params.h.
 #pragma once
 #include "cpu/pack.h"
 

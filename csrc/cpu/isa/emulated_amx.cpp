@@ -1,5 +1,5 @@
-// The kernels for any processor, with AMX's tiles of bfloat16 written out: so that tests can run
-// these kernels on any machine. Chosen only by STATEFUL_LSTM_CPU.
+// Kernels for any processor that emulate AMX's tiles of bfloat16, so that tests can run the tile kernels on
+// any machine. Only STATEFUL_LSTM_CPU selects them.
 #include <utility>
 
 #if defined(__GNUC__) && !defined(__clang__)
