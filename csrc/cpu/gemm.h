@@ -61,8 +61,7 @@ LSTM_INLINE void add_panels(const Sums<A>& out, const F* in, int64_t in_stride, 
                      K - k < length ? K - k : length, part_of(k, 0));
   };
   if (together.several()) return with_few(end - begin, together, few);
-  // otherwise all existing columns are in the first half
-  const bool whole = Panel::kWhole || out.n > kHalf * lanes;
+  const bool whole = Panel::kWhole || out.n > kHalf * lanes;  // else only the first half exists
   for (int64_t half = 0; half < (whole ? kGroup / kHalf : 1); ++half)
     for (int64_t k = 0; k < K; k += length) {
       const int64_t column = half * kHalf * lanes;

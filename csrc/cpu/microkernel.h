@@ -26,10 +26,10 @@ LSTM_INLINE void with_rows(int64_t rows, const F& f) {
     if (rows < R) return with_rows<R - each, each>(rows, f);
   f(Rows<R>{});
 }
-template <int most, int each = 1, class F>
 // Calls tile(Rows<R>, first row) for rows [b, end) in tiles of `most` rows. The last two tiles share their
 // rows equally. If the number of rows is a multiple of `each`, so is every tile's, and fewer tile sizes are
 // compiled.
+template <int most, int each = 1, class F>
 LSTM_INLINE void in_tiles(int64_t b, int64_t end, const F& tile) {
   for (int64_t tiles = (end - b + most - 1) / most; tiles > 0; --tiles) {
     const int64_t left = end - b, half = (left + 2 * each - 1) / (2 * each) * each;
