@@ -1,7 +1,7 @@
 """Builds the compiled library, stateful_lstm/_C.abi3.so. Everything else is in pyproject.toml.
 
-It uses only the stable ABIs of LibTorch, DLPack and Python. So one build serves torch 2.11 and every
-later version, and every Python from 3.10 on.
+It uses only the stable ABIs of LibTorch, DLPack and Python. So one build serves torch 2.11 and
+every later version, and every Python from 3.10 on.
 
 Environment:
     STATEFUL_LSTM_WERROR=1    turns compiler warnings in our own code into errors.

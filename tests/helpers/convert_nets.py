@@ -6,7 +6,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
 class ConvolutionalEncoder(nn.Module):
-    """Like Tacotron's encoder: characters, convolutions, and a bidirectional LSTM on packed rows."""
+    """Like Tacotron's encoder: characters, convolutions, a bidirectional LSTM on packed rows."""
 
     def __init__(self):
         super().__init__()
@@ -26,7 +26,7 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class AttentiveDecoder(nn.Module):
-    """Like Tacotron's decoder: step by step, with an explicit state; each output is the next input."""
+    """Like Tacotron's decoder: single steps with an explicit state; each output is the next input."""
 
     def __init__(self):
         super().__init__()
