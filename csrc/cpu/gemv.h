@@ -244,8 +244,8 @@ LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& se
 }
 
 // The four gates of `live` units from `unit` on, for a single row of inputs. A gate has H rows of weights.
-// The sums of several units are folded together; otherwise each unit would wait for the folding of the one
-// before.
+// The sums of several units are folded together; otherwise each unit would wait for the folding of the
+// unit before.
 template <class S, class In, class From>
 LSTM_APART void gate_dots_of_row(const WeightRows<S>& first, const WeightRows<S>& second, int64_t H,
                                  int64_t unit, int64_t live, const In* in, const From& x_sums,

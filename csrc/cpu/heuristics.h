@@ -28,7 +28,7 @@ constexpr int64_t kPackCost = 4;
 constexpr int64_t kTeamShare = 1 << 20;
 // Bytes of a step's inputs that one thread prepares for all. By hand.
 constexpr int64_t kInputsByOne = 8192;
-// The calling thread gets 1/16 fewer units of a step, since it also runs Python. By hand.
+// Divisor of a step's units: the calling thread gets 1/16 fewer, since it also runs Python. By hand.
 constexpr int64_t kCallerShare = 16;
 // Units: upper limit of that reduction. By hand.
 constexpr int64_t kCallerLess = 8;

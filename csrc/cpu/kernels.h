@@ -148,7 +148,7 @@ int64_t member_scratch_size(const Kernels<S>& kernel, const ForwardParams<S>& p,
   return most * (p.I + kMostSpread + 4 * units) + 4 * lanes * (std::max(p.I, p.P) + kTileSide);
 }
 
-// The table for this machine: the best supported instruction set, or the one that the environment variable
+// The table for this machine: the best supported instruction set, or the set that the environment variable
 // STATEFUL_LSTM_CPU names ("portable", "pairs", "tiles", "avx2", "avx512", "avx512bf16", "amx"). Throws
 // std::runtime_error if this machine does not support it.
 template <class S>

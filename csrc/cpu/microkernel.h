@@ -4,8 +4,7 @@
 // A tile takes up to kTileRows rows by half a panel, as many as fit in the vector registers: 6 x 2 vectors of
 // sums, 2 loaded vectors and a broadcast number with 16 registers, 12 x 2 vectors of sums with 32. Half a
 // panel of length kSumLength stays in L1 while all rows pass through. A tile of a few rows takes more columns
-// at once, from several panels if necessary. Otherwise its few sums would be one dependent chain, and the
-// multipliers would wait.
+// at once, from several panels if necessary. Otherwise the multipliers would wait for its few sums.
 //
 // Every sum runs over k in one order, whatever the number of rows. So a row's result depends neither on its
 // neighbors nor on the number of steps per call. Long sums are sums of sums over kSumLength numbers, which

@@ -178,7 +178,7 @@ void pack_panels(Factor<S>* pack, const Columns<S>& w, int64_t begin, int64_t en
 }
 
 // The packed weights of one call, one matrix after the other: the gates, then the projection (N = 0 without
-// one). In forward, weight_ih comes first.
+// a projection). In forward, weight_ih comes first.
 template <class S, int count>
 struct Packed {
   Columns<S> w[count];

@@ -26,7 +26,7 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class AttentiveDecoder(nn.Module):
-    """Like Tacotron's decoder: single steps with an explicit state; each output is the next input."""
+    """Like Tacotron's decoder: single steps, an explicit state; each output is the next input."""
 
     def __init__(self):
         super().__init__()
