@@ -1,9 +1,10 @@
-# From a fresh checkout `make demo` and `make test` set up all they need; `make help` lists more.
+# From a fresh checkout, `make demo` and `make test` set up everything they need. `make help` lists
+# all targets.
 #
 # PYTHON  the Python to start from, 3.10 or later
-# VENV    where packages are installed. Empty (make test VENV=): use PYTHON as it is, no downloads
+# VENV    the folder of installed packages. If empty (make test VENV=), PYTHON is used as is, without downloads
 # TORCH   the torch to install, as pip names it
-# ARGS    more arguments for pytest, the demo or the benchmarks
+# ARGS    additional arguments for pytest, the demo or the benchmarks
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
@@ -21,7 +22,7 @@ FORMATTED := $(shell find csrc benchmarks tests -name '*.cu' -o -name '*.cpp' -o
 help:         ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1@/p' $(MAKEFILE_LIST) | tr @ '\t' | expand -t 22
 
-# The environment comes last: it changes the PATH, and gpu.mk looks for a Python on the machine's own.
+# The environment comes last: it changes the PATH, and gpu.mk must find the machine's own Python.
 include make/gpu.mk
 include make/environment.mk
 
@@ -29,17 +30,18 @@ include make/environment.mk
 
 build: $(LIBRARY)  ## the compiled library, in place
 
-# The folders are here so that a file added or removed counts as a change. --force, since setuptools
-# would see neither; ninja still compiles only what changed.
+# The folders are prerequisites so that an added or removed file counts as a change. setuptools
+# sees neither, hence --force. ninja still compiles only the changed files.
 $(LIBRARY): setup.py $(CPP) $(shell find csrc -type d) | $(ENVIRONMENT)
 	"$(PY)" setup.py -q build_ext --inplace --force
 	@touch $@
 
-# The GPU's code of all kernels, for all chips; without nvcc it says so and is content.
+# Machine code of all kernels for all GPUs. Without nvcc the target prints a message and succeeds.
 cuda: | $(ENVIRONMENT)  ## compile the CUDA kernels, and look for spilled registers
 	"$(PY)" tools/compile_cuda.py --check
 
-# The library with sanitizers, in a copy of the package: the one in stateful_lstm/ is left alone.
+# The library with sanitizers, in a copy of the package. The library in stateful_lstm/ is not
+# changed.
 SANITIZED := build/sanitized
 SANITIZER := $(shell $(CXX) -print-file-name=libasan.so)
 
@@ -64,16 +66,17 @@ test: build  ## the tests, without the slow ones: a few minutes
 test-all: build  ## all tests
 	"$(PY)" -m pytest -q $(ARGS)
 
-# `make test` uses the first instruction set in the list, which the machine chooses by itself. Those
-# without hardware are emulated; of them, tiles multiply bfloat16 in an order of their own.
+# `make test` uses the first instruction set of the list, which is the machine's default. Sets
+# without hardware are emulated. Of these, tiles multiply bfloat16 in their own order.
 test-sets: build  ## tests of the kernels with each other instruction set that the machine has
 	@names=$$($(RUN) -c 'from stateful_lstm.backend import operators; print(*operators.cpu_capabilities()[1:])') && \
 	    [ -n "$$names" ] && for name in $$names; do echo "== $$name"; \
 	    only=; case $$name in tiles) only="-k bfloat16 tests/invariance";; esac; \
 	    STATEFUL_LSTM_CPU=$$name "$(PY)" -m pytest -q $$only tests/kernels $(ARGS) || exit 1; done
 
-# Leaks are not looked for: Python and torch have some. libstdc++ must be loaded first: Python does
-# not link it, and libasan looks for it on loading; without it the first C++ exception ends the process.
+# Leak checks are off, since Python and torch leak. libstdc++ must be loaded first: Python does not
+# link it, and libasan looks for it when it loads. Without it, the first C++ exception ends the
+# process.
 SANITIZED_RUN = LD_PRELOAD="$(SANITIZER) $(shell $(CXX) -print-file-name=libstdc++.so)" \
     ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
     STATEFUL_LSTM_SANITIZE=1 "$(PY)" -m pytest -q -c ../../pyproject.toml -o pythonpath="../../tests ../../tests/helpers"
@@ -87,12 +90,12 @@ test-sanitized: $(SANITIZED)/stateful_lstm/_C.abi3.so  ## tests of the kernels w
 test-emulator: build  ## the CUDA kernels' source on the CPU, without a GPU
 	EMULATOR_ALL=1 "$(PY)" -m pytest -q tests/cuda $(ARGS)
 
-# Without a package its tests are skipped; pytest says which.
+# Tests of a missing package are skipped; pytest lists them.
 test-ecosystem: build $(ECOSYSTEM)  ## tests with Keras, Lightning, transformers, SB3-contrib, TensorBoard
 	KERAS_BACKEND=torch "$(PY)" -m pytest -q -rs tests/ecosystem $(ARGS)
 
-# OTHER_TORCH  another than the one that builds the wheel. It is downloaded for each Python that is
-#              here, with CUDA's libraries (5 GB unpacked) unless pip finds one without them
+# OTHER_TORCH  a torch other than the torch that builds the wheel. It is downloaded for each installed Python,
+#              with CUDA's libraries (5 GB unpacked) unless pip finds a version without them
 OTHER_TORCH ?= torch==2.11.0
 test-packages: $(ENVIRONMENT) $(PACKERS)  ## sdist and wheel, in clean environments of each Python
 	"$(PY)" tests/packages/check.py --torch "$(OTHER_TORCH)" $(ARGS)
@@ -113,7 +116,7 @@ docs: $(ENVIRONMENT)  ## the pages, in build/docs; a warning is an error
 
 # ---------------------------------------------------------------- code
 
-# g++ here only reads the code, which is quick; .ci/run builds with STATEFUL_LSTM_WERROR=1 as well.
+# g++ only checks the code here, which is fast. .ci/run also builds with STATEFUL_LSTM_WERROR=1.
 lint: $(ENVIRONMENT)  ## style, types, compiler warnings
 	"$(PY)" -m ruff check .
 	"$(PY)" -m ruff format --check .

@@ -1,22 +1,23 @@
 """Builds the compiled library, stateful_lstm/_C.abi3.so. Everything else is in pyproject.toml.
 
-It uses only LibTorch's stable ABI, DLPack's and Python's, so one build serves torch 2.11 and every
-later version, and every Python from 3.10 on.
+It uses only the stable ABIs of LibTorch, DLPack and Python. So one build serves torch 2.11 and
+every later version, and every Python from 3.10 on.
 
 Environment:
-    STATEFUL_LSTM_WERROR=1    compiler warnings in our own code are errors.
-    STATEFUL_LSTM_SANITIZE=1  g++ adds checks of addresses and of undefined behaviour, for
-                              `make test-sanitized`. Such a library loads under LD_PRELOAD only.
-    MAX_JOBS=n                at most n compilers at once.
+    STATEFUL_LSTM_WERROR=1    turns compiler warnings in our own code into errors.
+    STATEFUL_LSTM_SANITIZE=1  g++ adds checks of addresses and of undefined behavior, for
+                              `make test-sanitized`. Such a library loads only under LD_PRELOAD.
+    MAX_JOBS=n                runs at most n compilers at once.
 
-CUDA kernels are built where nvcc is found and torch has CUDA; that takes no GPU.
-    FORCE_CPU=1               without them.
-    FORCE_CUDA=1              with them, whatever torch says; an error without nvcc.
+The CUDA kernels are built if nvcc is found and torch has CUDA. The build needs no GPU.
+    FORCE_CPU=1               builds without the CUDA kernels.
+    FORCE_CUDA=1              builds with them for any torch. A missing nvcc is an error.
     STATEFUL_LSTM_CUDA_ARCH=80,90a
-                              for these architectures only; tools/compile_cuda.py has the list.
+                              builds for these architectures only; tools/compile_cuda.py has the
+                              list.
     STATEFUL_LSTM_CUDA_OBJECTS=folder
-                              links the kernels' objects from there: compile.py made them, here
-                              or elsewhere, since they know nothing of torch.
+                              links the kernels' objects in this folder. tools/compile_cuda.py
+                              compiled them on any machine, since they do not depend on torch.
 """
 
 import os
@@ -29,7 +30,7 @@ import setuptools
 
 OLDEST_TORCH = (2, 11)
 
-# A venv of Python 3.11 comes with 65, which fails later and says something else.
+# A venv of Python 3.11 comes with version 65, which fails later with an unrelated message.
 if int(setuptools.__version__.split(".")[0]) < 77:
     sys.exit(
         f"stateful_lstm: needs setuptools >= 77, found {setuptools.__version__}.\n"
@@ -46,13 +47,14 @@ except ImportError as error:
         "tell pip to build with it:  pip install --no-build-isolation ."
     )
 
-# "2.13.0+cpu" -> (2, 13). A suffix sits in the third part or later ("2.14.0a0+git123").
+# "2.13.0+cpu" -> (2, 13). A suffix is in the third part or later ("2.14.0a0+git123").
 if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
     sys.exit(
         f"stateful_lstm: needs torch >= 2.11 (its stable C++ interface), found {torch.__version__}."
     )
 
-# Sources must be relative for setuptools; include paths absolute, since ninja runs elsewhere.
+# setuptools needs relative sources. Include paths are absolute, since ninja runs in another
+# folder.
 root = Path(__file__).resolve().parent
 os.chdir(root)
 sys.path.insert(0, str(root / "tools"))
@@ -60,7 +62,7 @@ import compile_cuda as kernels  # noqa: E402
 
 
 def wants_cuda() -> bool:
-    """Whether the CUDA kernels are built along."""
+    """Whether the build includes the CUDA kernels."""
     if os.environ.get("FORCE_CPU") == "1":
         return False
     if os.environ.get("STATEFUL_LSTM_CUDA_OBJECTS") or os.environ.get("FORCE_CUDA") == "1":
@@ -69,7 +71,7 @@ def wants_cuda() -> bool:
 
 
 def cuda_objects() -> list[str]:
-    """The CUDA kernels and what they run on, for the linker."""
+    """The CUDA kernels and their runtime, as arguments of the linker."""
     given = os.environ.get("STATEFUL_LSTM_CUDA_OBJECTS")
     if given:
         objects = sorted(Path(given).glob("*.o"))
@@ -90,7 +92,7 @@ def cuda_objects() -> list[str]:
 
 
 class Build(BuildExtension):
-    """Compiles the CUDA kernels first: here, since metadata and a source archive need none."""
+    """Compiles the CUDA kernels first. Metadata and source archives do not reach this step."""
 
     def build_extensions(self) -> None:
         if cuda:
@@ -108,21 +110,22 @@ headers = sorted(glob("csrc/**/*.h", recursive=True))
 
 flags = [
     "-O3",
-    # Short loops in one line of the cache of decoded instructions, wherever code lands.
+    # Short loops fit in one line of the cache of decoded instructions, wherever the code is
+    # placed.
     "-falign-functions=64",
     "-falign-loops=64",
-    "-g0",  # Python's own flags say -g, which makes the library many times larger
+    "-g0",  # Python's own flags contain -g, which makes the library many times larger
     "-std=c++17",
     "-fvisibility=hidden",
-    # a * b + c as one instruction wherever the hardware has it, the same in every kernel.
+    # a * b + c is one instruction where the hardware has it, in every kernel alike.
     "-ffp-contract=fast",
-    f"-ffile-prefix-map={root}{os.sep}=",  # an error names csrc/..., not a folder of this machine
+    f"-ffile-prefix-map={root}{os.sep}=",  # errors name csrc/..., not a folder of this machine
     "-Wall",
     "-Wextra",
-    # The stable ABI as of torch 2.11: nothing newer can be used by mistake.
+    # The stable ABI of torch 2.11. Newer functions cannot be used by mistake.
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
 ]
-# A directory named by -isystem and by -I counts as a system directory: no warnings from torch.
+# A folder given by both -isystem and -I counts as a system folder, so torch causes no warnings.
 for path in include_paths():
     flags += ["-isystem", path]
 if os.environ.get("STATEFUL_LSTM_WERROR") == "1":
@@ -130,11 +133,11 @@ if os.environ.get("STATEFUL_LSTM_WERROR") == "1":
 sanitizers = []
 if os.environ.get("STATEFUL_LSTM_SANITIZE") == "1":
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-    # Optimized, or with the checks of addresses in line, the kernels would take minutes to compile.
+    # With optimization, or with inline address checks, the kernels would take minutes to compile.
     calls = ["--param", "asan-instrumentation-with-call-threshold=0"]
-    # Python's own flags say -fwrapv, under which no sum of integers can overflow.
+    # Python's own flags contain -fwrapv, which hides overflows of integer sums.
     flags += [*sanitizers, *calls, "-fno-wrapv", "-fno-omit-frame-pointer", "-O0", "-g1"]
-    # No test of this machine could run kernels that it has no instructions for.
+    # Kernels without hardware support cannot run in any test on this machine.
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and "avx512f" not in cpuinfo.read_text():
         flags.append("-DSTATEFUL_LSTM_WITHOUT_AVX512")

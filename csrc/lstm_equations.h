@@ -1,14 +1,14 @@
-// One LSTM step, forward and backward: the only C++ place where the equations stand.
+// One LSTM step, forward and backward. This is the only C++ file with the equations.
 //
 // Hochreiter & Schmidhuber (1997) with the forget gate of Gers et al. (2000), as in torch.nn.LSTM:
 //   i = sigmoid(.)  f = sigmoid(.)  g = tanh(.)  o = sigmoid(.)      (gate order i, f, g, o)
 //   c = f * c_prev + i * g
 //   h = o * tanh(c)
 //
-// V is a number or a vector of numbers; Math supplies sigmoid(V) and tanh(V) for it, so that the
-// vector kernels of every instruction set, and kernels elsewhere, share these lines; and rounded(V), a
-// product that no compiler may fuse with a sum: where two products are added it could take either,
-// and take another one for another number of rows.
+// V is a number or a vector of numbers. Math supplies sigmoid(V) and tanh(V), so all vector kernels and all
+// other kernels share this code. Math also supplies rounded(V), a product that the compiler must not fuse
+// with a sum. In a sum of two products the compiler could fuse either product, and its choice could change
+// with the number of rows.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -16,7 +16,7 @@
 #else
 #define LSTM_INLINE inline __attribute__((always_inline))
 #define LSTM_LAMBDA __attribute__((always_inline))
-#define LSTM_APART __attribute__((noinline))  // large, and called from many places
+#define LSTM_APART __attribute__((noinline))  // large, with many call sites
 #endif
 
 namespace stateful_lstm {
@@ -26,7 +26,7 @@ struct Gates {
   V i, f, g, o;
 };
 
-// What the backward step hands on: gradients of the four pre-activations and of c_prev.
+// Results of the backward step: gradients of the four pre-activations and of c_prev.
 template <class V>
 struct CellGrad {
   Gates<V> gates;
@@ -48,11 +48,12 @@ LSTM_INLINE V hidden_state(const V& o, const V& c) {
   return o * Math::tanh(c);
 }
 
-// The gates of a step from two of them and what it made of c_prev: g = (c - f c_prev) / i, o = h / tanh(c).
+// All gates of a step from the pre-activations of i and f, the cells and h: g = (c - f c_prev) / i, o = h /
+// tanh(c).
 //
-// c is rounded, so i g is known but for a few units in the last place of c, however small i is; and every gradient
-// has g beside i, but for (1 - g^2), which has i beside it as well. o is known but for a few units in its own last
-// place, if tanh(c) is not zero. Math::clamp(x, limit) takes x to between -limit and limit.
+// c is rounded, so the error of i g is a few units in the last place of c, however small i is. Every gradient
+// multiplies g by i, except (1 - g^2), which is multiplied by i too. The error of o is a few units in its own
+// last place, if tanh(c) is not zero. Math::clamp(x, limit) limits x to [-limit, limit].
 template <class Math, class V>
 LSTM_INLINE Gates<V> gates_from_cell(const V& pre_i, const V& pre_f, const V& c, const V& c_prev,
                                      const V& h) {
@@ -60,7 +61,7 @@ LSTM_INLINE Gates<V> gates_from_cell(const V& pre_i, const V& pre_f, const V& c,
   return {i, f, Math::clamp((c - f * c_prev) / i, 1), Math::clamp(h / Math::tanh(c), 1)};
 }
 
-// gate: the activated gates; c: this step's cell; dh, dc: gradients of this step's h and c.
+// gate: activated gates. c: cell of this step. dh, dc: gradients of this step's h and c.
 template <class Math, class V>
 LSTM_INLINE CellGrad<V> cell_backward(const Gates<V>& gate, const V& c, const V& c_prev,
                                       const V& dh, const V& dc) {

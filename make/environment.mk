@@ -1,5 +1,5 @@
-# The virtual environment in VENV, or with an empty VENV the PYTHON that is there. It sets PY, the
-# Python of all recipes, and ENVIRONMENT, PEERS, ECOSYSTEM and PACKERS, which targets depend on.
+# The virtual environment in VENV, or the existing PYTHON if VENV is empty. Sets PY, the Python of
+# all recipes, and ENVIRONMENT, PEERS, ECOSYSTEM and PACKERS, the prerequisites of other targets.
 .PHONY: environment
 
 REQUIREMENTS := $(addprefix requirements/,demo.txt interop.txt test.txt dev.txt docs.txt)
@@ -28,16 +28,16 @@ ECOSYSTEM := $(VENV)/.ecosystem
 PACKERS := $(VENV)/.packers
 export PATH := $(VENV_PATH)/bin:$(PATH)
 
-# The last line of the recipe below writes this text to .ready. If it differs, or the Python is gone,
-# the environment is made again. Only a folder with our own .ready in it is ever cleared.
+# The last line of the recipe below writes this text to .ready. If the text differs, or the Python
+# is gone, the environment is rebuilt. Only a folder that contains our own .ready is ever cleared.
 MADE_FOR := $(VENV_PATH) $(TORCH)
 ifneq ($(shell "$(PY)" -c pass 2>/dev/null && cat "$(ENVIRONMENT)" 2>/dev/null),$(MADE_FOR))
 .PHONY: $(ENVIRONMENT)
 CLEAR := $(if $(wildcard $(ENVIRONMENT)),--clear)
 endif
 
-# torch comes first and pinned: nothing in the requirements asks for another. --no-compile: of their
-# thousands of modules Python compiles those that are imported, on import.
+# torch comes first and is pinned, so the requirements never replace it. --no-compile: the packages
+# have thousands of modules, and Python compiles a module when it is imported.
 $(ENVIRONMENT): $(REQUIREMENTS)
 	@command -v $(PYTHON) >/dev/null || \
 	    { echo "make: no $(PYTHON): sudo apt install python3 python3-venv" >&2; exit 1; }
@@ -49,13 +49,13 @@ $(ENVIRONMENT): $(REQUIREMENTS)
 	"$(PY)" -m pip install -q --no-compile $(addprefix -r ,$(REQUIREMENTS))
 	@echo '$(MADE_FOR)' > "$@"
 
-# One by one, so that a package without a wheel does not stop the others.
+# One by one, so that a package without a wheel does not block the others.
 $(PEERS): requirements/peers.txt $(ENVIRONMENT)
 	@grep -v '^#' $< | { lacking=; while read -r peer; do \
 	    "$(PY)" -m pip install -q --no-compile "$$peer" || lacking="$$lacking $$peer"; done; \
 	    [ -z "$$lacking" ] && touch "$@" || echo "make: without$$lacking"; }
 
-# The packages ask for various versions of torch. The one in the environment stays.
+# The packages ask for different versions of torch. The installed torch stays.
 $(ECOSYSTEM): requirements/ecosystem.txt $(ENVIRONMENT)
 	@"$(PY)" -c 'import torch; print("torch==" + torch.__version__)' > "$@.torch"
 	"$(PY)" -m pip install -q -c "$@.torch" -r $<

@@ -1,14 +1,15 @@
 # For a machine with an NVIDIA GPU and a torch that can use it. Nothing is installed or downloaded,
-# whatever VENV says: PYTHON is used as it is.
+# whatever VENV is: PYTHON is used as is.
 #
-# GPU_PARTS  what gpu-check runs       GPU_LIMIT  seconds after which a part is stopped
-# GPU_TOOLS  of compute-sanitizer      STATEFUL_LSTM_CUDA_OBJECTS  kernels that are already compiled
-# GPU_CHIP   what benchmarks/gpu/microbench.py --compile-only has made, where there is no nvcc
+# GPU_PARTS  the parts of gpu-check      GPU_LIMIT  time limit of a part in seconds
+# GPU_TOOLS  tools of compute-sanitizer  STATEFUL_LSTM_CUDA_OBJECTS  kernels that are already compiled
+# GPU_CHIP   output of benchmarks/gpu/microbench.py --compile-only, for machines without nvcc
 GPU_PARTS ?= gpu-build gpu-chip gpu-test gpu-sanitize gpu-bench
 GPU_TOOLS ?= memcheck racecheck synccheck
 GPU_LIMIT ?= 1800
 
-# Found before make/environment.mk puts the environment in front of the PATH: the machine's own Python.
+# The machine's own Python, found before make/environment.mk puts the environment first in the
+# PATH.
 GPU_PYTHON := $(shell command -v $(PYTHON))
 
 GPU := PATH="$$PATH:$${CUDA_HOME:-/usr/local/cuda}/bin" PYTHONPATH="$(CURDIR)"
@@ -28,27 +29,28 @@ gpu-check:    ## on a machine with a GPU: build, tests, sanitizers, benchmarks
 	echo; printf "part seconds result\n$$table" | while read -r part seconds result; do \
 	    printf '%-14s%8s  %s\n' "$$part" "$$seconds" "$$result"; done; exit $$status
 
-# The last command says whether the library loads here and has the kernels, or why not.
+# The last command reports whether the library loads on this machine and has the kernels, or the
+# reason why not.
 gpu-build:    ## the library with the CUDA kernels
 	@$(GPU_PRESENT) $(if $(STATEFUL_LSTM_CUDA_OBJECTS),,nvcc) || $(GPU_LACKS)
 	FORCE_CUDA=1 $(GPU_LIMITED) "$(GPU_PYTHON)" setup.py -q build_ext --inplace --force
 	@$(GPU) "$(GPU_PYTHON)" -c 'import sys, stateful_lstm; print(stateful_lstm.info()); \
 	    why = stateful_lstm.info()["backends"]["cuda"]; sys.exit(None if why is True else why)'
 
-# It measures what bounds the kernels. gpu-bench, which comes later, derives its floors from that.
+# Measures the chip's limits. gpu-bench runs later and derives its rooflines from them.
 gpu-chip:     ## the chip's own limits, from microbenchmarks
 	@$(GPU_PRESENT) $(if $(GPU_CHIP),,nvcc) || $(GPU_LACKS)
 	$(GPU_LIMITED) "$(GPU_PYTHON)" -m benchmarks.gpu.microbench $(if $(GPU_CHIP),--program "$(GPU_CHIP)") $(ARGS)
 
-# Plugins of the machine's pytest are off: they bring warnings of their own. A test that hangs shows
-# its stack after five minutes.
+# The plugins of the machine's pytest are off, since they cause their own warnings. A test that
+# hangs prints its stack after five minutes.
 gpu-test:     ## the tests in tests/gpu
 	@$(GPU_PRESENT) || $(GPU_LACKS)
 	STATEFUL_LSTM_TEST_DEVICE=cuda PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(GPU_LIMITED) \
 	    "$(GPU_PYTHON)" -m pytest -q -o faulthandler_timeout=300 tests/gpu $(ARGS)
 
-# torch's cache of memory is off, so that each tensor ends where its memory ends. Only our kernels
-# are watched: the namespace is part of their names.
+# torch's memory cache is off, so that each tensor ends where its memory ends. Only our kernels are
+# checked: the filter is the namespace in their names.
 gpu-sanitize: ## compute-sanitizer on every kernel
 	@$(GPU_PRESENT) compute-sanitizer || $(GPU_LACKS)
 	@mkdir -p build/gpu; status=0; for tool in $(GPU_TOOLS); do \

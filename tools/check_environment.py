@@ -16,12 +16,12 @@ import sysconfig
 
 OLDEST_PYTHON = (3, 10)
 OLDEST_TORCH = (2, 11)
-# These are used as commands, or go by another name when imported.
+# These are commands, or packages with another import name.
 COMMANDS = {"clang-format", "ninja"}
 
 
 def compiler_problems():
-    # CXX may be "ccache g++": the first word is what must exist.
+    # CXX may be "ccache g++". Its first word must exist.
     problems = []
     compiler = os.environ.get("CXX", "c++").split()[0]
     if not shutil.which(compiler):
@@ -38,7 +38,7 @@ def compiler_problems():
 
 def tools_problems():
     problems = compiler_problems()
-    # Debian packs venv's other half, ensurepip, apart; without it a venv has no pip.
+    # Debian packages ensurepip, a part of venv, separately. Without it, a venv has no pip.
     if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
         problems.append(
             "{} cannot make a virtual environment: sudo apt install python3-venv\n"
@@ -52,7 +52,7 @@ def tools_problems():
 def packages_problems(files):
     problems = compiler_problems()
     try:
-        # Another process: an import that crashes must not take the message with it.
+        # In another process, so that a crash during the import does not lose the message.
         version = subprocess.check_output(
             [sys.executable, "-c", "import torch; print(torch.__version__)"],
             stderr=subprocess.PIPE,

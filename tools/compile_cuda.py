@@ -29,15 +29,16 @@ OUT = ROOT / "build/cuda"
 
 ARCHITECTURES = ("75", "80", "86", "89", "90a", "100a", "120")
 QUICK = ("90a",)
-# The architectures that device.h distinguishes. nvcc makes PTX once for each of them, and from it
-# the code of all chips up to the next one. The newest PTX stays in the objects, for other chips.
+# The architectures that device.h distinguishes. nvcc generates PTX once for each of them, and from
+# this PTX the code of all chips up to the next architecture. The newest PTX stays in the objects
+# for other chips.
 VIRTUAL = (75, 80, 90)
 # The oldest architecture on which the plan can select a kernel.
 OLDEST = {"cluster_simt": 90, "block_tensor": 80, "cluster_tensor": 90, "grid_tensor": 80}
-SLOWEST = ("grid_tensor", "per_step")  # compiled first, or one core waits for them at the end
+SLOWEST = ("grid_tensor", "per_step")  # compiled first; otherwise one core finishes them alone
 FLAGS = [
     *("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xptxas=-v", f"-I{ROOT / 'csrc'}"),
-    "--compress-mode=size",  # a sixth of what the default leaves
+    "--compress-mode=size",  # a sixth of the default's size
     *("--Werror=all-warnings", "-Xcompiler=-fPIC,-Wall,-Wextra,-fvisibility=hidden"),
 ]
 
@@ -52,7 +53,7 @@ class Row(NamedTuple):
     kernel: str
     arch: str
     registers: int = 0
-    stack: int = 0  # of arrays outside registers, and of spilled registers
+    stack: int = 0  # bytes of arrays outside registers, and of spilled registers
     stores: int = 0  # of spilled registers
     loads: int = 0
     shared: int = 0  # static; a launch adds its own
@@ -164,7 +165,7 @@ def read_report(text: str) -> list[Row]:
         if found["kernel"]:
             rows.append(Row(found["kernel"], found["arch"]))
             continue
-        # The first lines are the kernel's own, the next those of functions that it calls.
+        # The first lines describe the kernel itself, the next lines the functions that it calls.
         said = {key: int(value) for key, value in found.groupdict().items() if value}
         sums = {key: getattr(rows[-1], key) + value for key, value in said.items()}
         if "registers" in said:

@@ -1,22 +1,23 @@
-// The recurrence backward.
+// The backward recurrence.
 //
 // Each step computes the gradients of the gates from the saved gates and cells, then their product with
-// weight_hh, which is the gradient of the previous h. Threads share the work as in forward, by rows or by units.
-// Members meet when the gradients of all gates are complete, and with a projection also when those of h are.
+// weight_hh, which is the gradient of the previous h. Threads share the work as in forward, by rows or by
+// units. Members meet when the gradients of all gates are complete and, with a projection, also when the
+// gradients of h are complete.
 #pragma once
 #include "cpu/forward.h"
 
 namespace stateful_lstm::cpu::LSTM_ISA {
 
-// The weights as the columns of the products that the gradients of gates and of h go into.
+// The weights as columns for the products with the gradients of the gates and of h.
 template <class S>
 Packed<S, 2> backward_weights(const BackwardParams<S>& a) {
   return {{{a.weight_hh, 4 * a.H, a.P, a.P, 1, false},
            {a.weight_hr, a.P, a.weight_hr ? a.H : 0, a.H, 1, false}}};
 }
 
-// A single step of few rows is not worth the packing, and has no product at all where nobody wants the
-// gradient of h0. The order of sums is the same.
+// A single step of few rows does not repay packing, and needs no product at all if the gradient of h0 is not
+// needed. The order of sums is the same in all cases.
 template <class S>
 Weights backward_weights_are(const BackwardParams<S>& a) {
   const bool whole_panels = a.P % (kGroup * kLanes<Acc<S>>) == 0;
@@ -26,7 +27,7 @@ Weights backward_weights_are(const BackwardParams<S>& a) {
   return may || !multiplied ? Weights::in_place : Weights::packed;
 }
 
-// The gradients of the gates, as products take them, of row b at step t.
+// The gradients of the gates of row b at step t, in the input format of products.
 template <class S>
 LSTM_INLINE Input<S>* grad_gates(const BackwardParams<S>& a, int64_t t, int64_t b) {
   const int64_t first = (t * a.B + b) * a.gates_stride;
@@ -36,7 +37,7 @@ LSTM_INLINE Input<S>* grad_gates(const BackwardParams<S>& a, int64_t t, int64_t 
     return a.grad_gates + first;
 }
 
-// The cell before step t of a row, as the step saw it.
+// The cell that step t of a row started from.
 template <class S, template <class> class Params>
 LSTM_INLINE const Acc<S>* previous_cell(const Params<S>& a, int64_t t, int64_t b) {
   const int64_t first = !a.reverse ? 0 : (a.lengths ? a.lengths[b] : a.T) - 1;
@@ -44,8 +45,7 @@ LSTM_INLINE const Acc<S>* previous_cell(const Params<S>& a, int64_t t, int64_t b
   return a.cells + ((a.reverse ? t + 1 : t - 1) * a.B + b) * a.H;
 }
 
-// Gradients of one row's gates at step t for a range of units; dc becomes the gradient of the cell
-// before it.
+// Gradients of one row's gates at step t for a range of units. dc becomes the gradient of the previous cell.
 template <class S>
 void backward_cell_row(const BackwardParams<S>& a, int64_t t, int64_t b, const Range& units,
                        const Acc<S>* dh, Acc<S>* dc) {
@@ -72,7 +72,7 @@ void backward_cell_row(const BackwardParams<S>& a, int64_t t, int64_t b, const R
   }
 }
 
-// dh of a member's columns: what came from the step after, and what reaches the output of step t.
+// dh of a member's columns: adds the gradient of step t's output to the gradient from the next step.
 template <class S>
 LSTM_INLINE void add_output_gradient(const BackwardParams<S>& a, int64_t t, int64_t b,
                                      const Range& columns, Acc<S>* dh) {
@@ -100,8 +100,8 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* packed_weights, Acc
   const Range projected = share(part, weights.w[1].panels());
   const Range units = a.weight_hr ? times(projected, kGroup * kLanes<A>, H) : columns;
   A *dh = work, *dh_prev = dh + a.B * P, *dc = dh_prev + a.B * P, *through = dc + a.B * H;
-  auto* narrow = reinterpret_cast<Input<S>*>(through + a.B * H);  // dh, where products take pairs
-  const int64_t narrow_row = hidden_row<S>(P);                    // factors of it
+  auto* narrow = reinterpret_cast<Input<S>*>(through + a.B * H);  // dh, as pairs
+  const int64_t narrow_row = hidden_row<S>(P);                    // in factors
   const auto* pack = reinterpret_cast<const F*>(packed_weights);
   for (int64_t b = rows; b < end; ++b) {
     zero(dh + b * P + columns.begin, columns.size());
@@ -146,12 +146,12 @@ void backward_part(const BackwardParams<S>& a, const Acc<S>* packed_weights, Acc
     if (step == 0 && a.grad_h0 == nullptr) break;
     barrier.wait(part.members);
     const auto* d_gates = reinterpret_cast<const F*>(grad_gates(a, t, 0));
-    constexpr int64_t each = kNumbers<F>;  // 4H is a multiple of it
+    constexpr int64_t each = kNumbers<F>;  // divides 4H
     plain_product(dh_prev, P, d_gates, a.gates_stride / each, rows, end, 4 * H, P, panels, pack,
                   a.weight_hh, live);
     for (int64_t b = rows; b < end; ++b) {
       A* d = dh_prev + b * P;
-      if (!is_live(a, t, b)) {  // the state went past this step unchanged
+      if (!is_live(a, t, b)) {  // the step left the state unchanged
         __builtin_memcpy(d + columns.begin, dh + b * P + columns.begin, columns.size() * sizeof(A));
       } else if (is_reset(a, t, b)) {
         zero(d + columns.begin, columns.size());

@@ -1,4 +1,4 @@
-// Chooses the instruction set, once, when the first kernel is asked for.
+// Selects the instruction set once, when the first kernel is requested.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -19,8 +19,8 @@ namespace stateful_lstm::cpu {
 
 namespace {
 
-// Whether the processor has AMX's tiles of bfloat16, and the system lets this process use them: the memory
-// for a thread's tiles is there for whoever asks.
+// Whether the processor has AMX tiles of bfloat16 and the system lets this process use them. A thread gets
+// memory for its tiles only after the process requests it.
 [[maybe_unused]] bool has_tiles() {
 #if defined(__x86_64__) && defined(__linux__)
   constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24;
@@ -39,8 +39,8 @@ struct Choice {
   Kernels<S> (*table)();
 };
 
-// The kernels of type S where an instruction set has kernels of its own for bfloat16 only: those, or else the table of
-// the instruction set that it extends, whose kernels of the other types would be the same code.
+// The kernels of type S for an instruction set with its own kernels for bfloat16 only. Other types use the
+// table of the instruction set that it extends: its kernels would be the same code.
 #define LSTM_BFLOAT16_OR(own, other)           \
   [] {                                         \
     if constexpr (std::is_same_v<S, bfloat16>) \
@@ -49,13 +49,13 @@ struct Choice {
       return other::table<S>();                \
   }
 
-// The instruction sets that this machine supports, the best first.
+// The instruction sets that this machine supports, best first.
 template <class S>
 std::vector<Choice<S>> available() {
   std::vector<Choice<S>> list;
 #if defined(__x86_64__)
   const bool fma = __builtin_cpu_supports("fma");
-#if !defined(STATEFUL_LSTM_WITHOUT_AVX512)  // setup.py defines it where sanitizers watch
+#if !defined(STATEFUL_LSTM_WITHOUT_AVX512)  // setup.py defines it for sanitizer builds
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (fma && avx512 && __builtin_cpu_supports("avx512bf16")) {

@@ -1,30 +1,31 @@
-// A whole sequence forward.
+// Forward over a whole sequence.
 //
-// For some steps at once, of about a hundred rows together: the inputs times the packed weight_ih, into
-// memory that stays in the cache. Then step by step, panel by panel, h_in (rows, P) times the packed
-// weight_hh is added, and gates and cells follow from the sums while those are in L1; for a row alone
-// whose panels are few, while they are in registers. A panel of weights is read once for all rows. A
-// call too short to be worth the packing reads the weights where they lie (gemv.h).
+// The first product takes several steps at once, about a hundred rows together: the inputs times the packed
+// weight_ih, into memory that stays in the cache. Then, step by step and panel by panel, h_in (rows, P) times
+// the packed weight_hh is added to these sums. The gates and cells follow while the sums are in L1, or in
+// registers for a single row with few panels. Each panel of weights is read once for all rows. A call too
+// short to repay packing reads the weights in place (gemv.h).
 //
-// The work is shared out by rows, which never wait for each other; or, where rows are few or the
-// weights large, by hidden units: then each member's weights stay in its own cache, and the members
-// meet once a step (twice with a projection) when h is complete. A member writes h, c and outputs of
-// its own units only. What a step needs to find in h, zeros after a reset, its owner has put there
-// before they met.
+// Threads share the work by rows and never wait for each other. If rows are few or the weights large, they
+// share it by hidden units: each member's weights then stay in its own cache, and the members meet once per
+// step (twice with a projection) when h is complete. A member writes h, c and the outputs of its own units
+// only. Before the members meet, the owner of each unit has already written the h that the step reads,
+// including zeros after a reset.
 #pragma once
 #include "cpu/gemm.h"
 #include "cpu/gemv.h"
 
 namespace stateful_lstm::cpu::LSTM_ISA {
 
-// From one row of h before the projection to the next; as numbers of type Acc<S>.
+// Elements of Acc<S> between rows of h before the projection.
 template <class S>
 constexpr int64_t hidden_row(int64_t H) {
   return kTiles<S> ? H + kTileSide : H;
 }
 
-// Gates, cells and hidden states of `count` vectors of units at step t, from the gates' sums. Vector k is that of row
-// row[k], units from unit[k] on. Stage by stage for all of them, whose long chains of operations then run side by side.
+// Gates, cells and hidden states of `count` vectors of units at step t, from the gates' sums. Vector k
+// belongs to row row[k] and to the units from unit[k] on. Each stage runs for all vectors, so their long
+// dependency chains overlap.
 template <int count, class S>
 LSTM_INLINE void cells_of(const ForwardParams<S>& a, int64_t t, const int64_t (&row)[count],
                           const int64_t (&unit)[count], const Gates<Vec<Acc<S>>> (&sum)[count],
@@ -44,14 +45,14 @@ LSTM_INLINE void cells_of(const ForwardParams<S>& a, int64_t t, const int64_t (&
 #pragma GCC unroll 6
   for (int k = 0; k < count; ++k) {
     h[k] = hidden_state<Math<A>>(gate[k].o, cell[k]);
-    if (last_product) h[k] = round_to<S>(h[k]);  // before a projection h stays exact
+    if (last_product) h[k] = round_to<S>(h[k]);  // h stays exact before a projection
   }
 #pragma GCC unroll 6
   for (int k = 0; k < count; ++k) {
     if (!is_live(a, t, row[k])) continue;
     const int64_t n = H - unit[k], place = row[k] * H + unit[k], step_row = t * a.B + row[k];
     store(c + place, cell[k], n);
-    if (kPaired<S> && !last_product)  // as the projection's product takes them, H factors a row
+    if (kPaired<S> && !last_product)  // input format of the projection: H factors a row
       store(reinterpret_cast<Input<S>*>(hidden + row[k] * hidden_row<S>(H)) + unit[k], h[k], n);
     else
       store(hidden + place, h[k], n);
@@ -66,8 +67,9 @@ LSTM_INLINE void cells_of(const ForwardParams<S>& a, int64_t t, const int64_t (&
   }
 }
 
-// The same for `rows` rows from b on and count / rows vectors of units from `unit` on. The sums are those of panels
-// that lie `panel` apart, (.., rows, 4, lanes); of the last one a gate has `last_lanes`.
+// The same for `rows` rows from b on and count / rows vectors of units from `first_unit` on. The sums of
+// consecutive panels are `panel` elements apart, each (.., rows, 4, lanes). In the last panel a gate has
+// `last_lanes` lanes.
 template <class S, int count>
 LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, int rows,
                               int64_t first_unit, const Acc<S>* sums, int64_t panel,
@@ -93,8 +95,8 @@ LSTM_APART void forward_cells(const ForwardParams<S>& a, int64_t t, int64_t b, i
   cells_of<count>(a, t, row, unit, sum, c, hidden);
 }
 
-// A step of row b whose panels all go together: the sums never leave the registers, but where gates share vectors.
-// `sums` has the inputs' products, and the first panel's gates begin there.
+// One step of row b, with all its panels in one group. The sums never leave the registers, except where gates
+// share vectors. `sums` holds the products of the inputs and starts with the first panel's gates.
 template <class S, int N, int shared>
 LSTM_APART void step_of_row(const ForwardParams<S>& a, int64_t t, int64_t b, const Acc<S>* sums,
                             int64_t panel_size, const Factor<S>* in, int64_t K,
@@ -126,14 +128,14 @@ LSTM_APART void step_of_row(const ForwardParams<S>& a, int64_t t, int64_t b, con
   }
 }
 
-// The weights as the columns of the products that x (rows, I), h (rows, P) and hidden (rows, H) go into.
+// The weights as columns for the products with x (rows, I), h (rows, P) and hidden (rows, H).
 template <class S>
 Packed<S, 3> forward_weights(const ForwardParams<S>& a) {
   return {{{a.weight_ih, a.I, 4 * a.H, 1, a.I, true},
            {a.weight_hh, a.P, 4 * a.H, 1, a.P, true},
            {a.weight_hr, a.H, a.weight_hr ? a.P : 0, 1, a.H, false}}};
 }
-// The same without those of x.
+// The same without weight_ih.
 template <class S>
 Packed<S, 3> recurrent_weights(const ForwardParams<S>& a) {
   Packed<S, 3> weights = forward_weights(a);
@@ -141,11 +143,11 @@ Packed<S, 3> recurrent_weights(const ForwardParams<S>& a) {
   return weights;
 }
 
-// Reading in place is worth it up to some dozens of rows and steps, the fewer the smaller the layer, and for few
-// rows of weights that fit no cache: docs/performance.md.
+// Reading in place is faster up to some dozens of rows and steps (fewer for smaller layers), and for few rows
+// of weights that fit in no cache: docs/performance.md.
 template <class S>
 Weights forward_weights_are(const ForwardParams<S>& a, InPlace may_be) {
-  if (a.weight_hr) return Weights::packed;  // whose product is there for packed ones only
+  if (a.weight_hr) return Weights::packed;  // the projection's product needs packed weights
   const int64_t of_h = 4 * a.H * a.P * int64_t(sizeof(S)),
                 bytes = of_h + 4 * a.H * a.I * int64_t(sizeof(S));
   const int64_t steps = a.T * a.B;
@@ -153,14 +155,14 @@ Weights forward_weights_are(const ForwardParams<S>& a, InPlace may_be) {
       (steps <= heuristics::kInPlaceSteps && steps <= bytes / heuristics::kInPlaceBytes) ||
       steps <= bytes / heuristics::kInPlaceLargeBytes || of_h >= heuristics::kInPlaceRecurrentBytes;
   const bool wanted = may_be == InPlace::always || (may_be == InPlace::if_quicker && quicker);
-  const bool as_they_are = sizeof(Input<S>) == sizeof(S);  // do products take the weights' numbers
+  const bool as_they_are = sizeof(Input<S>) == sizeof(S);  // products take S itself
   if (wanted && as_they_are && !kTiles<S> && a.B <= heuristics::kInPlaceRows)
     return Weights::in_place;
   return a.T == 1 ? Weights::packed_on_the_fly : Weights::packed;
 }
 
-// One of the two matrices of the gates, and how it is read: `pack`, if it is packed already, or else `scratch` for one panel.
-// The rows of what it is multiplied with lie `stride` numbers of type Input<S> apart.
+// One of the two weight matrices of the gates, and how it is read. `pack` holds the packed weights, or is
+// null; then `scratch` has room for one panel. Input rows are `stride` elements of Input<S> apart.
 template <class S>
 struct GateWeights {
   Weights are;
@@ -172,7 +174,7 @@ struct GateWeights {
   int64_t gate_lanes(int64_t panel) const {
     return packed_before(are) ? w.gate_lanes(panel) : kLanes<Acc<S>>;
   }
-  // How many vectors the gates share of the last of these panels; 0 if it is whole.
+  // The number of vectors that the gates of the last panel share; 0 if that panel is whole.
   int64_t shared(const Range& panels) const {
     const int64_t each = panels.size() > 0 ? gate_lanes(panels.end - 1) : kLanes<Acc<S>>;
     return kGroup * each / kLanes<Acc<S>> % kGroup;
@@ -181,8 +183,8 @@ struct GateWeights {
 
 using heuristics::kTurnedRows;
 
-// sums (panels, rows, 4, lanes) += rows [begin, end) of `in` times the four gates of some vectors of units, those
-// of `together` from `panel` on; more than one only where they are packed beforehand.
+// sums (panels, rows, 4, lanes) += rows [begin, end) of `in` times the four gates of the panels of
+// `together`, from `panel` on. More than one panel requires weights that are packed before.
 template <class S, class Wanted>
 LSTM_APART void add_gates(const Sums<Acc<S>>& sums, const GateWeights<S>& weights,
                           const Input<S>* in, int64_t begin, int64_t end, int64_t panel,
@@ -207,7 +209,7 @@ LSTM_APART void add_gates(const Sums<Acc<S>>& sums, const GateWeights<S>& weight
              together, wanted);
 }
 
-// Rows of K numbers as products take them, `stride` apart.
+// Copies rows of K numbers into the input format of products, with rows `stride` apart.
 template <class S>
 LSTM_INLINE void fill_inputs(Input<S>* to, int64_t stride, const S* from, int64_t rows, int64_t K) {
   const auto copy = [&](int64_t n) LSTM_LAMBDA {
@@ -223,8 +225,8 @@ LSTM_INLINE void fill_inputs(Input<S>* to, int64_t stride, const S* from, int64_
   }
 }
 
-// The inputs of `count` steps from `step` on (in the order of processing), (count * rows, I), times some
-// panels of weight_ih, plus both biases, into sums (panels, count * rows, 4, lanes).
+// The inputs of `count` steps from `step` on (in processing order), (count * rows, I), times some panels of
+// weight_ih, plus both biases, into sums (panels, count * rows, 4, lanes).
 template <class S>
 void input_products(const ForwardParams<S>& a, const Part& part, int64_t step, int64_t count,
                     const Range& panels, const GateWeights<S>& weights, Input<S>* in,
@@ -252,19 +254,20 @@ void input_products(const ForwardParams<S>& a, const Part& part, int64_t step, i
               weights, in, 0, all, p, Together{1, 0}, Always{});
 }
 
-// Whether the recurrent product takes h as it is, or another form of it, in `masked`, rows `stride` apart.
+// Whether the recurrent product reads h itself. If not, it reads a converted copy in `masked`, with rows
+// `stride` apart.
 template <class S>
 LSTM_INLINE bool takes_h(const ForwardParams<S>& a, int64_t stride) {
   return a.recurrent_mask == nullptr && !kPaired<S> && stride == a.P;
 }
 
-// Brings a member's part of h and c, as they come from the step before, to what step t starts from.
+// Prepares a member's part of h and c for step t, from their values after the previous step.
 template <class S>
 LSTM_INLINE void prepare(const ForwardParams<S>& a, const Part& part, int64_t t, const Range& units,
                          const Range& columns, Acc<S>* h, Acc<S>* c, Input<S>* masked,
                          int64_t stride) {
   for (int64_t b = part.row_begin; b < part.row_end; ++b) {
-    if (is_live(a, t, b) && is_reset(a, t, b)) {  // selects: 0 * NaN would stay NaN
+    if (is_live(a, t, b) && is_reset(a, t, b)) {  // no product: 0 * NaN would stay NaN
       zero(h + b * a.P + columns.begin, columns.size());
       zero(c + b * a.H + units.begin, units.size());
     }
@@ -280,7 +283,7 @@ LSTM_INLINE void prepare(const ForwardParams<S>& a, const Part& part, int64_t t,
   }
 }
 
-// The outputs of step t in a member's part, and the state of rows that have ended.
+// Writes the outputs of step t in a member's part, and carries the state of ended rows over.
 template <class S>
 LSTM_INLINE void finish(const ForwardParams<S>& a, const Part& part, int64_t t, const Range& units,
                         const Range& columns, const Acc<S>* h, Acc<S>* h_next) {
@@ -337,7 +340,7 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
   const bool one_group = groups.count == 1 && (groups.joins || groups.shared == 0);
   const bool row_alone = packed && rows == 1 && part.members == 1 && !a.weight_hr && one_group;
   const auto time_of = [&](int64_t step) LSTM_LAMBDA { return a.reverse ? a.T - 1 - step : step; };
-  const auto begin_step = [&](int64_t t) LSTM_LAMBDA {  // what the recurrent product takes
+  const auto begin_step = [&](int64_t t) LSTM_LAMBDA {  // input of the recurrent product
     auto* product_h = reinterpret_cast<Input<S>*>(masked);
     prepare(a, part, t, units, columns, h, c, product_h, of_h.stride());
     barrier.wait(part.members);
@@ -355,7 +358,7 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
     const int64_t count = a.T - first < at_once ? a.T - first : at_once;
     if (step == first) input_products(a, part, step, count, panels, of_inputs, in, x_sums);
     if constexpr (!kTiles<S>)
-      if (row_alone) {  // which panels go together is asked once for these steps
+      if (row_alone) {  // the panels are the same for all of these steps
         const int64_t depth = of_h.w.depth(), at = begin * of_h.stride();
         with_few(1, {groups.whole, groups.shared}, [&](auto, auto whole, auto shared) LSTM_LAMBDA {
           for (; step < first + count; ++step) {
@@ -396,7 +399,7 @@ void forward_part(const ForwardParams<S>& a, Weights are, const Acc<S>* packed_w
           cells(tile, Rows<1>{}, b, gate_lanes);
         });
     };
-    const bool backwards = step % 2 == 1;  // what was read last is still in the cache
+    const bool backwards = step % 2 == 1;  // the panels read last are still in the cache
     groups.each(backwards, some_panels);
     if (a.weight_hr) {
       barrier.wait(part.members);

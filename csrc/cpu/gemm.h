@@ -1,5 +1,5 @@
-// Products of rows of inputs with panels of weights, added to what is there: by tiles of vector registers, or of
-// a processor's own.
+// Products of rows of inputs with panels of weights, added to sums: by tiles of vector registers, or by AMX
+// tiles.
 #pragma once
 #include "cpu/microkernel.h"
 #include "cpu/microkernel_amx.h"
@@ -7,7 +7,7 @@
 
 namespace stateful_lstm::cpu::LSTM_ISA {
 
-// add_panels where the processor multiplies tiles; weights in place are packed on the fly.
+// add_panels for processors that multiply tiles. Weights in place are packed on the fly.
 template <class Wanted>
 LSTM_INLINE void tile_panels(const Sums<float>& out, const Pair* in, int64_t in_stride,
                              int64_t begin, int64_t end, int64_t K, const PackedPanel<Pair>& panel,
@@ -36,9 +36,9 @@ LSTM_APART void tile_panels(const Sums<float>& out, const Pair* in, int64_t in_s
     }
 }
 
-// out += in (rows, K factors) times `together` panels for rows [begin, end), where wanted(Rows<R>, first
-// row) says of a tile that it matters. Row b of the inputs lies at in + b * in_stride, of the sums at
-// out.data + b * out.row. More than one panel only where Groups says so.
+// out += in (rows, K factors) times the panels of `together`, for rows [begin, end). Tiles for which
+// wanted(Rows<R>, first row) is false are skipped. Row b starts at in + b * in_stride, and its sums at
+// out.data + b * out.row. Only groups formed by Groups may have more than one panel.
 template <class A, class F, class Panel, class Wanted>
 LSTM_INLINE void add_panels(const Sums<A>& out, const F* in, int64_t in_stride, int64_t begin,
                             int64_t end, int64_t K, const Panel& panel, const Together& together,
@@ -61,7 +61,7 @@ LSTM_INLINE void add_panels(const Sums<A>& out, const F* in, int64_t in_stride, 
                      K - k < length ? K - k : length, part_of(k, 0));
   };
   if (together.several()) return with_few(end - begin, together, few);
-  const bool whole = Panel::kWhole || out.n > kHalf * lanes;  // or what exists is in the first half
+  const bool whole = Panel::kWhole || out.n > kHalf * lanes;  // else only the first half exists
   for (int64_t half = 0; half < (whole ? kGroup / kHalf : 1); ++half)
     for (int64_t k = 0; k < K; k += length) {
       const int64_t column = half * kHalf * lanes;
@@ -81,14 +81,14 @@ LSTM_INLINE void add_panels(const Sums<A>& out, const F* in, int64_t in_stride, 
       in_tiles<kTileRows>(begin, end, tile);
     }
 }
-template <class F>  // of K factors
+template <class F>  // with K factors
 LSTM_INLINE PackedPanel<F> packed_panel(const F* pack, int64_t K, int64_t panel) {
   return {pack + panel * K * 2 * PackedPanel<F>::row, K * PackedPanel<F>::row};
 }
 
-// Sums (rows, 4, lanes) += R rows of `in` times the four gates of the units from `unit` on, as add_panels has
-// them for the packed panel, but for weights that lie row by row: squares of them are turned in registers
-// and used there, which is all there is to do with them where rows are few.
+// Sums (rows, 4, lanes) += R rows of `in` times the four gates of the units from `unit` on. It computes the
+// same as add_panels with the packed panel, from unpacked weights: squares of them are transposed in
+// registers and used at once. With few rows, a packed copy would not be used again.
 template <int R, class S>
 LSTM_APART void add_turned(const Sums<Acc<S>>& out, const Factor<S>* in, int64_t in_stride,
                            const Columns<S>& w, int64_t unit) {
@@ -138,8 +138,9 @@ struct Always {
   }
 };
 
-// out (rows, N) = in (rows, K numbers) times W, for rows [begin, end) and some panels: plainly packed in
-// `pack`; or, without, of `weight` (K, N) where it lies, N being a multiple of a panel's columns.
+// out (rows, N) = in (rows, K numbers) times W, for rows [begin, end) and some panels. W is packed as plain
+// panels in `pack`. If `pack` is null, W is `weight` (K, N) in place, and N is a multiple of a panel's
+// columns.
 template <class A, class F, class S, class Wanted>
 void plain_product(A* out, int64_t out_stride, const F* in, int64_t in_stride, int64_t begin,
                    int64_t end, int64_t K, int64_t N, const Range& panels, const F* pack,

@@ -1,36 +1,36 @@
-// Products of inputs with weights where they lie, row-major as in torch.nn.LSTM: nothing is packed.
+// Products of inputs with weights in place, row-major as in torch.nn.LSTM. Nothing is packed.
 //
-// A gate of a unit is one dot product of the inputs with its row of weights. The four gates of a unit go side by
-// side, and each of these rows goes on where the unit before ended: what a processor fetches ahead, beyond
-// the end of a row, is what comes next. Each loaded weight serves up to kDotRows rows of inputs; those of
-// a unit stay in L1 while all rows of inputs go through, which come from there as well unless they are many.
+// Each gate of a unit is one dot product of the inputs with a row of weights. The four gates of a unit are
+// computed side by side, and the next unit's rows follow directly in memory. So the data that the hardware
+// prefetches beyond the end of a row is needed next. Each loaded weight serves up to kDotRows rows of inputs.
+// The weights of a unit stay in L1 while all rows of inputs pass through. Unless there are many inputs, these
+// come from L1 too.
 //
-// The order of every sum depends on nothing but its length: a row's bits are the same alone and among
-// others.
+// The order of every sum depends only on its length, so a row has the same bits alone and among other rows.
 #pragma once
 #include "cpu/microkernel.h"
 #include "cpu/row_state.h"
 
 namespace stateful_lstm::cpu::LSTM_ISA {
 
-// What products take beside weights of type S: numbers of the type of sums, or bfloat16 where the
-// processor multiplies pairs of them.
+// The inputs of products with weights of type S: Acc<S>, or bfloat16 where the processor multiplies pairs of
+// it.
 template <class S>
 using Input = std::conditional_t<kPaired<S>, bfloat16, Acc<S>>;
-// From one row of K inputs to the next where weights are packed: whole factors, past K zeros.
+// Elements between rows of K inputs for packed weights: whole factors, with zeros past K.
 template <class S>
 constexpr int64_t input_stride(int64_t K) {
   return spread_row<Input<S>>(depth_of<S>(K) * kNumbers<Factor<S>>);
 }
 
-// Rows of inputs that share a loaded weight, as many as there are registers for; bfloat16 beside float needs
-// twice as many for the inputs.
+// Rows of inputs that share a loaded weight, limited by the registers. float inputs with bfloat16 weights
+// need twice as many registers.
 template <class S, class In>
 constexpr int kDotRows = sizeof(S) < sizeof(In) ? kTileRows / 3 : kTileRows / 2;
 constexpr int64_t kRowsAtOnce = 64;  // batch rows whose sums wait on the stack
 
-// Inputs as add_products wants them. Floats beside bfloat16: two vectors at a time, first the numbers at
-// even places, then those at odd ones.
+// Copies inputs into the order that add_products expects. For float inputs with bfloat16 weights: in blocks
+// of two vectors, first the numbers at even positions, then those at odd positions.
 template <class S>
 LSTM_INLINE void load_inputs(S* to, const S* from, int64_t n) {
   __builtin_memcpy(static_cast<void*>(to), from, n * sizeof(S));
@@ -45,7 +45,7 @@ LSTM_INLINE void load_inputs(float* to, const bfloat16* from, int64_t n) {
   }
   load_rows(to + k, from + k, n - k);
 }
-// The same of numbers that are there already.
+// Reorders inputs in place in the same way.
 template <class S>
 LSTM_INLINE void turn_inputs(Acc<S>* in, int64_t n) {
   constexpr int64_t lanes = kLanes<Acc<S>>;
@@ -57,8 +57,8 @@ LSTM_INLINE void turn_inputs(Acc<S>* in, int64_t n) {
     }
 }
 
-// sum[r][n] += the products of weight row n with input row r from k on to K, lane by lane. Weight rows of K
-// numbers begin `apart` numbers after each other.
+// sum[r][n] += the products of weight row n with input row r from k to K, lane by lane. Weight rows of K
+// numbers start `apart` elements after each other.
 template <class S, int R, int N>
 LSTM_INLINE void add_products(Vec<Acc<S>> (&sum)[R][N], const S* weight, int64_t apart, int64_t K,
                               const Acc<S>* in, int64_t in_stride, int64_t k) {
@@ -74,7 +74,7 @@ LSTM_INLINE void add_products(Vec<Acc<S>> (&sum)[R][N], const S* weight, int64_t
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
       Vec<A> w = load(weight + n * apart + k);
-      if constexpr (R > 1) LSTM_HIDE(w);  // or else each use loads it again
+      if constexpr (R > 1) LSTM_HIDE(w);  // otherwise each use loads it again
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) sum[r][n] = fused(x[r], w, sum[r][n]);
     }
@@ -95,8 +95,8 @@ LSTM_INLINE void add_products(Vec<Acc<S>> (&sum)[R][N], const S* weight, int64_t
                               const Acc<S>* in, int64_t in_stride) {
   add_products<S, R, N>(sum, weight, apart, K, in, in_stride, 0);
 }
-// bfloat16 beside float: two vectors of weights from one load, those at even and those at odd places,
-// which costs less than spreading them out in order; load_inputs has put the inputs into that order.
+// bfloat16 weights with float inputs: one load gives two vectors of weights, at even and at odd positions.
+// This costs less than widening them in order. load_inputs has put the inputs into the same order.
 template <class S, int R, int N>
 LSTM_INLINE void add_products(Vec<float> (&sum)[R][N], const bfloat16* weight, int64_t apart,
                               int64_t K, const float* in, int64_t in_stride) {
@@ -121,7 +121,7 @@ LSTM_INLINE void add_products(Vec<float> (&sum)[R][N], const bfloat16* weight, i
   add_products<bfloat16, R, N>(sum, weight, apart, K, in, in_stride, k);
 }
 
-// bfloat16 beside bfloat16: products of pairs, summed in float.
+// bfloat16 weights with bfloat16 inputs: products of pairs, summed in float.
 template <class S, int R, int N>
 LSTM_INLINE void add_products(Vec<float> (&sum)[R][N], const bfloat16* weight, int64_t apart,
                               int64_t K, const bfloat16* in, int64_t in_stride) {
@@ -143,15 +143,16 @@ LSTM_INLINE void add_products(Vec<float> (&sum)[R][N], const bfloat16* weight, i
   if (k < K) add(k, K - k);
 }
 
-// Weight rows one after the other, (rows, K) dense.
+// Consecutive rows of weights, (rows, K) dense.
 template <class S>
 struct WeightRows {
   const S* data;
   int64_t K;
 };
 
-// Lane by lane, the sums over `first` of input rows from `row` on, where they are computed already: (unit, rows, 4, lanes). The
-// gates from `gate` on are meant, whose rows of weights come `skip` after those of the first gate.
+// Sums over `first` that are already computed, lane by lane: (unit, rows, 4, lanes), for input rows from
+// `row` on and gates from `gate` on. `skip` is the number of weight rows between the first gate's rows and
+// those of `gate`.
 template <class A>
 struct SumsOfX {
   const A* sums;
@@ -166,8 +167,8 @@ struct NoSumsOfX {
   LSTM_INLINE const void* at(int64_t, int64_t) const { return nullptr; }
 };
 
-// sum[r][n] = the products of row `row` + n * apart of [first, second] with input row r, lane by lane; those with
-// `second` alone where the sums over x are computed already.
+// sum[r][n] = the products of row `row` + n * apart of [first, second] with input row r, lane by lane. If the
+// sums over x are already computed, it adds only the products with `second` to them.
 template <class S, class In, int R, int N, class From>
 LSTM_INLINE void lane_sums(Vec<Acc<S>> (&sum)[R][N], const WeightRows<S>& first,
                            const WeightRows<S>& second, int64_t row, int64_t apart, const In* in,
@@ -189,15 +190,17 @@ LSTM_INLINE void lane_sums(Vec<Acc<S>> (&sum)[R][N], const WeightRows<S>& first,
   add(second, in + first.K);
 }
 
-// Which rows of weights make a vector of dot products: groups of kSide rows that go side by side, `apart` from
-// each other, and the groups `next` apart; of the vector's lanes the first `live` exist.
+// The rows of weights that make up a vector of dot products: groups of kSide rows that are computed side by
+// side. Rows of a group are `apart` rows apart, groups `next` rows. The first `live` lanes of the vector
+// exist.
 struct DotRows {
   int64_t row, apart, next, live;
 };
 template <class A>
 constexpr int kSide = kLanes<A> < kGroup ? kLanes<A> : kGroup;
 
-// The folded sums of a group of which only `live` rows exist, for one row of inputs: apart, since this is rare.
+// The folded sums of a group with only `live` existing rows, for one row of inputs. Not inlined, since it is
+// rare.
 template <class S, class In>
 LSTM_APART Vec<Acc<S>> fold_some(const WeightRows<S>& first, const WeightRows<S>& second,
                                  int64_t row, int64_t apart, int64_t live, const In* in) {
@@ -211,8 +214,9 @@ LSTM_APART Vec<Acc<S>> fold_some(const WeightRows<S>& first, const WeightRows<S>
   return fold_rows<A>(some);
 }
 
-// Such a vector for each of `count` rows of inputs, at most kRowsAtOnce; zero past `live`. The lanes of a group's
-// sums are added up as far as that goes while they are in registers, beside the multiplications of the next.
+// Such a vector for each of `count` rows of inputs, at most kRowsAtOnce. Lanes past `live` are zero. A
+// group's sums are folded while they are in registers, which overlaps with the multiplications of the next
+// group.
 template <class S, class In, class From = NoSumsOfX>
 LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& second,
                              const DotRows& rows, const In* in, int64_t count, Vec<Acc<S>>* dot,
@@ -239,8 +243,9 @@ LSTM_APART void dot_products(const WeightRows<S>& first, const WeightRows<S>& se
   for (int64_t b = 0; b < count; ++b) dot[b] = row_sums<A, N>(folded[b]);
 }
 
-// The four gates of `live` units from `unit` on, for a single row of inputs; a gate has H rows of weights. The sums of
-// some units wait for each other, or else the folding of one would be waited for by the next.
+// The four gates of `live` units from `unit` on, for a single row of inputs. A gate has H rows of weights.
+// The sums of several units are folded together; otherwise each unit would wait for the folding of the
+// unit before.
 template <class S, class In, class From>
 LSTM_APART void gate_dots_of_row(const WeightRows<S>& first, const WeightRows<S>& second, int64_t H,
                                  int64_t unit, int64_t live, const In* in, const From& x_sums,
@@ -269,7 +274,7 @@ void gate_dots(const WeightRows<S>& first, const WeightRows<S>& second, int64_t 
                int64_t live, const In* in, int64_t count, From x_sums, Vec<Acc<S>> (*dot)[kGroup]) {
   using A = Acc<S>;
   if (count == 1) return gate_dots_of_row<S>(first, second, H, unit, live, in, x_sums, dot[0]);
-  constexpr int N = kSide<A>, units = kLanes<A> / N;  // of which a vector has N gates
+  constexpr int N = kSide<A>, units = kLanes<A> / N;  // a vector holds N gates of each
   Vec<A> part[kGroup][kRowsAtOnce];
   for (int64_t k = 0; k < kGroup; ++k) {
     const int64_t gate = N < kGroup ? k / N * N : 0, skip = N < kGroup ? k % N : k * units;
@@ -281,7 +286,7 @@ void gate_dots(const WeightRows<S>& first, const WeightRows<S>& second, int64_t 
   for (int64_t b = 0; b < count; ++b) {
     Vec<A>(&v)[kGroup] = dot[b];
     for (int k = 0; k < kGroup; ++k) v[k] = part[k][b];
-    const auto sort = [&](int k, int l) LSTM_LAMBDA {  // what comes first in pairs, and what second
+    const auto sort = [&](int k, int l) LSTM_LAMBDA {  // even positions, then odd positions
       const Vec<A> even = every_second<A, 0>(v[k], v[l]), odd = every_second<A, 1>(v[k], v[l]);
       v[k] = even;
       v[l] = odd;
@@ -295,8 +300,8 @@ void gate_dots(const WeightRows<S>& first, const WeightRows<S>& second, int64_t 
   }
 }
 
-// out (rows, 4, lanes) += rows [begin, end) of in (rows, K) times the four gates of the units from `unit`
-// on, of weight (4H, K): what add_panel does with packed ones.
+// out (rows, 4, lanes) += rows [begin, end) of in (rows, K) times the four gates of the units from `unit` on,
+// with weight (4H, K) in place. add_panels does the same with packed weights.
 template <class S>
 void add_gate_dots(Acc<S>* out, const S* weight, int64_t K, int64_t H, const Input<S>* in,
                    int64_t begin, int64_t end, int64_t unit) {

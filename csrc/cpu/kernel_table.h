@@ -1,4 +1,4 @@
-// The table of one instruction set's kernels.
+// The kernel table of one instruction set.
 #pragma once
 #include "cpu/backward.h"
 #include "cpu/forward.h"

@@ -1,15 +1,14 @@
-// The parts of a product: rows in tiles, panels of weights, sums, and a tile of products added to the sums.
+// The parts of a product: tiles of rows, panels of weights, sums, and add_tile, which adds a tile of products
+// to the sums.
 //
-// A tile takes up to kTileRows rows by half a panel, as many as the vector registers hold: with 16 of
-// them 6 x 2 vectors of sums, 2 loaded ones and a broadcast number; with 32 12 x 2 of sums. Half a panel,
-// kSumLength long, stays in L1 while all rows go through. A tile of a few rows takes more columns at once,
-// those of some panels if need be, or else its few sums would leave the multipliers waiting for each other.
+// A tile takes up to kTileRows rows by half a panel, as many as fit in the vector registers: 6 x 2 vectors of
+// sums, 2 loaded vectors and a broadcast number with 16 registers, 12 x 2 vectors of sums with 32. Half a
+// panel of length kSumLength stays in L1 while all rows pass through. A tile of a few rows takes more columns
+// at once, from several panels if necessary. Otherwise the multipliers would wait for its few sums.
 //
-// Every sum runs over k in one order, whatever the number of rows: a row's result does not depend on its
-// neighbours, nor on how many steps one call does. Long sums are made of sums over kSumLength numbers,
-// which keeps their error small.
-// Calls tile(Rows<R>, first row) for rows [b, end): tiles of `most` rows; the last two share theirs equally. Where the
-// number of rows is a multiple of `each`, so are those of tiles, and fewer sizes of tiles are compiled.
+// Every sum runs over k in one order, whatever the number of rows. So a row's result depends neither on its
+// neighbors nor on the number of steps per call. Long sums are sums of sums over kSumLength numbers, which
+// keeps the error small.
 #pragma once
 #include "cpu/pack.h"
 #include "cpu/row_state.h"
@@ -26,6 +25,9 @@ LSTM_INLINE void with_rows(int64_t rows, const F& f) {
     if (rows < R) return with_rows<R - each, each>(rows, f);
   f(Rows<R>{});
 }
+// Calls tile(Rows<R>, first row) for rows [b, end) in tiles of `most` rows. The last two tiles share their
+// rows equally. If the number of rows is a multiple of `each`, so is every tile's, and fewer tile sizes are
+// compiled.
 template <int most, int each = 1, class F>
 LSTM_INLINE void in_tiles(int64_t b, int64_t end, const F& tile) {
   for (int64_t tiles = (end - b + most - 1) / most; tiles > 0; --tiles) {
@@ -37,13 +39,14 @@ LSTM_INLINE void in_tiles(int64_t b, int64_t end, const F& tile) {
   }
 }
 
-// Panels that go together: whole ones, and the vectors of a last one whose gates share them.
+// Panels processed together: whole panels, and the vectors of a last panel whose gates share them.
 struct Together {
   int64_t whole, shared;
   bool several() const { return whole + shared > 1; }
 };
-// All panels in such groups: for a few rows so many at once that two multipliers never wait, and no more than
-// there are registers for. A last panel with `shared` vectors joins the last group of a row or two.
+// Divides all panels into groups. With few rows a group holds so many panels that two multipliers never wait,
+// within the limit of the registers. A last panel with `shared` vectors joins the last group if there are one
+// or two rows.
 constexpr int64_t kManySums = kTileRows * kHalf * 2 / 3;
 struct Groups {
   Range panels;
@@ -57,7 +60,7 @@ struct Groups {
     size = count > 0 ? (whole + count - 1) / count : 1;
     joins = shared > 0 && count > 0 && rows <= 2;
   }
-  // Calls f(first panel, Together) for all groups, the last one first if `backwards`.
+  // Calls f(first panel, Together) for all groups, the last group first if `backwards`.
   template <class F>
   LSTM_INLINE void each(bool backwards, const F& f) const {
     const int64_t all = count + (shared > 0 && !joins);
@@ -70,7 +73,7 @@ struct Groups {
     }
   }
 };
-// Calls f(Rows<R>, Rows<N>, Rows<shared>) for the R rows and the panels that go together, N of them whole.
+// Calls f(Rows<R>, Rows<N>, Rows<shared>) for R rows and a group with N whole panels.
 template <int R, int N, class F>
 LSTM_INLINE void with_shared(int64_t shared, const F& f) {
   if (shared == 2) return f(Rows<R>{}, Rows<N>{}, Rows<2>{});
@@ -88,19 +91,19 @@ LSTM_INLINE void with_few(int64_t rows, const Together& panels, const F& f) {
 }
 constexpr int tile_columns(int rows) { return rows * kGroup <= kManySums + 4 ? kGroup : kHalf; }
 
-// Factors of panels from `data` on, a row of them `row` apart; each next half panel, also that of the next
-// panel, lies `half` further on. Packed, where loads from the next rows need no sums of addresses, or
-// where the weights lie.
+// Factors of panels from `data` on, with rows `row` apart and half panels `half` apart, across panels too.
+// PackedPanel reads packed weights: the offset of each row is a constant. PanelInPlace reads weights in
+// place.
 template <class F>
 struct PackedPanel {
   static constexpr int64_t row = kHalf * kVectorBytes / sizeof(F);
   static constexpr bool kWhole = false;  // whether all columns of every panel exist
   const F* data;
   int64_t half;
-  const char* next =
-      nullptr;  // lines that will be wanted, one fetched with each row: set by fetch()
+  // Cache lines needed later. One is prefetched with each row. Set by fetch().
+  const char* next = nullptr;
 
-  // Not with 32-byte vectors, where it was slower (docs/performance.md, Weights ahead of time).
+  // Not with 32-byte vectors, where prefetching was slower (docs/performance.md, Weights ahead of time).
   LSTM_INLINE void fetch_next(int64_t k) const {
     if constexpr (kVectorBytes == 64) __builtin_prefetch(next + k * 64, 0, 2);
   }
@@ -109,7 +112,7 @@ struct PackedPanel {
     return load(data + k * row + j / kHalf * half + j % kHalf * lanes);
   }
   LSTM_INLINE void go_on(int64_t k, int64_t halves) { data += k * row + halves * half; }
-  // The tile with this number is to fetch its part of the `length` rows that lie `ahead` further on.
+  // Tile number `tile` prefetches its part of the `length` rows that start `ahead` factors later.
   LSTM_INLINE void fetch(int64_t tile, int64_t ahead, int64_t length) {
     constexpr int64_t kParts = row * sizeof(F) / 64;
     next = reinterpret_cast<const char*>(tile < kParts ? data + ahead : data);
@@ -120,7 +123,7 @@ template <class S>
 struct PanelInPlace {
   static constexpr bool kWhole = true;
   const S* data;
-  int64_t half, row, last;  // the last row of weights there is, counted from `data`
+  int64_t half, row, last;  // last existing row of weights, relative to `data`
 
   LSTM_INLINE void fetch_next(int64_t) const {}
   LSTM_INLINE void fetch(int64_t, int64_t, int64_t) {}
@@ -138,20 +141,19 @@ struct PanelInPlace {
   }
 };
 
-// Sums that products are added to: row r lies at data + r * row, C vectors of it, of which the first n
-// numbers exist; more than those of one panel go on `panel` further on. Where they are `fresh`, nothing is
-// there yet.
-template <class Out>  // the type of sums; or a narrower one, for sums that are fresh and complete
+// Sums to which products are added. Row r starts at data + r * row and has C vectors, of which the first n
+// numbers exist. Sums of further panels follow `panel` elements later. `fresh` sums hold no values yet.
+template <class Out>  // Acc<S>; or a narrower type, for fresh and complete sums
 struct Sums {
   Out* data;
   int64_t row, n, panel;
   bool fresh = false;
 };
 
-// What a tile's rows multiply: factors of a row side by side, or those of a column.
+// The inputs of a tile: contiguous factors of a row, or of a column.
 template <class F>
 struct RowInputs {
-  static constexpr bool kMayBeFresh = false;  // sums that are fresh
+  static constexpr bool kMayBeFresh = false;  // whether sums may be fresh
   const F* data;
   int64_t row;
   LSTM_INLINE const F& at(int64_t r, int64_t k) const { return data[r * row + k]; }
@@ -164,7 +166,7 @@ struct ColumnInputs {
   LSTM_INLINE const F& at(int64_t r, int64_t k) const { return data[k * column + r]; }
 };
 
-// sum += in (R, K) times K rows of C/2 halves of panels; K counts factors.
+// sum += in (R, K) times K rows of C/2 half panels. K counts factors.
 template <class A, int R, int C, class In, class Panel>
 LSTM_INLINE void add_rows(Vec<A> (&sum)[R][C], const In& in, int64_t K, const Panel& panel) {
   const auto add = [&](int64_t k) LSTM_LAMBDA {
@@ -199,8 +201,8 @@ LSTM_INLINE void add_rows(Vec<A> (&sum)[R][C], const In& in, int64_t K, const Pa
   for (; k < K; ++k) add(k);
 }
 
-// out (rows, columns) += sums (rows, columns) for a tile whose last columns do not all exist. Rare, so it is compiled
-// once for tiles of all sizes.
+// out (rows, columns) += sums (rows, columns) for a tile whose last columns do not all exist. This case is
+// rare, so one compiled function serves all tile sizes.
 template <class Out>
 LSTM_APART void add_some(const Sums<Out>& out, const Acc<Out>* sums, int64_t rows, int64_t columns,
                          bool fresh) {
@@ -214,17 +216,17 @@ LSTM_APART void add_some(const Sums<Out>& out, const Acc<Out>* sums, int64_t row
     }
 }
 
-// out (R, C vectors) += such products.
+// out (R, C vectors) += the products of a tile.
 template <int R, int C, class Out, class In, class Panel>
 LSTM_APART void add_tile(const Sums<Out>& out, const In& in, int64_t K, const Panel& panel) {
   using A = Acc<Out>;
   constexpr int64_t lanes = kLanes<A>;
   Vec<A> sum[R][C] = {};
   add_rows<A>(sum, in, K, panel);
-  // One way for all sums of a tile: with a choice for each of them short products took longer, and g++ had
-  // too few registers for the loop above.
+  // One branch for all sums of a tile. With a branch per sum, short products took longer, and g++ ran out of
+  // registers in the loop above.
   const auto put = [&](const auto& one) LSTM_LAMBDA {
-#pragma GCC unroll 12  // or else the sums would live in memory
+#pragma GCC unroll 12  // otherwise the sums would live in memory
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
       for (int j = 0; j < C; ++j) one(r, j, sum[r][j]);

@@ -1,14 +1,14 @@
-// Products of tiles: 16 rows by 16 columns of sums, to which a processor with AMX adds the products of 32
-// numbers of each row and column at once.
+// Products of tiles. Sums are tiles of 16 rows by 16 columns. One AMX instruction adds the products of 32
+// numbers to each sum of a tile.
 //
-// Sums (rows, columns) += A (rows, pairs) B (pairs, columns), as pack.h has them: a packed half panel is two
-// columns of tiles B, and rows of inputs are tiles A where they lie. Four tiles of sums, two by two, use each
-// loaded tile twice, or else loading would take longer than multiplying. They stay while kTileLength numbers
-// go by, as many as leave half a panel in L1 for the next rows.
+// Sums (rows, columns) += A (rows, pairs) B (pairs, columns), in the layout of pack.h: a packed half panel is
+// two columns of tiles B, and rows of inputs are tiles A in place. Four tiles of sums, two by two, use each
+// loaded tile twice; otherwise loading would take longer than multiplying. The sums stay in tiles over
+// kTileLength numbers, so that half a panel stays in L1 for the next rows.
 //
-// What a sum comes to depends on its own row and column alone. Its numbers are added in order, 32 at a time,
-// wherever a loop over them is cut; so it is the same number in whatever block, and with A and B
-// exchanged, as for weights that are read where they lie.
+// A sum depends only on its own row and column. Its numbers are added in order, 32 at a time, wherever a loop
+// over them is cut. So a sum has the same bits in any block, and also with A and B exchanged, as for weights
+// that are read in place.
 #pragma once
 #include "cpu/microkernel.h"
 
@@ -16,15 +16,15 @@ namespace stateful_lstm::cpu::LSTM_ISA {
 
 constexpr int64_t kTileLength = 512;
 
-// The rows of tiles that so many share equally.
+// The height of tiles when `rows` rows are divided equally among as few tiles as possible.
 LSTM_INLINE int64_t tile_height(int64_t rows) {
   const int64_t tiles = (rows + kTileSide - 1) / kTileSide;
   return tiles > 0 ? (rows + tiles - 1) / tiles : 1;
 }
 
-// Tiles have one shape at a time, a thread's own, and changing it takes as long as a dozen products. Sums and
-// A have so many rows, sums and B so many columns; the length of A and B is always whole. Whoever
-// has tiles shaped lives inside a TilesInUse.
+// Tiles have one shape at a time, per thread. A change of shape takes as long as a dozen products. `rows` is
+// the height of sums and A, `columns` the width of sums and B. The length of A and B is always a whole tile.
+// Code that shapes tiles must run within the lifetime of a TilesInUse.
 static thread_local int64_t tiles_now = 0;
 template <class Out>  // float or bfloat16
 LSTM_INLINE void shape_tiles(int64_t rows, int64_t columns) {
@@ -58,7 +58,8 @@ LSTM_INLINE void each_number(const F& f) {
   }
 }
 
-// Tiles A and B as they follow each other: the next one beside it, and the next along the sums, bytes apart.
+// A sequence of tiles A or B. Strides in bytes: between the rows of a tile, to the tile beside it, and to the
+// next tile along the sums.
 struct TileOperand {
   const char* data;
   int64_t row, beside, along;
@@ -68,7 +69,8 @@ struct TileOperand {
   LSTM_INLINE const char* at(int64_t place) const { return data + place * beside; }
 };
 
-// Tiles 0 to R * C - 1, of R by C, += A B over so many tiles' lengths. Tiles 4, 5 hold A, 6 and 7 B.
+// Tiles 0 to R * C - 1, of R by C, += A B over the given number of tile lengths. Tiles 4 and 5 hold A, 6 and
+// 7 hold B.
 template <int R, int C>
 LSTM_INLINE void multiply_tiles(TileOperand a, TileOperand b, int64_t lengths) {
   for (int64_t k = 0; k < lengths; ++k, a.data += a.along, b.data += b.along) {
@@ -91,7 +93,7 @@ LSTM_INLINE void multiply_tiles(TileOperand a, TileOperand b, int64_t lengths) {
   }
 }
 
-// Sums as add_tile takes them, in `rows` rows that exist, of tiles of `height`: R by C tiles of them.
+// Adds R by C tiles of products to sums like those of add_tile. Tiles are `height` high; `rows` rows exist.
 template <int R, int C, class Out>
 LSTM_APART void add_tiles(const Sums<Out>& out, int64_t rows, int64_t height, const TileOperand& a,
                           const TileOperand& b, int64_t lengths) {
@@ -109,7 +111,7 @@ LSTM_APART void add_tiles(const Sums<Out>& out, int64_t rows, int64_t height, co
   const auto whole = [&](int r, int c) LSTM_LAMBDA {
     return sizeof(Out) == sizeof(float) && rows_of(r) == height && columns_of(c) == kTileSide;
   };
-  float scratch[kTileSide][kTileSide];  // for tiles that are not all there
+  float scratch[kTileSide][kTileSide];  // for partial tiles
   each_number<R>([&](auto r) LSTM_LAMBDA {
     each_number<C>([&](auto c) LSTM_LAMBDA {
       constexpr int tile = r.value * C + c.value;
@@ -138,8 +140,8 @@ LSTM_APART void add_tiles(const Sums<Out>& out, int64_t rows, int64_t height, co
   });
 }
 
-// out += in (rows [begin, end), K) times a packed panel, over K pairs, a multiple of kTileSide. Rows lie
-// in_stride pairs apart; memory after the last may be read for as many as fill its tile.
+// out += in (rows [begin, end), K) times a packed panel. K counts pairs and is a multiple of kTileSide. Rows
+// are in_stride pairs apart. The caller must allow reads past the last row, up to a whole tile.
 template <class Out, class Wanted>
 LSTM_INLINE void add_panel_tiles(const Sums<Out>& out, const Pair* in, int64_t in_stride,
                                  int64_t begin, int64_t end, int64_t K, const Pair* panel,

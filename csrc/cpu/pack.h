@@ -1,17 +1,18 @@
-// Weights laid out for the recurrent product.
+// Packed layout of weights for the recurrent product.
 //
 // A matrix W (N columns of length K) is packed into panels of kGroup = 4 vectors of columns:
-//   pack[panel][2][k][2][lanes],   columns past N are zero:
-// two halves of two vectors. Where the processor multiplies pairs of bfloat16, such weights are packed as
-// pairs of two numbers of one column, k counts pairs, and a last number without another is beside zero; where
-// it multiplies tiles, zeros fill the last one.
+//   pack[panel][2][k][2][lanes],   columns past N are zero.
+// A panel is two halves of two vectors each. Where the processor multiplies pairs of bfloat16, a packed
+// element is a pair of two numbers of one column, k counts pairs, and an odd last number is paired with zero.
+// Where it multiplies tiles, zeros fill the last tile.
 // Column j * lanes + l of panel p is n = first(p, j) + l, where first(p, j) is
 //   gates:  j * H + p * lanes      (one panel holds i, f, g, o of the same units)
 //   plain:  (p * 4 + j) * lanes
-// Where the units of the last panel of gates fill half a vector at most, i and f share one, and so do g and o:
-// half a panel, and half the work. Where they fill a quarter, all four share one, beside a vector of zeros.
-// Every call packs again, so packing must cost little beside one step's product: vectors are
-// copied, or turned in registers where W lies the other way.
+// If the units of the last panel of gates fill at most half a vector, i and f share a vector, and so do g and
+// o: half a panel, and half the work. If they fill at most a quarter, all four share one vector, beside a
+// vector of zeros.
+// Every call packs its weights, so packing must cost little compared with one step's product. Vectors are
+// copied, or transposed in registers if W is stored in the other order.
 #pragma once
 #include "cpu/simd.h"
 
@@ -19,7 +20,7 @@ namespace stateful_lstm::cpu::LSTM_ISA {
 
 constexpr int64_t kGroup = 4, kHalf = 2;
 
-// A member's share of `count` things, as a range in units of `each`, cut off at `most`.
+// A member's share of `count` items. times(): a range in units of `each`, clipped at `most`.
 struct Range {
   int64_t begin, end;
   int64_t size() const { return end - begin; }
@@ -32,8 +33,7 @@ LSTM_INLINE Range times(const Range& range, int64_t each, int64_t most) {
   return {begin < most ? begin : most, end < most ? end : most};
 }
 
-// W inside a weight matrix: element (k, n) lies at data[k * k_stride + n * n_stride], and one of
-// the strides is 1.
+// W inside a weight matrix: element (k, n) is data[k * k_stride + n * n_stride]. One of the strides is 1.
 template <class S>
 struct Columns {
   const S* data;
@@ -45,7 +45,7 @@ struct Columns {
     const int64_t each = (gates ? 1 : kGroup) * kLanes<Acc<S>>;
     return (units() + each - 1) / each;
   }
-  // Lanes of a vector that one gate has in a panel.
+  // The number of lanes that one gate occupies in a vector of a panel.
   int64_t gate_lanes(int64_t panel) const {
     constexpr int64_t lanes = kLanes<Acc<S>>;
     const int64_t left = units() - panel * lanes;
@@ -57,7 +57,7 @@ struct Columns {
   int64_t pack_size() const { return panels() * panel_size(); }
 };
 
-// The first n of a vector of factors.
+// The first n numbers of a vector of factors.
 template <class S>
 LSTM_INLINE auto load_factors(const S* p, int64_t n) {
   if constexpr (kPaired<S>)
@@ -66,8 +66,8 @@ LSTM_INLINE auto load_factors(const S* p, int64_t n) {
     return load(p, n);
 }
 
-// A square of columns whose numbers lie side by side, from factor k on, turned: row l has factor k + l of
-// each column. Of all lanes, or of the first `live`.
+// A transposed square of columns whose numbers are contiguous, from factor k on: row l holds factor k + l of
+// each column. The square has all lanes, or only the first `live`.
 template <class S>
 LSTM_INLINE void load_square(Vec<Acc<S>> (&row)[kLanes<Acc<S>>], const Columns<S>& w,
                              const S* source, int64_t k) {
@@ -88,7 +88,7 @@ LSTM_INLINE void load_square(Vec<Acc<S>> (&row)[kLanes<Acc<S>>], const Columns<S
   transpose<Acc<S>>(row);
 }
 
-// One vector of such columns, `live` of which exist.
+// Packs one vector of such columns. The first `live` columns exist.
 template <class S>
 LSTM_INLINE void pack_turned(Factor<S>* target, const Columns<S>& w, const S* source,
                              int64_t live) {
@@ -96,7 +96,7 @@ LSTM_INLINE void pack_turned(Factor<S>* target, const Columns<S>& w, const S* so
   constexpr int64_t lanes = kLanes<A>, step = kHalf * lanes, each = kNumbers<Factor<S>>;
   const int64_t depth = w.depth();
   int64_t k = 0;
-  for (; live == lanes && each * (k + lanes) <= w.K; k += lanes) {  // these stay in registers
+  for (; live == lanes && each * (k + lanes) <= w.K; k += lanes) {  // in registers
     Vec<A> row[lanes];
     load_square(row, w, source, k);
 #pragma GCC unroll 16
@@ -111,7 +111,7 @@ LSTM_INLINE void pack_turned(Factor<S>* target, const Columns<S>& w, const S* so
   }
 }
 
-// One vector of columns; target's rows are those of half a panel, kHalf vectors apart.
+// Packs one vector of columns. The rows of `target` are those of half a panel, kHalf vectors apart.
 template <class S>
 LSTM_INLINE void pack_columns(Factor<S>* target, const Columns<S>& w, const S* source,
                               int64_t live) {
@@ -129,7 +129,7 @@ LSTM_INLINE void pack_columns(Factor<S>* target, const Columns<S>& w, const S* s
   }
 }
 
-// A last panel whose gates share vectors.
+// Packs a last panel whose gates share vectors.
 template <class S>
 void pack_shared(Factor<S>* target, const Columns<S>& w, int64_t panel) {
   using A = Acc<S>;
@@ -164,26 +164,26 @@ void pack_whole(Factor<S>* target, const Columns<S>& w, int64_t panel) {
   }
 }
 
-// A panel where a gate has so many lanes of a vector.
+// Packs a panel in which each gate occupies `gate_lanes` lanes of a vector.
 template <class S>
 void pack_panel(Factor<S>* target, const Columns<S>& w, int64_t panel, int64_t gate_lanes) {
   (gate_lanes < kLanes<Acc<S>> ? pack_shared<S> : pack_whole<S>)(target, w, panel);
 }
 
-// Panels [begin, end) of W, each to its place in `pack`.
+// Packs panels [begin, end) of W, each to its position in `pack`.
 template <class S>
 void pack_panels(Factor<S>* pack, const Columns<S>& w, int64_t begin, int64_t end) {
   for (int64_t p = begin; p < end; ++p)
     pack_panel(pack + p * w.panel_size(), w, p, w.gate_lanes(p));
 }
 
-// The packed weights of one call, one matrix after the other: those of gates, then a projection's
-// (N = 0 without one); forward has those of the inputs first.
+// The packed weights of one call, one matrix after the other: the gates, then the projection (N = 0 without
+// a projection). In forward, weight_ih comes first.
 template <class S, int count>
 struct Packed {
   Columns<S> w[count];
 
-  // Factors before matrix n; in all for n = count.
+  // The number of factors before matrix n; n = count gives the total.
   int64_t size(int n = count) const {
     int64_t sum = 0;
     for (int k = 0; k < n; ++k) sum += w[k].pack_size();

@@ -1,30 +1,32 @@
-// Recomputes the gates of all steps from what forward kept: x, y and the cells. Shapes: params.h.
+// Recomputes the gates of all steps from the arrays that forward saved: x, y and the cells. Shapes: params.h.
 //
-// With X (T*B, I) the inputs and R (T*B, P) the h that each step saw, the sums of the gates are
-//   [X, R] [weight_ih, weight_hh]^T + biases,
-// which waits for nothing. Half of them need no product: with i and f known, g and o follow from
-// the cells and h (lstm_equations.h), as exactly as sums over hundreds of numbers are, while the cells are neither very large
-// nor next to nothing. Where a block of rows has such a cell, the sums of its vector of units are all made.
+// With X (T*B, I) the inputs and R (T*B, P) the h that each step started from, the sums of the gates are
+//   [X, R] [weight_ih, weight_hh]^T + biases.
+// They do not depend on each other. Half of them need no product: g and o follow from i, f, the cells and h
+// (lstm_equations.h). Their error is that of sums over hundreds of numbers, unless a cell is very large or
+// close to zero. If a block of rows contains such a cell, all sums of that vector of units are computed.
 //
-// Rows are shared out in blocks whose sums stay in the cache, the same blocks whatever the number of threads.
+// Threads share the rows in blocks whose sums stay in the cache. The blocks do not depend on the number of
+// threads.
 #pragma once
 #include "cpu/weight_gradients.h"
 
 namespace stateful_lstm::cpu::LSTM_ISA {
 
-// Cells from which g and o are taken: below kMostCell, and above kLeastCell, or else h may be too small a number to be
-// told exactly. How large the cell before was does not matter: f times it is at most 1 away from the cell.
+// g and o are derived from cells below kMostCell and above kLeastCell. Below that, h may be too small to be
+// exact. The size of the previous cell does not matter: f times the previous cell differs from the cell by at
+// most 1.
 constexpr double kMostCell = 16;
 template <class A>
 constexpr A kLeastCell = sizeof(A) == sizeof(float) ? A(0x1p-60) : A(0x1p-400);
 
-// The weights as the columns of the products that x and h go into.
+// The weights as columns for the products with x and h.
 template <class S>
 Packed<S, 2> recompute_weights(const RecomputeParams<S>& a) {
   return {{{a.weight_ih, a.I, 4 * a.H, 1, a.I, true}, {a.weight_hh, a.P, 4 * a.H, 1, a.P, true}}};
 }
 
-// Rows [begin, end) of R as products take them, `stride` apart.
+// Rows [begin, end) of R in the input format of products, `stride` apart.
 template <class S>
 void fill_hidden(const RecomputeParams<S>& a, Input<S>* to, int64_t stride, int64_t begin,
                  int64_t end) {
@@ -40,8 +42,8 @@ void fill_hidden(const RecomputeParams<S>& a, Input<S>* to, int64_t stride, int6
   }
 }
 
-// The gates of rows [begin, end) and a vector of units, from the sums of those rows, (.., 4, lanes), the lanes of a gate
-// being gate_lanes. Of i and f alone if `derived`: then returns whether all cells allowed it.
+// The gates of rows [begin, end) and a vector of units, from the rows' sums (.., 4, lanes), with gate_lanes
+// lanes per gate. If `derived`, it uses only the sums of i and f, and returns whether all cells are in range.
 template <bool derived, class S>
 LSTM_APART bool gates_of_rows(const RecomputeParams<S>& a, int64_t begin, int64_t end, int64_t unit,
                               const Acc<S>* sums, int64_t gate_lanes) {
@@ -62,7 +64,7 @@ LSTM_APART bool gates_of_rows(const RecomputeParams<S>& a, int64_t begin, int64_
         const V before = is_reset(a, t, b) ? V{} : load(previous_cell(a, t, b) + unit);
         gate = gates_from_cell<Math<A>, V>(gate.i, gate.f, c, before, load(a.y + row * a.P + unit));
         const V size = c * c;
-        beyond |= ~((size <= most) & (size >= least));  // NaN is, too
+        beyond |= ~((size <= most) & (size >= least));  // also true for NaN
       } else {
         gate.g = load(sums + 2 * gate_lanes);
         gate.o = load(sums + 3 * gate_lanes);
@@ -80,13 +82,13 @@ LSTM_APART bool gates_of_rows(const RecomputeParams<S>& a, int64_t begin, int64_
   return all;
 }
 
-// Numbers that a block of rows needs: its inputs, its h, and the sums of a panel.
+// Elements that a block of rows needs: its inputs, its h, and the sums of a panel.
 template <class S>
 int64_t recompute_scratch_size(const RecomputeParams<S>& a) {
   return kRecomputeRows * (a.I + a.P + 2 * kMostSpread + kGroup * kLanes<Acc<S>>);
 }
 
-// Rows [begin, end), kRecomputeRows of them at the most; `scratch` has recompute_scratch_size numbers.
+// Rows [begin, end), at most kRecomputeRows. `scratch` has recompute_scratch_size elements.
 template <class S>
 void recompute_gates(const RecomputeParams<S>& a, const Acc<S>* packed, Acc<S>* scratch,
                      int64_t begin, int64_t end) {

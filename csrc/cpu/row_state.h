@@ -1,5 +1,5 @@
-// Helpers that the forward and the backward recurrence share: live rows, resets, rows of h and c.
-// Shapes: params.h.
+// Helpers shared by the forward and the backward recurrence: live rows, resets, rows of h and c. Shapes:
+// params.h.
 #pragma once
 #include "cpu/pack.h"
 
@@ -14,7 +14,7 @@ template <class S>
 LSTM_INLINE bool is_live(const SequenceParams<S>& a, int64_t t, int64_t b) {
   return a.lengths == nullptr || t < a.lengths[b];
 }
-// Whether a tile has a live row at step t: what tile products are to ask.
+// Whether a tile has a live row at step t. Tile products call it as `wanted`.
 template <class S>
 struct AnyLive {
   const SequenceParams<S>& a;

@@ -1,14 +1,14 @@
-// Vectors of numbers and the two functions an LSTM needs of them, for one instruction set.
+// Vectors of numbers for one instruction set, and the two functions that an LSTM needs: sigmoid and tanh.
 //
-// Standard headers must not be included here: their inline functions would be compiled for this
-// instruction set and might be the copy that the linker keeps for all.
+// Do not include standard headers here. Their inline functions would be compiled for this instruction set,
+// and the linker might keep that copy for all processors.
 #pragma once
 #include "cpu/isa/alone.h"
 
 namespace stateful_lstm::cpu::LSTM_ISA {
 
-// Keeps the compiler from reasoning about a value it has in a register.
-#if defined(LSTM_HIDE)  // by an instruction set's file, for vectors that no register holds
+// Hides a register value from the compiler's optimizer.
+#if defined(LSTM_HIDE)  // set by an isa file whose vectors fit no register
 #elif defined(__AVX512F__)
 #define LSTM_HIDE(v) __asm__("" : "+v"(v))
 #elif defined(__x86_64__)
@@ -43,8 +43,9 @@ LSTM_INLINE Vec<A> broadcast(A x) {
   return x - Vec<A>{};
 }
 
-// a * b + c, rounded once where the processor can. Defined by each instruction set's file: left to the
-// compiler, what is fused may differ from row to row of a tile, and so would their last bits.
+// a * b + c, rounded once where the processor supports it. Each instruction set's file defines it. If the
+// compiler chose the operations to fuse, its choice could differ between the rows of a tile, and so could
+// their last bits.
 LSTM_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c);
 LSTM_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c);
 
@@ -56,8 +57,9 @@ LSTM_INLINE To bit_cast(const From& x) {
   return y;
 }
 
-// The first n lanes of a vector, fewer than all, with one instruction: where `kMasked`, the instruction
-// set's file defines these. And where `kNarrows`, a vector rounded to bfloat16.
+// Loads or stores the first n lanes of a vector (fewer than all) with one instruction. The instruction set's
+// file defines these functions if it sets `kMasked`, and rounding of a vector to bfloat16 if it sets
+// `kNarrows`.
 typedef uint16_t HalfInts __attribute__((vector_size(kVectorBytes / 2)));
 LSTM_INLINE Vec<float> load_first(const float* p, int64_t n);
 LSTM_INLINE Vec<double> load_first(const double* p, int64_t n);
@@ -67,7 +69,7 @@ LSTM_INLINE void store_first(double* p, const Vec<double>& v, int64_t n);
 LSTM_INLINE void store_first(uint16_t* p, const HalfInts& v, int64_t n);
 LSTM_INLINE HalfInts narrowed(const Vec<float>& v);
 
-// Loads and stores: a full vector, or the first n lanes (the rest read as zero).
+// Loads and stores of a full vector, or of its first n lanes (the other lanes read as zero).
 template <class A>
 LSTM_INLINE Vec<A> load(const A* p) {
   Vec<A> v;
@@ -82,7 +84,7 @@ LSTM_INLINE Vec<float> load(const bfloat16* p) {
   __builtin_memcpy(&v, p, sizeof v);
   return widened(v);
 }
-// Two vectors from one load: the numbers at even and those at odd places.
+// Two vectors from one load: the numbers at even positions and at odd positions.
 struct Halves {
   Vec<float> even, odd;
 };
@@ -91,13 +93,13 @@ LSTM_INLINE Halves load_halves(const bfloat16* p) {
   __builtin_memcpy(&v, p, sizeof v);
   return {bit_cast<Vec<float>>(v << 16), bit_cast<Vec<float>>(v & 0xffff0000u)};
 }
-// Pairs of bfloat16 side by side, a vector of them or the first n numbers, the rest zero. The file of an
-// instruction set that multiplies such pairs defines add_pairs, and kPairs as true.
+// Adjacent pairs of bfloat16: a full vector, or the first n numbers and then zeros. The file of an
+// instruction set that multiplies such pairs defines add_pairs and sets kPairs to true.
 struct Pair {
   bfloat16 first, second;
 };
 using Pairs = VectorOf<float>::uints;
-LSTM_INLINE Pairs first_pairs(const bfloat16* p, int64_t n);  // as load_first
+LSTM_INLINE Pairs first_pairs(const bfloat16* p, int64_t n);  // like load_first
 LSTM_INLINE Pairs load(const Pair* p) {
   Pairs v;
   __builtin_memcpy(&v, p, sizeof v);
@@ -126,10 +128,10 @@ LSTM_INLINE Pairs load_pairs(const bfloat16* p, int64_t n) {
 }
 LSTM_INLINE Vec<float> add_pairs(const Vec<float>& sum, const Pairs& a, const Pairs& b);
 
-// What products multiply: numbers of the type of sums, or pairs of bfloat16.
+// The factors that products multiply: numbers of type Acc<S>, or pairs of bfloat16.
 template <class S>
 constexpr bool kPaired = kPairs && sizeof(S) == sizeof(bfloat16);
-// Tiles, where the file of an instruction set that has them defines kTiled as true, and these: microkernel_amx.h.
+// Tiles. The file of an instruction set with tiles sets kTiled to true and defines these: microkernel_amx.h.
 template <class S>
 constexpr bool kTiles = kTiled && kPaired<S>;
 LSTM_INLINE void tile_shape(int64_t rows, int64_t columns);
@@ -137,7 +139,7 @@ LSTM_INLINE void tile_release();
 template <int tile>
 LSTM_INLINE void tile_zero();
 template <int tile>
-LSTM_INLINE void tile_load(const void* from, int64_t row);  // bytes from one row to the next
+LSTM_INLINE void tile_load(const void* from, int64_t row);  // `row`: bytes between rows
 template <int tile>
 LSTM_INLINE void tile_store(void* to, int64_t row);
 template <int sums, int a, int b>
@@ -146,10 +148,11 @@ LSTM_INLINE void tile_multiply();
 template <class S>
 using Factor = std::conditional_t<kPaired<S>, Pair, Acc<S>>;
 template <class F>
-constexpr int64_t kNumbers = 1;  // in a factor
+constexpr int64_t kNumbers = 1;  // numbers per factor
 template <>
 constexpr int64_t kNumbers<Pair> = 2;
-// How many factors n numbers make, and how many of them products go through: whole tiles.
+// factors: the number of factors for n numbers. depth_of: the number of factors that products process,
+// rounded up to whole tiles.
 template <class S>
 constexpr int64_t factors(int64_t n) {
   return kPaired<S> ? (n + 1) / 2 : n;
@@ -165,7 +168,7 @@ LSTM_INLINE Vec<double> multiply_add(const Vec<double>& a, const Vec<double>& b,
                                      const Vec<double>& c) {
   return fused(a, b, c);
 }
-template <class Ints>  // Pairs, but only where there is such a product
+template <class Ints>  // Pairs, if the instruction set has the product
 LSTM_INLINE Vec<float> multiply_add(const Ints& a, const Ints& b, const Vec<float>& c) {
   return add_pairs(c, a, b);
 }
@@ -173,7 +176,7 @@ template <class A>
 LSTM_INLINE void store(A* p, const Vec<A>& v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
-// To bfloat16: to nearest, ties to even; NaN stays NaN.
+// Rounds to bfloat16: to nearest, ties to even. NaN stays NaN.
 LSTM_INLINE HalfInts to_half(const Vec<float>& v) {
   if constexpr (kNarrows) {
     return narrowed(v);
@@ -216,8 +219,8 @@ LSTM_INLINE void store(S* p, const Vec<Acc<S>>& v, int64_t n) {
   }
 }
 
-// The last n numbers of K, fewer than a vector, in some lanes; the others are zero. Which lanes they are
-// depends on n and K alone.
+// The last n numbers of K (fewer than a vector), in some lanes, with zeros in the other lanes. The lanes
+// depend only on n and K.
 template <class S>
 LSTM_INLINE Vec<Acc<S>> load_end(const S* p, int64_t K, int64_t n) {
   using A = Acc<S>;
@@ -231,13 +234,13 @@ LSTM_INLINE Vec<Acc<S>> load_end(const S* p, int64_t K, int64_t n) {
   return bit_cast<Vec<A>>(bit_cast<Ints>(load(p + K - lanes)) & wanted);
 }
 
-// One number to and from the type of sums.
+// Converts one number to and from type Acc<S>.
 LSTM_INLINE float widen(bfloat16 x) { return bit_cast<float>(uint32_t(x.bits) << 16); }
 LSTM_INLINE float widen(float x) { return x; }
 LSTM_INLINE double widen(double x) { return x; }
 
-// The value that storing to S and loading again gives: h is rounded so at every step, and a
-// sequence gives the same numbers in one call or in many.
+// The value after a store and a load. h is rounded like this at every step, so a sequence gives the same
+// numbers in one call or in many.
 template <class S>
 LSTM_INLINE Vec<Acc<S>> round_to(const Vec<Acc<S>>& v) {
   if constexpr (sizeof(S) < sizeof(Acc<S>))
@@ -246,8 +249,8 @@ LSTM_INLINE Vec<Acc<S>> round_to(const Vec<Acc<S>>& v) {
     return v;
 }
 
-// Turns a square of numbers: row[l] lane k <-> row[k] lane l. Each round swaps, between rows that
-// are `distance` apart, the blocks of so many lanes that lie on the wrong side of the diagonal.
+// Transposes a square of numbers: row[l] lane k <-> row[k] lane l. Each round takes rows that are `distance`
+// apart and swaps the blocks of `distance` lanes on the wrong side of the diagonal.
 template <class A, int... index>  // lanes of a, then of b
 LSTM_INLINE Vec<A> pick(const Vec<A>& a, const Vec<A>& b) {
 #if defined(__clang__)
@@ -275,7 +278,7 @@ LSTM_INLINE void transpose(Vec<A> (&row)[kLanes<A>]) {
   transpose_round<A, 1>(row, std::make_integer_sequence<int, kLanes<A>>{});
 }
 
-// Of two vectors one after the other, the numbers at even or at odd places.
+// The numbers at even or at odd positions of two concatenated vectors.
 template <class A, int odd, int... lane>
 LSTM_INLINE Vec<A> every_second(const Vec<A>& a, const Vec<A>& b,
                                 std::integer_sequence<int, lane...>) {
@@ -286,11 +289,11 @@ LSTM_INLINE Vec<A> every_second(const Vec<A>& a, const Vec<A>& b) {
   return every_second<A, odd>(a, b, std::make_integer_sequence<int, kLanes<A>>{});
 }
 
-// Sums along the rows: lane l of the result is the sum of row[l]. Each round adds, for two rows that
-// are `distance` apart, one's lower blocks of so many lanes to its upper ones, and puts the two results
-// side by side; the first row of each pair is what goes on. What stays in its lane is blended, which more units
-// of a processor can do than move lanes. The first rounds need N rows only, of which they make one: fold_rows.
-// The others go on with those of all: row_sums.
+// Sums along the rows: lane l of the result is the sum of row[l]. Each round takes two rows that are
+// `distance` apart, adds the lower blocks of `distance` lanes of each row to its upper blocks, and puts the
+// two results side by side. The first row of each pair continues. Lanes that do not move are blended: more
+// units of a processor can blend than move lanes. The first rounds need only N rows and combine them into
+// one: fold_rows. The remaining rounds combine the folded rows: row_sums.
 template <class A, int distance, int end, int... lane>
 LSTM_INLINE void sum_round(Vec<A>* row, std::integer_sequence<int, lane...> all) {
   constexpr int lanes = kLanes<A>;
@@ -319,9 +322,9 @@ LSTM_INLINE Vec<A> row_sums(const Vec<A> (&folded)[kLanes<A> / N]) {
   return row[0];
 }
 
-// exp(x) = 2^n (1 + q), with n = round(x / ln 2) and q = expm1(x - n ln 2) by its Taylor series,
-// |r| <= ln(2)/2: the first term left out is below half a unit in the last place. Keeping q apart
-// from 1 gives tanh its relative accuracy near zero.
+// exp(x) = 2^n (1 + q), with n = round(x / ln 2), r = x - n ln 2 and q = expm1(r) by its Taylor series. |r|
+// <= ln(2)/2, so the first omitted term is below half a unit in the last place. q is kept separate from 1,
+// which gives tanh its relative accuracy near zero.
 template <class A>
 struct ExpConstants;
 template <>
@@ -366,8 +369,8 @@ struct Math {
     return alone;
   }
 
-  // x between -limit and limit; NaN stays NaN, since comparisons with it are false. The compiler must
-  // not see the limit's value: it would make two instructions of what can be one.
+  // Limits x to [-limit, limit]. NaN stays NaN, since comparisons with it are false. The compiler must not
+  // see the value of the limit: it would emit two instructions instead of one.
   static LSTM_INLINE V clamp(const V& at, A limit) {
     V upper = broadcast<A>(limit);
     LSTM_HIDE(upper);
@@ -376,8 +379,8 @@ struct Math {
     return x < lower ? lower : x;
   }
 
-  // The sum of r^(k - first) / k! for k in [first, last], in pairs, pairs of pairs and so on: so
-  // the chain of operations that wait for each other is short. power[m] is r^(2^m).
+  // The sum of r^(k - first) / k! for k in [first, last], added as pairs, pairs of pairs and so on. This
+  // keeps the chain of dependent operations short. power[m] is r^(2^m).
   template <int first, int last>
   static LSTM_INLINE V series(const V (&power)[4]) {
     constexpr int count = last - first + 1;
@@ -394,7 +397,7 @@ struct Math {
     using K = ExpConstants<A>;
     using Bits = typename VectorOf<A>::uints;
     const V x = clamp(at, limit);
-    const V shifted = x * K::log2e + K::magic;  // n now stands in the low bits of the mantissa
+    const V shifted = x * K::log2e + K::magic;  // the low bits of the mantissa hold n
     const V n = shifted - K::magic;
     const V r = (x - n * K::ln2_hi) - n * K::ln2_lo;
     const V r2 = r * r, r4 = r2 * r2;

@@ -1,19 +1,19 @@
-// T = 1 for one layer, in place on the resident state: matrix-vector work, by gemv.h.
-// Shapes: params.h.
+// T = 1 for one layer, in place on the resident state: matrix-vector products with gemv.h. Shapes: params.h.
 //
-// The weights are read once, where they lie: nothing is packed and nothing kept from call to call, so
-// nothing can be stale. Of some steps in one call, all but the first find h in the outputs of the one before; and where
-// inputs are many and rows few, the sums over them are computed for all of these steps at once, so that
-// weight_ih is read once for all.
+// The weights are read once, in place. Nothing is packed and nothing is kept between calls, so nothing can be
+// stale. In a call of several steps, every step after the first reads h from the outputs of the previous
+// step. If inputs are many and rows few, the sums over x are computed for all steps at once, so that
+// weight_ih is read once for all steps.
 //
-// Members of a team share the units out, and each makes the inputs for itself, unless they are few: what one wrote
-// another would wait for. A member may write the state's h once all have made the inputs from it.
+// Members of a team share the units. Each member prepares the inputs for itself, unless they are few:
+// otherwise it would wait for data that another member wrote. A member may write the state's h after all
+// members have read it to prepare their inputs.
 #pragma once
 #include "cpu/gemv.h"
 
 namespace stateful_lstm::cpu::LSTM_ISA {
 
-// The slot of a row; -1: a padding row.
+// The slot of a row; -1 for a padding row.
 template <class S>
 LSTM_INLINE int64_t slot_of(const StepParams<S>& a, int64_t b) {
   return a.slots ? a.slots[b] : b;
@@ -24,13 +24,13 @@ LSTM_INLINE bool starts_at_zero(const StepParams<S>& a, int64_t b) {
   return a.from_zero || (a.reset && a.reset[b * a.reset_stride]);
 }
 
-// The h that a row's step starts from: the state's, or the y of the step before where that is there.
+// The h that a row's step starts from: the y of the previous step if given, otherwise the state's h.
 template <class S>
 LSTM_INLINE const S* hidden_of(const StepParams<S>& a, const S* before, int64_t b) {
   return before ? before + b * a.y_stride : a.h + slot_of(a, b) * a.P;
 }
 
-// All rows of the batch as [x; h], into a.in (B, I + P). Padding rows: zeros.
+// All rows of the batch as [x; h], in a.in (B, I + P). Padding rows are zero.
 template <class S>
 LSTM_INLINE Input<S>* inputs(const StepParams<S>& a) {
   return reinterpret_cast<Input<S>*>(a.in);
@@ -58,8 +58,8 @@ void step_inputs(const StepParams<S>& a, const S* before) {
   }
 }
 
-// The sums of units [begin, end) over x, of all steps and rows, as far as they go before h comes: what the
-// steps then go on with, in the order in which each alone would have added.
+// The sums over x of units [begin, end), for all steps and rows. The steps continue these sums with h, in the
+// same order as a step that starts from x.
 template <class S>
 void step_x_sums(const SumsOfXParams<S>& a, int64_t begin, int64_t end) {
   using A = Acc<S>;
@@ -81,7 +81,7 @@ void step_x_sums(const SumsOfXParams<S>& a, int64_t begin, int64_t end) {
     });
 }
 
-// The first n of a vector of a row's h, from number `first` on, into the state and the outputs.
+// Stores the first n numbers of a vector of a row's h, from number `first` on, in the state and the outputs.
 template <class S>
 LSTM_INLINE void store_hidden(const StepParams<S>& a, int64_t first, int64_t b,
                               const Vec<Acc<S>>& h, int64_t n) {
@@ -89,7 +89,7 @@ LSTM_INLINE void store_hidden(const StepParams<S>& a, int64_t first, int64_t b,
   store(a.h_n + b * a.P + first, h, n);
   store(a.y + b * a.y_stride + first, h, n);
 }
-// n units from `unit` on of row b.
+// The cells of n units from `unit` on, for row b.
 template <class S>
 LSTM_INLINE void step_cell(const StepParams<S>& a, int64_t unit, int64_t n, int64_t b,
                            const Gates<Vec<Acc<S>>>& pre) {
@@ -116,7 +116,7 @@ LSTM_INLINE void step_padding(const StepParams<S>& a, int64_t unit, int64_t n, i
   zero(a.y + b * a.y_stride + unit, n);
 }
 
-// `live` units, a vector at most, for batch rows [begin, end), at most kRowsAtOnce.
+// `live` units, at most a vector, for batch rows [begin, end), at most kRowsAtOnce.
 template <class S>
 void step_block(const StepParams<S>& a, int64_t unit, int64_t live, int64_t begin, int64_t end) {
   using A = Acc<S>;
@@ -143,7 +143,7 @@ void step_block(const StepParams<S>& a, int64_t unit, int64_t live, int64_t begi
   }
 }
 
-// run(unit, n) for units [begin, end), a vector at a time, the last first where the weights are read backwards.
+// Calls run(unit, n) for units [begin, end), a vector at a time; the last vector first if a.backwards.
 template <class S, class F>
 LSTM_INLINE void in_vectors(const StepParams<S>& a, int64_t begin, int64_t end, const F& run) {
   constexpr int64_t lanes = kLanes<Acc<S>>;

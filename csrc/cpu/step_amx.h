@@ -1,16 +1,16 @@
-// T = 1 by tiles, in place on the resident state.
+// T = 1 with tiles, in place on the resident state.
 //
-// Rows of weights are tiles A where they lie; the inputs become tiles B, a column for each row of the batch,
-// once for all units. So nothing is packed that has weights in it, and every weight is read once for up to
-// 32 rows. The sums begin with the biases and go over x, then h, as those of a whole sequence do: the same bits.
+// Rows of weights are tiles A in place. The inputs become tiles B, one column per batch row, prepared once
+// for all units. So no weight is packed, and each weight is read once for up to 32 rows. The sums start with
+// the biases and run over x, then h, as in a whole sequence, and so have the same bits.
 #pragma once
 #include "cpu/microkernel_amx.h"
 #include "cpu/step.h"
 
 namespace stateful_lstm::cpu::LSTM_ISA {
 
-// Batch rows in one column of tiles, as many in each; and how [x; h] lies for them: whole tiles, pairs of x and
-// then of h, `columns` apart.
+// Divides the batch rows equally among columns of tiles, `columns` rows each. Layout of [x; h] for them:
+// whole tiles, the pairs of x and then of h, `columns` elements apart.
 template <class S>
 struct StepTiles {
   const StepParams<S>& a;
@@ -22,18 +22,18 @@ struct StepTiles {
   Pair* at(int64_t b) const { return reinterpret_cast<Pair*>(a.in) + b / columns * size(); }
 };
 
-// K numbers of each of some rows, null for zeros, as tiles B: pair k of row b at to[k * columns + b].
+// K numbers of each row (null: zeros) as tiles B: pair k of row b at to[k * columns + b].
 template <class S>
 LSTM_INLINE void tile_columns(Pair* to, int64_t columns, const S* const* rows, int64_t K) {
   for (int64_t k = 0; k < depth_of<S>(K); k += kTileSide) {
     const int64_t left = K - 2 * k;
-    Vec<float> row[kLanes<float>];  // kTileSide, where there are tiles
+    Vec<float> row[kLanes<float>];  // kTileSide, if there are tiles
     for (int64_t b = 0; b < kTileSide; ++b)
       row[b] = b < columns && rows[b] && left > 0
                    ? bit_cast<Vec<float>>(load_pairs(rows[b] + 2 * k, left))
                    : Vec<float>{};
     if (columns > 1) transpose<float>(row);
-    // What a row has too much, the next one overwrites.
+    // The next store overwrites the excess of a row.
     for (int64_t l = 0; l < (columns > 1 ? kTileSide : 1); ++l)
       store(to + (k + l) * columns, bit_cast<Pairs>(row[l]));
   }
@@ -56,10 +56,10 @@ void tile_step_inputs(const StepParams<S>& a, const S* before) {
   }
 }
 
-constexpr int64_t kStepRows = 2 * kTileSide;  // of sums: units, and some more that may be read
+constexpr int64_t kStepRows = 2 * kTileSide;  // rows of sums: units, and a margin that may be read
 
-// Products of [weight_ih, weight_hh] with one or two columns of tiles, added to the sums of G gates from j on of
-// the units from `unit` on, which all exist; `height` of them.
+// Adds the products of [weight_ih, weight_hh] with one or two columns of tiles to the sums of G gates from j
+// on, for `height` units from `unit` on, which all exist.
 template <int G, int N, class S>
 LSTM_INLINE void add_step_tiles(const StepTiles<S>& tiles, int64_t j, int64_t unit, int64_t height,
                                 int64_t b, float* sums, int64_t gate_size) {
@@ -91,13 +91,13 @@ LSTM_INLINE void add_step_tiles(const StepTiles<S>& tiles, int64_t j, int64_t un
   });
 }
 
-// `live` units, a vector at most, for the batch rows of one or two columns of tiles, from b on.
+// `live` units, at most a vector, for the batch rows of one or two columns of tiles, from b on.
 template <int N, class S>
 LSTM_APART void step_tile_block(const StepTiles<S>& tiles, int64_t unit, int64_t live, int64_t b) {
   using V = Vec<float>;
   const StepParams<S>& a = tiles.a;
   const int64_t columns = tiles.columns;
-  // Sixteen units that exist, where there are so many: the last ones may be others' too.
+  // Sixteen existing units, if H is large enough. The last tile may overlap the units before it.
   const int64_t height = a.H < kTileSide ? a.H : kTileSide;
   const int64_t first = unit < a.H - height ? unit : a.H - height, shift = unit - first;
   constexpr int64_t most = N * kStepRows * kTileSide;

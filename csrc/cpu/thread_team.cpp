@@ -8,7 +8,7 @@
 namespace stateful_lstm::cpu {
 namespace {
 
-// Spins while `waiting()`, politely; `waiting` may look at the time it has taken.
+// Spins while `waiting()` is true, with pauses and later yields. `waiting` may check the elapsed time.
 template <class F>
 void spin_while(const F& waiting) {
   for (int spins = 0; waiting(); ++spins) {

@@ -4,16 +4,16 @@
 
 namespace stateful_lstm::cpu {
 
-// The part of a call that one thread runs: rows [row_begin, row_end), and of the hidden units the share of
-// `member` out of `members`. With more than one member each has all rows.
+// One thread's part of a call: rows [row_begin, row_end), and the share of `member` out of `members` in the
+// hidden units. With more than one member, each member has all rows.
 struct Part {
   int64_t row_begin, row_end;
   int64_t member, members;
-  int64_t call = 0;  // whose part it is, also where one call has all
+  int64_t call = 0;  // number of the call that runs this part, even if one call runs all
 };
 
-// Members wait here for each other; the last to arrive releases all. Waiting spins, since a step takes
-// microseconds, and yields the processor if it takes long.
+// Members wait here for each other. The last arrival releases all. Waiting spins, since a step takes
+// microseconds, and yields the processor after a while.
 class Barrier {
  public:
   void wait(int64_t members) {
@@ -26,8 +26,8 @@ class Barrier {
   alignas(64) int64_t round_ = 0;
 };
 
-// How many pieces of its work one thread has done, for others to wait until what they need is there: unlike at a
-// barrier, who is ahead does not wait for who is behind.
+// Counts the finished pieces of one thread's work. Other threads wait until the piece that they need is done.
+// Unlike at a barrier, a thread that is ahead does not wait for slower threads.
 class Progress {
  public:
   void advance() { __atomic_add_fetch(&done_, 1, __ATOMIC_RELEASE); }
@@ -37,18 +37,18 @@ class Progress {
   alignas(64) int64_t done_ = 0;
 };
 
-// Brings together the calls of one parallel loop. torch's pool may start them one after the other,
-// where waiting for each other would never end; so before the work begins they make sure that all
-// are there. If not, the one that has waited long enough does all the work, and the others none.
+// Brings together the calls of one parallel loop. torch's pool may start the calls one after the other; a
+// call that waits for a later call would then wait forever. So the calls first make sure that all have
+// started. If not, the call that has waited long enough does all the work, and the others do none.
 class Gathering {
  public:
-  // Number `call` of `expected` calls enters and gets its part, the same in every loop, whose weights may
-  // still be in its cache; with members = 0 there is nothing to do.
+  // Number `call` of `expected` calls enters and gets its part. A call gets the same part in every loop, so
+  // its weights may still be in its cache. members = 0 means no work.
   Part enter(int64_t rows, int64_t call, int64_t expected);
 
  private:
   int64_t entered_ = 0;
-  int64_t decision_ = 0;  // 0 open, 1 all together, 2 one alone
+  int64_t decision_ = 0;  // 0 open, 1 all together, 2 one call alone
 };
 
 }  // namespace stateful_lstm::cpu

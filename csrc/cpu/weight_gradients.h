@@ -1,24 +1,25 @@
-// The gradients that are parallel over time: of weights, biases and inputs, from those of the gates.
+// The gradients that are parallel over time: of weights, biases and inputs, from the gradients of the gates.
 // Shapes: params.h.
 //
-// With G (T*B, 4H) the gradients of the gates, X (T*B, I) the inputs and R (T*B, P) the h that each step saw:
+// With G (T*B, 4H) the gradients of the gates, X (T*B, I) the inputs and R (T*B, P) the h that each step
+// started from:
 //   grad_ih += G^T X    grad_hh += G^T R    grad_bias += column sums of G    grad_x = G weight_ih
-// The first two are one product with [X, R]: that is packed as weights are, k counting rows, and G goes
+// The first two are one product with [X, R], which is packed like weights, with k counting rows. G passes
 // through in blocks of kSumLength rows, a few tiles of columns at a time, so that a block stays in L2. A
-// library's product wants G turned first, and for float beside bfloat16 the numbers widened.
+// library's product would need a transposed G, and widened numbers for float with bfloat16.
 //
-// Every sum runs over the rows in one order, whoever computes it: no atomics, the same bits in every run.
+// Every sum runs over the rows in one order on any thread. There are no atomics, so every run gives the same
+// bits.
 #pragma once
 #include "cpu/backward.h"
 
 namespace stateful_lstm::cpu::LSTM_ISA {
 
-constexpr int64_t kColumnsAtOnce = 8 * kTileRows;  // of G
-constexpr int kColumnsEach =
-    kTileRows / 3;  // divides all numbers of columns that go through at once
+constexpr int64_t kColumnsAtOnce = 8 * kTileRows;  // columns of G
+// Divides every number of columns that are processed at once.
+constexpr int kColumnsEach = kTileRows / 3;
 
-// Where the processor multiplies tiles, rows of G are shared out in pairs of those, and what goes through at
-// once is larger.
+// On tiles, threads share the rows of G^T in pairs of tiles, and process more columns of G at once.
 template <class S>
 constexpr int64_t kGradientRows = kTiles<S> ? 2 * kTileSide : kTileRows;
 constexpr int64_t kTileColumnsAtOnce = 256, kTileRow = kTileLength / 2 + kTileSide;
@@ -26,7 +27,7 @@ template <class S>
 constexpr int64_t kGradientScratch =
     kTiles<S> ? (kTileColumnsAtOnce + kTileSide) * kTileRow : kSumLength * kColumnsAtOnce;
 
-// weight_ih as the columns of the product that gives grad_x. For few rows it is not worth the packing.
+// weight_ih as columns for the product that gives grad_x. Few rows do not repay packing.
 template <class S>
 Packed<S, 1> gradient_weight(const GradientParams<S>& a) {
   return {{{a.weight_ih, 4 * a.H, a.grad_x ? a.I : 0, a.I, 1, false}}};
@@ -38,7 +39,7 @@ Weights gradient_weight_is(const GradientParams<S>& a) {
                                                                        : Weights::packed;
 }
 
-// X or R as products take them: row k of (T * B), or null where the row counts as zero.
+// Row k of X or R (T * B rows), or null for a row of zeros.
 template <class S>
 LSTM_INLINE const S* input_row(const GradientParams<S>& a, int64_t k) {
   return a.x + k * a.I;
@@ -52,7 +53,7 @@ LSTM_INLINE const S* hidden_row(const Params<S>& a, int64_t k) {
   return a.y + ((a.reverse ? t + 1 : t - 1) * a.B + b) * a.P;
 }
 
-// The panels of X come first, then those of R: each over all rows, as pack.h has them.
+// The panels of X, then the panels of R. Each covers all rows, in the layout of pack.h.
 template <class S>
 struct RowPanels {
   const GradientParams<S>& a;
@@ -67,7 +68,8 @@ struct RowPanels {
   int64_t size() const { return depth() * kGroup * kLanes<Acc<S>>; }  // of a panel, in factors
 };
 
-// One panel of rows `row(k)`, null for zero, of N columns; `mask` (B, N) multiplies them, if not null.
+// Packs one panel of N columns from the rows row(k), null for zeros. `mask` (B, N) multiplies them if not
+// null.
 template <class S, class Row>
 LSTM_INLINE void pack_rows(const GradientParams<S>& a, Factor<S>* panel, int64_t column, int64_t N,
                            const S* mask, const Row& row) {
@@ -96,7 +98,7 @@ LSTM_INLINE void pack_rows(const GradientParams<S>& a, Factor<S>* panel, int64_t
   }
 }
 
-// Panels [begin, end) of [X, R].
+// Packs panels [begin, end) of [X, R].
 template <class S>
 void gradient_pack(const GradientParams<S>& a, Acc<S>* pack, int64_t begin, int64_t end) {
   constexpr int64_t width = kGroup * kLanes<Acc<S>>;
@@ -112,7 +114,7 @@ void gradient_pack(const GradientParams<S>& a, Acc<S>* pack, int64_t begin, int6
   }
 }
 
-// Columns [n, n + count) of G, rows [begin, end), as factors (rows, count); their sums are added to `bias`.
+// Columns [n, n + count) and rows [begin, end) of G as factors (rows, count). Adds the column sums to `bias`.
 template <class S>
 LSTM_INLINE void pack_gates(const GradientParams<S>& a, Factor<S>* to, int64_t n, int64_t count,
                             int64_t begin, int64_t end, Acc<S>* bias) {
@@ -141,7 +143,7 @@ LSTM_INLINE void pack_gates(const GradientParams<S>& a, Factor<S>* to, int64_t n
   }
 }
 
-// The same as rows of tiles A, kTileRow pairs apart: (count, pairs of rows), zeros up to a whole tile.
+// The same as rows of tiles A, kTileRow pairs apart: (count, pairs of rows), with zeros up to a whole tile.
 template <class S>
 LSTM_INLINE void pack_gate_tiles(const GradientParams<S>& a, Pair* to, int64_t n, int64_t count,
                                  int64_t begin, int64_t end, float* bias) {
@@ -153,7 +155,7 @@ LSTM_INLINE void pack_gate_tiles(const GradientParams<S>& a, Pair* to, int64_t n
       return k < end ? load(gates + k * a.gates_stride + n + first, live) : Vec<float>{};
     };
     for (int64_t k = begin; k < end; k += 2 * kTileSide) {
-      Vec<float> pairs[kLanes<float>];  // kTileSide where there are tiles
+      Vec<float> pairs[kLanes<float>];  // kTileSide, if there are tiles
       for (int64_t l = 0; l < kTileSide; ++l) {
         const Vec<float> even = row(k + 2 * l), odd = row(k + 2 * l + 1);
         sum += even + odd;
@@ -167,7 +169,7 @@ LSTM_INLINE void pack_gate_tiles(const GradientParams<S>& a, Pair* to, int64_t n
   }
 }
 
-// gradient_weights where the processor multiplies tiles.
+// gradient_weights for processors that multiply tiles.
 template <class S>
 void gradient_tiles(const GradientParams<S>& a, const Pair* pack, Pair* gates, int64_t begin,
                     int64_t end) {
@@ -202,8 +204,8 @@ void gradient_tiles(const GradientParams<S>& a, const Pair* pack, Pair* gates, i
   }
 }
 
-// Rows [begin, end), in tiles, of the gradients of the weights, and the same part of that of the biases.
-// `scratch` has kGradientScratch numbers.
+// Tiles [begin, end) of the rows of the weight gradients, and the same part of the bias gradient. `scratch`
+// has kGradientScratch elements.
 template <class S>
 void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* scratch,
                       int64_t begin, int64_t end) {
@@ -247,7 +249,7 @@ void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* 
         else
           add_tile<R, kHalf>(Sums<A>{grads + first_sum, K, K - at, 0, fresh}, in, length, part);
       };
-      if (rows_of_gradients)  // they are written from their beginnings to their ends
+      if (rows_of_gradients)  // writes each row from start to end
         in_tiles<kTileRows, kColumnsEach>(0, count, [&](auto tile, int64_t r) LSTM_LAMBDA {
           for (int64_t k = 0; k < 2 * panels.count(); ++k) add(k / 2, k % 2, tile, r);
         });
@@ -259,7 +261,8 @@ void gradient_weights(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* 
   }
 }
 
-// grad_x = G weight_ih for rows [begin, end), in place if there is no `packed`; `scratch` has one row of sums for each, where S is narrower.
+// grad_x = G weight_ih for rows [begin, end). If `packed` is null, weight_ih is read in place. If S is
+// narrower than Acc<S>, `scratch` holds the sums of these rows.
 template <class S>
 void gradient_inputs(const GradientParams<S>& a, const Acc<S>* packed, Acc<S>* scratch,
                      int64_t begin, int64_t end) {

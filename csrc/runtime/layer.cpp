@@ -14,8 +14,9 @@
 namespace stateful_lstm {
 namespace {
 
-// Whether forward sequences read weights in place: by default if that is faster. STATEFUL_LSTM_PACK=always packs in
-// every call, so that a sequence gives the same bits however it is cut; =never packs only if in-place reading cannot work.
+// Whether forward sequences read weights in place. By default they do so where it is faster.
+// STATEFUL_LSTM_PACK=always packs in every call, so a sequence gives the same bits however it is cut into
+// calls. STATEFUL_LSTM_PACK=never packs only where weights cannot be read in place.
 cpu::InPlace in_place(bool may_be) {
   static const char* name = std::getenv("STATEFUL_LSTM_PACK");
   static const std::string asked = name ? name : "";
@@ -25,7 +26,7 @@ cpu::InPlace in_place(bool may_be) {
   return asked == "never" ? cpu::InPlace::always : cpu::InPlace::if_quicker;
 }
 
-// The weights of a call packed by all threads, or by one if they are few, if they are to be packed.
+// Packs the weights of a call, if it needs packed weights. All threads pack, or fewer if the weights are few.
 template <class S, class Params>
 Buffer<Acc<S>> pack_together(const cpu::Packing<S, Params>& packing, const Params& p, bool packed) {
   const int64_t size = packed ? packing.size(p) : 0;
@@ -38,10 +39,11 @@ Buffer<Acc<S>> pack_together(const cpu::Packing<S, Params>& packing, const Param
   return pack;
 }
 
-// Runs a call in parts, run(part, pack, barrier): by rows, or by units where rows are few or the weights
-// large, since then each thread's weights stay in its own cache. What another core has packed may be far from
-// there. So by units each packs what it reads; by rows each packs all of it for itself, where the copies are small or
-// its rows and steps make up for it, or else all threads pack for all.
+// Runs a call in parts: run(part, pack, barrier). The parts are ranges of rows, or ranges of units where rows
+// are few or the weights are large: each thread's weights then stay in its own cache. Weights that another
+// core packed may be far away. So with units each thread packs the weights that it reads. With rows each
+// thread packs a private copy of all weights, if the copies are small or its rows and steps repay the
+// packing. Otherwise all threads pack one common copy.
 template <class S, class Params, class F>
 void in_parts(const cpu::Packing<S, Params>& packing, const Params& p, cpu::Weights are,
               const Partition& how, const F& run) {
@@ -95,7 +97,7 @@ void run_forward(const ForwardParams<S>& p, bool may_be_in_place) {
            });
 }
 
-// Steps [begin, end) of a call that goes forward in time and has no lengths.
+// Steps [begin, end) of a forward call without lengths.
 template <class S>
 ForwardParams<S> some_steps(ForwardParams<S> p, int64_t begin, int64_t end) {
   if (begin > 0) {
@@ -123,7 +125,8 @@ void run_layers(const std::vector<ForwardParams<S>>& layers) {
   const bool packed = std::all_of(layers.begin(), layers.end(), [&](const auto& layer) {
     return kernel.forward_weights_are(layer, in_place(true)) == cpu::Weights::packed;
   });
-  // Where a layer's weights stay near one thread, it can have the layer to itself, and meets the others less often.
+  // Where a layer's weights fit near one thread, one thread runs the whole layer and waits for others less
+  // often.
   const bool near = StepCost<S>(p, p.I, /*packs=*/true).near();
   const Partition how = choose_partition(p, cpu::Weights::packed, p.I);
   const int64_t busy = near ? std::min<int64_t>(p.B, thread_count()) : how.members;
@@ -218,7 +221,7 @@ void run_all_gradients(BackwardParams<S> p, GradientParams<S> g,
                        const WeightGradients<S>& weights) {
   using A = Acc<S>;
   const int64_t rows = p.T * p.B, all[] = {4 * p.H * g.I, 4 * p.H * p.P, 4 * p.H};
-  // The sums are the results; or, where those are narrower, lie apart until they are complete.
+  // The sums are the results. If the results are narrower, the sums stay in scratch until they are complete.
   const bool apart = weights.last && sizeof(S) < sizeof(A);
   const bool direct = apart && !weights.adds && rows > 0 && rows <= cpu::kSumLength;
   int64_t sizes[3], scratch_size = 0;

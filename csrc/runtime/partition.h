@@ -1,8 +1,9 @@
-// How threads share the work of a layer: by rows, which never wait for each other; or by hidden units, where each
-// member reads its own part of the weights and meets the others once a step.
+// How threads share the work of a layer. By rows, threads never wait for each other. By hidden units, each
+// member reads its own part of the weights, and the members meet once per step.
 //
-// The faster partition is estimated from the sizes alone, in cycles of a thread that multiplies two vectors in each
-// cycle: the distance of the weights, the number of meetings. Measured in docs/performance.md, "Rows or units".
+// The sizes alone decide. A cost model estimates both partitions in cycles of a thread that multiplies two
+// vectors per cycle. It counts the distance of the weights and the number of barriers. Measurements:
+// docs/performance.md, "Rows or units".
 #pragma once
 #include <algorithm>
 #include <cstdlib>
@@ -18,7 +19,7 @@ struct Partition {
   bool by_units;
   int64_t members;
 
-  // Of a part; one at least, so that a call without rows can be divided by it.
+  // Rows of one part. At least one, so that callers can divide by it when B = 0.
   int64_t rows(int64_t B) const {
     return std::max<int64_t>(1, by_units ? B : (B + members - 1) / members);
   }
@@ -31,7 +32,7 @@ int64_t work_of(const SequenceParams<S>& p, int64_t inputs) {
   return p.B * p.T * 4 * p.H * (inputs + p.P + 16);
 }
 
-// Cycles of a step, by sizes. Weights and units count in vectors, weights as they are packed.
+// Cycles of one step, from the sizes. Weights and units are counted in vectors, weights in their packed size.
 template <class S>
 class StepCost {
  public:
@@ -54,12 +55,13 @@ class StepCost {
                   heuristics::kNextLineCycles * (lines - heuristics::kFirstLines);
     return step(B_, members) + heuristics::kMeetingCycles * members + fetching;
   }
-  // Whether all weights of the layer stay near one thread.
+  // Whether all weights of the layer fit in one thread's own cache.
   bool near() const { return (h_ + x_) * vector_bytes_ <= heuristics::kNearBytes; }
 
  private:
-  // Of a thread that reads one part in `share` of the weights for so many rows. What comes from further away than its
-  // own cache is waited for, and half of it even where there is enough to multiply.
+  // Cycles of a thread that reads 1/share of the weights for the given number of rows. The thread waits for
+  // weights from beyond its own cache. Half of that wait remains even if there are enough multiplications to
+  // cover it.
   double step(int64_t rows, int64_t share) const {
     const double computing = rows / 2.0, bytes = h_ * vector_bytes_ / share;
     const double reading =
@@ -74,7 +76,7 @@ class StepCost {
   double h_, x_, vector_bytes_;
 };
 
-// Tiles are quicker than any cache but L2 hands weights out, and rows are many before they are busy.
+// Tiles multiply faster than any cache but L2 delivers weights, so tiles need many rows to be busy.
 template <class S>
 Partition partition_of_tiles(const SequenceParams<S>& p, bool on_the_fly, int64_t most) {
   const int64_t by_rows = std::clamp<int64_t>(p.B / heuristics::kTileRowsOfMember, 1, most);
@@ -88,8 +90,8 @@ Partition partition_of_tiles(const SequenceParams<S>& p, bool on_the_fly, int64_
   return {false, most};
 }
 
-// Of a call of which the products of so many inputs are a part. The environment variable STATEFUL_LSTM_SPLIT forces
-// "rows" or "units", for tests.
+// The partition of a call with the given number of inputs. The environment variable STATEFUL_LSTM_SPLIT
+// forces "rows" or "units", for tests.
 template <class S>
 Partition choose_partition(const SequenceParams<S>& p, cpu::Weights are, int64_t inputs = 0) {
   const int64_t threads = thread_count();
@@ -101,7 +103,7 @@ Partition choose_partition(const SequenceParams<S>& p, cpu::Weights are, int64_t
   const int64_t most =
       std::max<int64_t>(1, std::min(threads, work_of(p, inputs) / heuristics::kCallWork));
   const bool on_the_fly = are == cpu::Weights::packed_on_the_fly;
-  Partition best = {false, std::clamp<int64_t>(p.B, 1, most)};  // nobody is woken for no rows
+  Partition best = {false, std::clamp<int64_t>(p.B, 1, most)};  // B = 0 wakes no threads
   if (cpu::kernels<S>().tiled) {
     best = partition_of_tiles(p, on_the_fly, most);
   } else {

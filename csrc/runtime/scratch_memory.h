@@ -1,9 +1,8 @@
-// Memory for the length of a call, not filled, where no vector straddles two cache lines.
+// Uninitialized memory for the duration of a call, aligned so that no vector straddles two cache lines.
 //
-// The system hands large memory out page by page, which takes longer than packing weights into it. So
-// what a sequence needs for itself stays with the calling thread for its next call. It lies in large
-// pages where the system has them: in small ones, scattered as they come, some processes took twice as
-// long to pack as others.
+// The system maps large blocks page by page, which takes longer than packing weights into them. So the
+// calling thread keeps a sequence's scratch for its next call. Scratch lies in huge pages where the system
+// has them: with small, scattered pages some processes took twice as long to pack.
 #pragma once
 #include <cstdint>
 #include <cstdlib>
@@ -44,22 +43,22 @@ class Block {
       memory_.reset(std::aligned_alloc(unit, all));
       begin_ = memory_.get();
 #if defined(__linux__)
-      if (large && begin_) madvise(begin_, all, MADV_HUGEPAGE);  // a wish: no matter if refused
+      if (large && begin_) madvise(begin_, all, MADV_HUGEPAGE);  // a hint: a refusal does no harm
 #endif
-    } else {  // faster than aligned_alloc, as small steps notice
+    } else {  // faster than aligned_alloc, which small steps notice
       memory_.reset(std::malloc(bytes + kLine));
       begin_ = reinterpret_cast<void*>(aligned(reinterpret_cast<uintptr_t>(memory_.get()), kLine));
     }
     if (!memory_) throw std::bad_alloc();
   }
-  void* get() const { return begin_; }  // null for no bytes
+  void* get() const { return begin_; }  // null for zero bytes
 
  private:
   struct Free {
     void operator()(void* p) const { std::free(p); }
   };
 #if defined(__SANITIZE_ADDRESS__)
-  static constexpr bool kExact = true;  // or a line more would hide what goes past the end
+  static constexpr bool kExact = true;  // an extra line would hide accesses past the end
 #else
   static constexpr bool kExact = false;
 #endif
@@ -67,18 +66,19 @@ class Block {
   void* begin_ = nullptr;
 };
 
-// Large memory that a call hands on, or needs for itself, goes soon after, and is wanted again by the next call or
-// iteration: from any thread, by many layers. Blocks wait here until then.
+// Holds large blocks between calls. A call hands such a block on, or needs it for itself. The block is freed
+// soon after, and the next call or iteration wants the same size again, from any thread and for many layers.
 class Pool {
  public:
-  static constexpr size_t kLeast = size_t{1} << 20;  // bytes; of less C's library keeps enough
+  static constexpr size_t kLeast = size_t{1} << 20;  // bytes; malloc caches smaller blocks itself
 
   static Pool& shared() {
     static Pool* pool = new Pool;  // never destroyed: tensors may outlive it
     return *pool;
   }
-  // A block of so many bytes or some more: the smallest that waits, of these the one that is most likely still in a
-  // cache; or a new one.
+  // Returns a block of at least this many bytes: the smallest waiting block that fits and is at most a
+  // quarter larger. Among equals it takes the newest, which is most likely in a cache. If none fits, it
+  // allocates a block.
   Block take(size_t bytes) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -96,7 +96,7 @@ class Pool {
     }
     return Block(bytes);
   }
-  // The blocks that have waited longest are freed once the pool is full.
+  // Frees the oldest blocks once the pool is full.
   void give(Block block) {
     const std::lock_guard<std::mutex> lock(mutex_);
     bytes_ += block.size;
@@ -114,11 +114,12 @@ class Pool {
   static constexpr size_t kMost = size_t{128} << 20;
 #endif
   std::mutex mutex_;
-  std::vector<Block> waiting_;  // those that came last are last
+  std::vector<Block> waiting_;  // the newest blocks are last
   size_t bytes_ = 0;
 };
 
-// Where a thread keeps a block between calls: one for each use at the same time. `pool`: with all others, if it is large.
+// Where a thread keeps a block between calls: one place per simultaneous use. `pool`: large blocks go to the
+// shared pool.
 enum class Place { no, pool, pack, work, member_scratch, gates, sums, count };
 
 template <class T>
@@ -134,7 +135,7 @@ class Buffer {
       block_ = Block(bytes);
   }
   Buffer(Buffer&&) = default;
-  Buffer& operator=(Buffer&& other) noexcept {  // what it had goes back with the other
+  Buffer& operator=(Buffer&& other) noexcept {  // the old memory goes to `other`, which releases it
     std::swap(place_, other.place_);
     std::swap(block_, other.block_);
     return *this;
@@ -145,12 +146,12 @@ class Buffer {
     else if (stays() && block_.size > kept().size && block_.size <= kMost)
       kept() = std::move(block_);
   }
-  T* get() const { return static_cast<T*>(block_.get()); }  // null for none
+  T* get() const { return static_cast<T*>(block_.get()); }  // null if empty
 
  private:
 #if defined(__SANITIZE_ADDRESS__)
-  static constexpr size_t kMost =
-      0;  // a larger block than asked for would hide what goes past its end
+  // A block larger than requested would hide accesses past its end.
+  static constexpr size_t kMost = 0;
 #else
   static constexpr size_t kMost = size_t{64} << 20;
 #endif

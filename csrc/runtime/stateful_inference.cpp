@@ -16,7 +16,7 @@ namespace heuristics = cpu::heuristics;
 
 namespace {
 
-// How many threads share a step's units: asking the pool takes as long as a small step.
+// The number of threads that share a step's units. Starting the pool takes as long as a small step.
 template <class S>
 int64_t step_members(const cpu::Kernels<S>& kernel, const StackCall<S>& s) {
   const int64_t inputs = s.L > 1 ? std::max(s.I, s.D * s.P) : s.I;
@@ -33,14 +33,15 @@ int64_t whole_lines(int64_t n) {
   return (n + kLine - 1) / kLine * kLine;
 }
 
-// One step whose inputs are there, its units shared out to threads that need not meet. What they look at lies
+// Runs one step whose inputs are ready. Threads share its units and do not meet. The data that they read lies
 // together, since every line of it comes from another core's cache.
 template <class S>
 void units_in_shares(const cpu::Kernels<S>& kernel, const StepParams<S>& step, int64_t blocks,
                      int64_t shares) {
   const auto run = kernel.step_units;
   const int64_t lanes = kernel.lanes;
-  // The thread that calls has the first share, and Python in its caches: it gets a sixteenth less.
+  // The calling thread takes the first share. Its caches also hold Python, so its share is a sixteenth
+  // smaller.
   const int64_t less = std::min<int64_t>(heuristics::kCallerLess,
                                          step.H / shares / heuristics::kCallerShare / 4 * 4);
   parallel_for(0, shares, 1, [=](int64_t begin, int64_t end) {
@@ -52,8 +53,9 @@ void units_in_shares(const cpu::Kernels<S>& kernel, const StepParams<S>& step, i
   });
 }
 
-// Whether the sums over so many inputs are computed for all steps of a call at once: weight_ih is then read once for
-// all of them. But each row of it leaves a vector behind for each row of the batch, and must be several times as long.
+// Whether the sums over x are computed for all steps of a call at once, so that weight_ih is read only once.
+// Each row of weight_ih leaves a vector of sums for each row of the batch, so it must be several times as
+// long as these.
 template <class S>
 bool sums_x_first(const cpu::Kernels<S>& kernel, const StackCall<S>& s, int64_t inputs) {
   const int64_t kept = s.B * kernel.lanes * int64_t(sizeof(Acc<S>));
@@ -63,22 +65,22 @@ bool sums_x_first(const cpu::Kernels<S>& kernel, const StackCall<S>& s, int64_t 
 template <class S>
 void run_steps(const StackCall<S>& s) {
   using A = Acc<S>;
-  // Every other call goes through the weights the other way round: what the last one read last is
-  // still in the cache. No result depends on it.
+  // Every other call visits the weights in reverse order: the weights that the last call read last are still
+  // in the cache. Results do not depend on the order.
   static std::atomic<unsigned> calls{0};
   const bool backwards = calls.fetch_add(1, std::memory_order_relaxed) % 2 == 1;
   const auto& kernel = cpu::kernels<S>();
-  const int64_t B = s.B, width = s.D * s.P;  // of every layer's output
+  const int64_t B = s.B, width = s.D * s.P;  // output width of every layer
   const bool projection = s.w[0].weight_hr != nullptr;
   const int64_t members = step_members(kernel, s), most = std::max(s.I, s.L > 1 ? width : 0);
   const int64_t in_size = whole_lines<A>(cpu::step_size<S>(B, most, s.P));
-  const bool begin = sums_x_first(kernel, s, most);  // in one layer at least
+  const bool begin = sums_x_first(kernel, s, most);  // true if any layer does so
   const int64_t x_sums_scratch_size = begin ? whole_lines<A>(s.T * B * most) : 0;
   const Buffer<A> in(members * (in_size + x_sums_scratch_size)), hidden(projection ? B * s.H : 0);
   const Buffer<A> x_sums(begin ? s.T * B * 4 * s.H * kernel.lanes : 0, Place::work);
   const Buffer<S> between(s.L > 1 ? 2 * s.T * B * width : 0);
   std::fill_n(hidden.get(), projection ? B * s.H : 0, A{});
-  std::vector<int64_t> live(s.lengths ? s.T * B : 0);  // slots of the rows that have a step
+  std::vector<int64_t> live(s.lengths ? s.T * B : 0);  // slots of the rows that run the step
   const auto slot = [&](int64_t b) { return s.rows ? s.rows[b] : b; };
   for (int64_t t = 0; s.lengths && t < s.T; ++t)
     for (int64_t b = 0; b < B; ++b) live[t * B + b] = t < s.lengths[b] ? slot(b) : -1;
@@ -131,8 +133,8 @@ void run_steps(const StackCall<S>& s) {
     };
     for (int64_t n = 0; n < steps; ++n) {
       const StepParams<S> p = step(n, part.call);
-      const bool first = n % s.T == 0;        // of its layer
-      if (n > 0) barrier.wait(part.members);  // all that the step before wrote is there
+      const bool first = n % s.T == 0;        // first step of its layer
+      if (n > 0) barrier.wait(part.members);  // all writes of the previous step are visible
       if (p.x_sums && first) {
         const SumsOfXParams<S> all = {
             s.T,
@@ -151,9 +153,9 @@ void run_steps(const StackCall<S>& s) {
       }
       if (n > 0) {
         const int64_t time = n / s.T == s.L - 1 ? s.y_time : B * width;
-        kernel.step_inputs(p, first ? nullptr : p.y - time);  // h is in the y of the step before
+        kernel.step_inputs(p, first ? nullptr : p.y - time);  // the previous step's y holds h
         if (first)
-          barrier.wait(part.members);  // all have read the state's h, which may be written now
+          barrier.wait(part.members);  // all members have read the state's h; it may now change
       }
       share(blocks, [&](int64_t b, int64_t e) {
         kernel.step_units(p, b * kernel.lanes, std::min(s.H, e * kernel.lanes));
@@ -175,12 +177,12 @@ void run_steps(const StackCall<S>& s) {
   } else {
     run_team(B, members, prepare, run_part);
   }
-  for (int64_t b = 0; s.lengths && b < B; ++b) {  // rows that ended before: where their state rests
+  for (int64_t b = 0; s.lengths && b < B; ++b) {  // rows that ended earlier
     if (s.lengths[b] >= s.T || slot(b) < 0) continue;
     for (int64_t k = 0; k < s.L * s.D; ++k) {
       S* h_n = s.h_n + (k * B + b) * s.P;
       S* c_n = s.c_n + (k * B + b) * s.H;
-      if (k % s.D == 1) {  // what this call starts from in reverse, and what no step has changed
+      if (k % s.D == 1) {  // reverse direction: a call starts from zero, and no step ran
         std::fill_n(h_n, s.P, S{});
         std::fill_n(c_n, s.H, S{});
         continue;
@@ -192,7 +194,8 @@ void run_steps(const StackCall<S>& s) {
   }
 }
 
-// Rows that lie `time` and `row` apart as (T, B, n), dense: where they are, or copied to `scratch`.
+// Rows with strides `time` and `row` as a dense (T, B, n) array: the source itself if dense, or a copy in
+// `scratch`.
 template <class X>
 const X* dense(const X* from, int64_t time, int64_t row, int64_t T, int64_t B, int64_t n,
                Buffer<X>& scratch) {
@@ -204,8 +207,8 @@ const X* dense(const X* from, int64_t time, int64_t row, int64_t T, int64_t B, i
   return scratch.get();
 }
 
-// The resets as the reverse direction meets them, into `moved`: a cut between t-1 and t comes before step
-// t-1 there. One after a row's last step is none: the row starts there.
+// The resets for the reverse direction, in `moved`. A cut between t-1 and t comes before step t-1 in that
+// direction. A reset after the row's last step is dropped: the row starts there.
 const bool* reversed(const bool* reset, const int64_t* lengths, int64_t T, int64_t B,
                      Buffer<bool>& moved) {
   if (reset == nullptr) return nullptr;
@@ -216,7 +219,8 @@ const bool* reversed(const bool* reset, const int64_t* lengths, int64_t T, int64
   return moved.get();
 }
 
-// What layer and direction k start from: the slots of the rows; zeros for padding, and in reverse.
+// The initial state of layer and direction k: the rows' slots, or zeros for padding rows and for the reverse
+// direction.
 template <class S>
 void initial_state(const StackCall<S>& s, int64_t k, S* h0, Acc<S>* c0) {
   for (int64_t b = 0; b < s.B; ++b) {
@@ -231,7 +235,7 @@ void initial_state(const StackCall<S>& s, int64_t k, S* h0, Acc<S>* c0) {
   }
 }
 
-// Layer by layer. The state is written last, when nothing can fail any more.
+// Runs layer by layer. The state is written last, after everything that can fail.
 template <class S>
 void run_sequences(const StackCall<S>& s) {
   using A = Acc<S>;
@@ -239,13 +243,13 @@ void run_sequences(const StackCall<S>& s) {
   const bool y_dense = s.y_row == width && s.y_time == B * width;
   const Buffer<S> h0(s.L * s.D * B * P);
   const Buffer<S> between(s.L > 1 || !y_dense ? 2 * T * B * width : 0, Place::pool);
-  // One direction's output, before they lie side by side.
+  // Output of one direction, before both are interleaved.
   const Buffer<S> one(s.D == 2 ? T * B * P : 0, Place::pool);
   const Buffer<A> c0(s.L * s.D * B * H), c_n(s.L * s.D * B * H);
   Buffer<S> x_scratch(0);
   Buffer<bool> reset_scratch(0), reversed_scratch(0);
   const auto slot = [&](int64_t b) { return s.rows ? s.rows[b] : b; };
-  std::vector<int64_t> lengths;  // a padding row has no step at all
+  std::vector<int64_t> lengths;  // a padding row has no steps
   if (s.lengths || s.rows)
     for (int64_t b = 0; b < B; ++b)
       lengths.push_back(slot(b) < 0 ? 0 : s.lengths ? s.lengths[b] : T);
@@ -263,7 +267,7 @@ void run_sequences(const StackCall<S>& s) {
   const bool* resets[] = {reset,
                           s.D == 2 ? reversed(reset, p.lengths, T, B, reversed_scratch) : nullptr};
   S* y = nullptr;
-  std::vector<ForwardParams<S>> layers;  // of the forward direction, run together
+  std::vector<ForwardParams<S>> layers;  // the forward direction's layers, run together
   for (int64_t layer = 0; layer < s.L; ++layer) {
     y = layer == s.L - 1 && y_dense ? s.y : between.get() + layer % 2 * T * B * width;
     for (int64_t direction = 0; direction < s.D; ++direction) {
@@ -298,7 +302,7 @@ void run_sequences(const StackCall<S>& s) {
   std::transform(c_n.get(), c_n.get() + s.L * s.D * B * H, s.c_n, narrow<S>);
   for (int64_t k = 0; k < s.L * s.D; ++k)
     for (int64_t b = 0; b < B; ++b) {
-      const bool idle = k % s.D == 1 && !lengths.empty() && lengths[b] == 0;  // its state rests
+      const bool idle = k % s.D == 1 && !lengths.empty() && lengths[b] == 0;  // state unchanged
       if (slot(b) < 0 || idle) continue;
       std::copy_n(s.h_n + (k * B + b) * P, P, s.h + (k * s.slots + slot(b)) * P);
       std::copy_n(c_n.get() + (k * B + b) * H, H, s.c + (k * s.slots + slot(b)) * H);

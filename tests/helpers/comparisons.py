@@ -1,7 +1,7 @@
 """Comparisons with nn.LSTM and with an oracle: random cases, results by name, tolerances.
 
-The oracle follows the contract literally: one row, one step, one direction at a time. It takes part
-in autograd, so it is the truth for gradients too.
+The oracle follows the contract literally: one row, one step, one direction at a time. Autograd
+runs through it, so it is the truth for gradients too.
 """
 
 import pytest
@@ -29,7 +29,7 @@ def cell(x, h, c, weights, bias):
     i, f, g, o = gates.chunk(4)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
     h = o.sigmoid() * c.tanh()
-    if len(weights) == (5 if bias else 3):  # the last one is weight_hr: a projection
+    if len(weights) == (5 if bias else 3):  # the last weight is weight_hr: a projection
         h = weights[-1] @ h
     return h, c
 
@@ -94,7 +94,7 @@ def oracle(
 
 
 def random_hx(lstm, batch=None):
-    """A random (h, c) for an LSTM module, or an unbatched one when batch is None."""
+    """A random (h, c) for an LSTM module, unbatched if batch is None."""
     stacks = lstm.num_layers * (2 if lstm.bidirectional else 1)
     rows = () if batch is None else (batch,)
     widths = lstm.proj_size or lstm.hidden_size, lstm.hidden_size
@@ -116,10 +116,10 @@ def double(tree):
 
 
 def results(call, x, hx, weights):
-    """Everything a call computes, by name: outputs, and the gradients of x, hx and each weight.
+    """All results of a call, by name: outputs, and the gradients of x, hx and each weight.
 
-    call(x, hx) -> output, (h_n, c_n), with `weights` (name -> leaf tensor) somewhere inside.
-    The cotangents are the same in every dtype: they are exact in bfloat16.
+    call(x, hx) -> output, (h_n, c_n). It uses `weights` (name -> leaf tensor). The cotangents are
+    exact in bfloat16, and so are the same in every dtype.
     """
     x = x.detach().requires_grad_()
     leaves = {"input": x, **weights}
@@ -144,7 +144,7 @@ def gradients(outputs, leaves, seeds):
 
 
 def cotangent(like, seed):
-    """A random tensor of like's shape, dtype and device, the same numbers in all of them."""
+    """A random tensor of like's shape, dtype and device, with the same numbers for every dtype."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(like.shape, generator=generator).bfloat16().to(like)
 
@@ -163,16 +163,16 @@ def eps(dtype):
 def tolerance(dtype, steps, width):
     """A bound on rounding, relative to the largest value: eps x length x norm.
 
-    steps: how many cells feed one another (T x L); width: the terms of one sum (I + H, and T x B
-    for a weight's gradient). Sums are in float32 or better: at worst eps a term, step after step.
-    Values are stored in dtype: half an eps each, of either sign, so the square root of steps.
+    steps: the number of cells in a chain (T x L). width: the number of terms in one sum (I + H, and
+    T x B for a weight's gradient). Sums are in float32 or better: at worst eps per term and step.
+    Stored values are in dtype: half an eps each, of either sign, hence the square root of steps.
     """
     accumulate = eps(dtype if dtype.itemsize > 4 else torch.float32)
     return steps * width * accumulate + 2 * eps(dtype) * steps**0.5
 
 
 def error(got, truth):
-    """The largest difference, relative to the truth's largest value or 1; NaN counts as wrong."""
+    """The largest difference, relative to the truth's largest value or 1. NaN counts as wrong."""
     assert got.shape == truth.shape, f"shape {tuple(got.shape)}, expected {tuple(truth.shape)}"
     if not truth.numel():
         return 0.0
@@ -182,7 +182,7 @@ def error(got, truth):
 
 
 def assert_close(got, truth, bound):
-    """Every named tensor within the bound of the truth."""
+    """Checks that every named tensor is within the bound of the truth."""
     assert got.keys() == truth.keys()
     errors = {name: error(got[name], truth[name]) for name in truth}
     wrong = {name: e for name, e in errors.items() if not e <= bound}
@@ -190,9 +190,9 @@ def assert_close(got, truth, bound):
 
 
 def assert_as_good_as(ours, theirs, truth):
-    """Every named tensor at most twice as far from the float64 truth as nn.LSTM's own.
+    """Checks that no named tensor is more than twice as far from the float64 truth as nn.LSTM's.
 
-    The floor, four roundings of the largest value, is for cases where nn.LSTM is exact by luck.
+    The floor is four roundings of the largest value, for cases where nn.LSTM is exact by luck.
     """
     assert ours.keys() == theirs.keys() == truth.keys()
     wrong = {}
@@ -205,7 +205,7 @@ def assert_as_good_as(ours, theirs, truth):
 
 
 def twin(lstm: nn.LSTM, **extras):
-    """A StatefulLSTM with an nn.LSTM's settings, weights and mode."""
+    """A StatefulLSTM with the settings, weights and mode of an nn.LSTM."""
     from stateful_lstm import StatefulLSTM
 
     like = next(lstm.parameters())

@@ -1,4 +1,4 @@
-"""Small nets with ``nn.LSTM`` inside, each built the way a well-known kind of net is built."""
+"""Small nets with ``nn.LSTM`` inside, each built like a well-known kind of net."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
 class ConvolutionalEncoder(nn.Module):
-    """Like Tacotron's encoder: characters, convolutions, then both directions over packed rows."""
+    """Like Tacotron's encoder: characters, convolutions, a bidirectional LSTM on packed rows."""
 
     def __init__(self):
         super().__init__()
@@ -26,7 +26,7 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class AttentiveDecoder(nn.Module):
-    """Like Tacotron's decoder: step by step, with an explicit state, each output fed back in."""
+    """Like Tacotron's decoder: single steps, an explicit state; each output is the next input."""
 
     def __init__(self):
         super().__init__()
@@ -72,7 +72,7 @@ class SpeechRecogniser(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Dropout between the layers, and one matrix that embeds words and scores them."""
+    """Dropout between the layers, and one matrix that both embeds and scores words."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +90,7 @@ class LanguageModel(nn.Module):
 
 
 class Separator(nn.Module):
-    """Like a net that masks a spectrogram: a block of two layers, registered and called twice."""
+    """Like a net that masks a spectrogram: a block of two layers is registered and called twice."""
 
     def __init__(self):
         super().__init__()
@@ -111,5 +111,5 @@ class Separator(nn.Module):
 
 
 NETS = [ConvolutionalEncoder, AttentiveDecoder, SpeechRecogniser, LanguageModel, Separator]
-# These call each layer once in a forward: their first call from zero equals nn.LSTM's.
+# These nets call each layer once per forward, so their first call from zero equals nn.LSTM's.
 ONCE = [ConvolutionalEncoder, SpeechRecogniser, LanguageModel]

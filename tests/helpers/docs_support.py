@@ -14,7 +14,7 @@ def name(path):
 
 
 def python_blocks():
-    """Yields (path, line, source) of each block."""
+    """Yields (path, line, source) of each Python block."""
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         for match in FENCE.finditer(text):
@@ -23,6 +23,6 @@ def python_blocks():
 
 
 def run_block(path, line, source):
-    """Runs a block as a program of its own. Tracebacks name the lines of the document."""
+    """Runs a block as its own program. Tracebacks name the lines of the document."""
     code = compile("\n" * (line - 1) + dedent(source), str(path), "exec")
     exec(code, {"__name__": "__main__"})

@@ -1,4 +1,4 @@
-"""An example of examples/ecosystem as a module."""
+"""Loads an example of examples/ecosystem as a module."""
 
 import importlib.util
 from pathlib import Path

@@ -12,7 +12,7 @@ needs_fastpath = pytest.mark.skipif(
 
 
 class LayerSpy:
-    """Stands in for the C functions, and counts how often they do the work."""
+    """Replaces the C functions, and counts the calls in which they do the work."""
 
     def __init__(self, monkeypatch):
         self.monkeypatch, self.counts = monkeypatch, {}
@@ -30,7 +30,7 @@ class LayerSpy:
         self.monkeypatch.setattr(operators, name, watched)
 
     def taken(self):
-        """How many layers took the fast path since the last question: (forward, backward)."""
+        """The number of layers on the fast path since the last call: (forward, backward)."""
         counts = tuple(self.counts.values())
         self.counts = dict.fromkeys(self.counts, 0)
         return counts
@@ -42,7 +42,7 @@ class LayerSpy:
 
 
 def trained(lstm, x, weights_of_loss=None, **options):
-    """Results and gradients of a call, by name; x and hx are leaves of their own."""
+    """Results and gradients of a call, by name. x and hx are copied to new leaves."""
     lstm.zero_grad()
     x = x.detach().clone().requires_grad_()
     if "hx" in options:

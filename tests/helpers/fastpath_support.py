@@ -35,7 +35,7 @@ class Seen(TorchDispatchMode):
 
 
 class Spy:
-    """Stands in for the C function, and records whether it did the work."""
+    """Replaces the C function, and records whether it did the work."""
 
     def __init__(self, monkeypatch):
         self.step, self.taken, self.monkeypatch = operators.fastpath_inference, False, monkeypatch
@@ -68,7 +68,7 @@ def flat(results):
 
 
 def assert_quick(spy, lstm, x, mode=torch.no_grad, **options):
-    """The fast path is taken, and y, h_n, c_n and the state have the regular path's bits."""
+    """Checks that the call takes the fast path and has the regular path's bits, state included."""
     twin = copy.deepcopy(lstm)
     with mode():
         found, expected = flat(lstm(x, **options)), flat(spy.long_way(twin, x, **options))
@@ -80,7 +80,7 @@ def assert_quick(spy, lstm, x, mode=torch.no_grad, **options):
 
 
 def assert_long(spy, lstm, x, **options):
-    """The fast path is not taken, and the numbers are those of nn.LSTM."""
+    """Checks that the call does not take the fast path and has the numbers of nn.LSTM."""
     start, same_x = lstm.state.read(), x.detach().clone()
     y, _ = lstm(x, **options)
     assert not spy.taken

@@ -1,16 +1,16 @@
-"""Layers whose rows and steps run in any batch and any cut into calls, to compare their bits.
+"""Layers that run any rows in any batch, cut into any calls, to compare the bits.
 
 A row's bits depend neither on its batch, nor on the cut into calls, nor on neighbors or threads.
-That holds within each of three variants, which order their sums differently and so differ from each
-other in the last bits:
+This holds within each of three variants. The variants order their sums differently, and so differ
+from each other in the last bits:
 
 * steps: inference of at most 4 steps (`lstm_step_` and its fast path), one direction;
-* in place: other inference of B <= 4 without projection, up to a T * B that grows with the weights.
-  T has no limit where the weights are too large for the cache, or with STATEFUL_LSTM_PACK=never.
-  In bfloat16 the processor must have bfloat16 products;
-* packed: everything else, and with STATEFUL_LSTM_PACK=always all calls but the steps.
+* in place: other inference with B <= 4 and without projection, up to a T * B that grows with the
+  weights. T has no limit if the weights are too large for the cache, or with
+  STATEFUL_LSTM_PACK=never. In bfloat16 the processor must have bfloat16 products;
+* packed: everything else. With STATEFUL_LSTM_PACK=always, all calls except the steps.
 
-Training uses the last two as inference does, so its outputs have the same bits. The backward
+Training uses the last two like inference, so its outputs have the same bits. The backward
 recurrence is always packed. In bfloat16 on AMX's tiles all three give the same bits, except with
 projections.
 """
@@ -45,7 +45,7 @@ def sums_of(dtype):
 
 
 class Steps:
-    """A stack, its input, and the expected results: each row alone, one step a call."""
+    """A stack, its input, and the expected results: each row alone, one step per call."""
 
     def __init__(self, H, dtype, rows=130, steps=4, inputs=None, **config):
         torch.manual_seed(3)
@@ -79,7 +79,7 @@ class Steps:
 
 
 class Layer:
-    """One layer's weights and its whole input. Any rows run, in any cut into calls."""
+    """One layer's weights and its whole input. It runs any rows, cut into any calls."""
 
     def __init__(self, H, dtype, T=24, rows=12, proj=None, bias=True, reverse=False):
         wide, P, inputs = sums_of(dtype), proj or H, 5
@@ -99,7 +99,7 @@ class Layer:
         self.mask = (noise(rows, P, seed=10) > 0).to(dtype) * 2
 
     def run(self, rows, cut=(), save=0, lengths=None, reset=None, mask=None):
-        """y, h_n, c_n, gates, cells of some rows, the steps cut into calls."""
+        """y, h_n, c_n, gates and cells of some rows. `cut` divides the steps into calls."""
         rows = list(rows)
         h, c = self.h0[rows], self.c0[rows]
         parts = []
@@ -126,7 +126,7 @@ class Layer:
 
 
 def rows_of(results, rows):
-    """These rows of a call's results. In arrays over time, rows come second."""
+    """The given rows of a call's results. In arrays over time, rows are the second dimension."""
     return {k: t[:, rows] if t.dim() == 3 else t[rows] for k, t in results.items()}
 
 
@@ -145,7 +145,7 @@ CUTS = [(), (1,), (23,), (5, 10), (3, 4, 20), tuple(range(1, 24))]
 
 
 def in_a_process(module, call, **env):
-    """The words that a call of module `t` prints, in a process with these environment variables."""
+    """The words that a call of module `t` prints in a process with these environment variables."""
     tests = Path(__file__).resolve().parents[1] / "invariance"
     path = os.pathsep.join([str(tests), *sys.path])
     done = subprocess.run(

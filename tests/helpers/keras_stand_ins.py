@@ -43,7 +43,7 @@ class LSTM(RNN):
 
 
 class Bidirectional:
-    """A wrapper with the arrays of both directions, and their states (h, c, h, c)."""
+    """A wrapper with the weights of both directions, and their states (h, c, h, c)."""
 
     def __init__(self, weights, merge_mode="concat", states=None, cell=None, **options):
         half = len(weights) // 2
@@ -71,4 +71,4 @@ class Dense:
 for _each in (tanh, sigmoid, hard_sigmoid):
     _each.__module__ = "keras.activations"
 for _each in (LSTMCell, StackedRNNCells, RNN, LSTM, Bidirectional, Sequential):
-    _each.__module__ = "keras.layers"  # how a class of Keras is recognized
+    _each.__module__ = "keras.layers"  # the converter recognizes Keras classes by this

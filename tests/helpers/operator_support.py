@@ -45,9 +45,10 @@ def gate_gradients(
     w_hr: Tensor | None,
     control: tuple,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the gates' sums, h0, c0 and each h, of y, h_n and c_n: backward's recurrence.
+    """The backward recurrence: gradients of the gates' sums, h0, c0 and each h.
 
-    With the unit matrix for weight_ih the gradient of x is that of the gates.
+    `grads` are the gradients of y, h_n and c_n. weight_ih is the unit matrix here, so the gradient
+    of x is the gradient of the gates.
     """
     unit = torch.eye(w_hh.size(0), dtype=w_hh.dtype)
     x = torch.zeros(gates.shape, dtype=w_hh.dtype)

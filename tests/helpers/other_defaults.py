@@ -1,4 +1,4 @@
-"""Other defaults of the process: results must not depend on them."""
+"""Other process defaults. Results must not depend on them."""
 
 from contextlib import contextmanager
 
@@ -6,7 +6,7 @@ import torch
 
 
 def other_device():
-    """The meta device stands in for CUDA: a tensor made there by mistake has no values."""
+    """The meta device replaces CUDA: a tensor created there by mistake has no values."""
     return torch.device("meta")
 
 

@@ -46,7 +46,7 @@ def dense(lstm, steps=T, batch=B):
 
 
 def functional(lstm, backend, **extras):
-    """The results of stateful_lstm.lstm, on the weights and settings of a module."""
+    """The results of stateful_lstm.lstm with the weights and settings of a module."""
 
     def compute(x, hx=None):
         weights = dict(lstm.named_parameters())
@@ -62,7 +62,7 @@ def functional(lstm, backend, **extras):
 
 
 def check(ours, lstm, x, hx=None):
-    """ours(x, hx) is as good as nn.LSTM, in outputs and in every gradient."""
+    """Checks that ours(x, hx) is as good as nn.LSTM, in outputs and in every gradient."""
     theirs = module_results(lstm, x, hx)
     if x.dtype == torch.float64:
         steps, width = lstm.num_layers * T, x.shape[-1] + 4 * lstm.hidden_size + x.shape[0] * B
@@ -77,7 +77,7 @@ def check_module(lstm, x, hx=None):
 
 
 def packed_results(lstm, x, lengths, hx=None):
-    """The results of a module on a PackedSequence made of x, whatever the order of lengths."""
+    """The results of a module on x as a PackedSequence, for lengths in any order."""
     in_order = sorted(lengths, reverse=True) == lengths
 
     def call(x, hx):

@@ -71,13 +71,13 @@ def build(**config):
 
 
 def compute(lstm, net, x, hx, **control):
-    """Outputs and gradients of an implementation on the weights of an nn.LSTM."""
+    """Outputs and gradients of an implementation with the weights of an nn.LSTM."""
     weights = dict(net.named_parameters())
     call = lambda x, hx: lstm(x, hx, list(weights.values()), **control)  # noqa: E731
     return results(call, x, hx, weights)
 
 
 def shape_of(net):
-    """The settings of a net that the oracle has too."""
+    """The settings of a net that the oracle supports too."""
     keep = ("num_layers", "bias", "bidirectional", "proj_size")
     return {name: value for name, value in settings(net).items() if name in keep}

@@ -1,9 +1,9 @@
-"""The marker `sampled`: of a parametrized test, only a sample belongs to `make test`.
+"""The marker `sampled`: `make test` runs only a sample of a parametrized test.
 
 A test with many combinations of parameters is sampled along a diagonal: the k-th value of one
 parameter meets the k-th value of each other parameter, and shorter lists start over. So the sample
-has every value, and is as small as the longest list. `sampled(most=N)` takes at most N of these.
-All others get the marker `slow`.
+contains every value, and is as small as the longest list. `sampled(most=N)` takes at most N cases
+of the sample. All other cases get the marker `slow`.
 """
 
 from collections import defaultdict
@@ -30,7 +30,7 @@ def by_function(items):
 
 
 def diagonal(tests):
-    """The tests whose parameters are all at the same place of their lists, modulo the lengths."""
+    """The tests whose parameters have the same index in their lists, modulo the lengths."""
     lists = [[values(test, names) for test in tests] for names in parametrized(tests[0])]
     places = [positions(values) for values in lists]
     lengths = [1 + max(each) for each in places]
@@ -43,7 +43,7 @@ def diagonal(tests):
 
 
 def parametrized(test):
-    """The names that each `parametrize` of a test gives values to."""
+    """Yields the parameter names of each `parametrize` of a test."""
     for mark in test.iter_markers("parametrize"):
         names = mark.args[0]
         yield names.replace(" ", "").split(",") if isinstance(names, str) else names
@@ -54,6 +54,6 @@ def values(test, names):
 
 
 def positions(values):
-    """The place of each value among those that differ, in order of appearance."""
+    """The index of each value among the distinct values, in order of appearance."""
     seen = {}
     return [seen.setdefault(value, len(seen)) for value in values]

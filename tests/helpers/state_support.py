@@ -1,4 +1,4 @@
-"""A seeded layer, four kinds of calls, an oracle, and checks that no state has changed."""
+"""A seeded layer, four kinds of calls, an oracle, and checks that no state changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from stateful_lstm import StatefulLSTM
 
-# The four kinds of calls: inference of one step and of several, and both in training.
+# The four kinds of calls: inference and training, each with one step and with several.
 every_mode = pytest.mark.parametrize(
     ("steps", "grad"),
     [(1, False), (4, False), (1, True), (4, True)],
@@ -73,7 +73,7 @@ def by_hand(lstm, x, hx=None, reset_mask=None, lengths=None):
 
 
 def bits(tensor):
-    """The tensor as integers, so that equality means the same bits, NaN included."""
+    """The tensor as integers: equality means the same bits, NaN included."""
     width = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     return tensor.detach().contiguous().view(width).clone()
 
@@ -87,7 +87,7 @@ def addresses(lstm):
 
 
 def snapshot(state):
-    """Values and addresses of an LSTMState (or None)."""
+    """Values and addresses of an LSTMState, or None."""
     if state is None:
         return None
     return bits(state.h), bits(state.c), state.h.data_ptr(), state.c.data_ptr(), state.slots
@@ -105,7 +105,7 @@ def assert_unmoved(before, state):
 
 @contextlib.contextmanager
 def refused(kinds, *words, untouched=()):
-    """The block raises one of `kinds`, its text holds every word, and no state has moved."""
+    """Checks that the block raises one of `kinds` with every word, and that no state changes."""
     before = [(owner, snapshot(owner.state)) for owner in untouched]
     with pytest.raises(kinds) as caught:
         yield

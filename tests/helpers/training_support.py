@@ -9,7 +9,7 @@ from stateful_lstm.training import Trainer, states
 
 
 class Net(nn.Module):
-    """Two layers and a head. With its dropout, resuming needs the random generators, too."""
+    """Two layers and a head. With its dropout, a resumed run needs the random generators too."""
 
     def __init__(self, features=3, hidden=8, dropout=0.3):
         super().__init__()
@@ -41,7 +41,7 @@ def make_trainer(model=None, seed=0, **options):
 
 
 def everything(trainer):
-    """All that training has changed, as one flat list of tensors."""
+    """Everything that training changes, as one flat list of tensors."""
     optimizer = trainer.optimizer.state_dict()["state"]
     return [
         *trainer.model.state_dict().values(),

@@ -1,5 +1,5 @@
-// Stands in for a file of an instruction set where a header of kernels is read alone, as editors read it. Never part of
-// the library: every file of an instruction set defines LSTM_ISA.
+// Defines an instruction set for editors that read a kernel header on its own. The library never uses it:
+// every file of an instruction set defines LSTM_ISA.
 #pragma once
 #if !defined(LSTM_ISA)
 #include <utility>

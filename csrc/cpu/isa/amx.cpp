@@ -1,4 +1,5 @@
-// The kernels for x86-64 processors with AMX, whose tiles multiply bfloat16; other types are avx512bf16's.
+// Kernels for x86-64 processors with AMX, whose tiles multiply bfloat16. Other types use the kernels of
+// avx512bf16.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -22,7 +23,7 @@ constexpr bool kPairs = true, kTiled = true, kMasked = !kWatched, kNarrows = tru
 
 namespace stateful_lstm::cpu::LSTM_ISA {
 
-// Assembly, since compilers' own functions for these do not say that they read and write memory.
+// Inline assembly, since the compilers' intrinsics do not declare that they read and write memory.
 LSTM_INLINE void tile_shape(int64_t rows, int64_t columns) {
   struct {
     uint8_t palette = 1, start = 0, unused[14] = {};

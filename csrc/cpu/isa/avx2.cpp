@@ -1,4 +1,4 @@
-// The kernels for x86-64 processors with AVX2 and FMA: vectors of 32 bytes.
+// Kernels for x86-64 processors with AVX2 and FMA: vectors of 32 bytes.
 #if defined(__x86_64__)
 #include <immintrin.h>
 

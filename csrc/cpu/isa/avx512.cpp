@@ -1,4 +1,4 @@
-// The kernels for x86-64 processors with AVX-512: vectors of 64 bytes, 32 registers of them.
+// Kernels for x86-64 processors with AVX-512: vectors of 64 bytes and 32 registers.
 #if defined(__x86_64__)
 #include <immintrin.h>
 

@@ -1,4 +1,4 @@
-// What both instruction sets with vectors of 64 bytes share.
+// Code shared by all instruction sets with vectors of 64 bytes.
 #pragma once
 #include <immintrin.h>
 

@@ -1,5 +1,5 @@
-// The bfloat16 kernels for x86-64 processors with AVX-512 and its products of pairs of bfloat16. The other types'
-// kernels are those of avx512.cpp.
+// The bfloat16 kernels for x86-64 processors with AVX-512 and its products of bfloat16 pairs. Other types use
+// the kernels of avx512.cpp.
 #if defined(__x86_64__)
 #include <immintrin.h>
 

@@ -1,4 +1,4 @@
-// What instruction sets with AVX512-BF16 share.
+// Code shared by the instruction sets with AVX512-BF16.
 #pragma once
 #include "cpu/isa/avx512.h"
 

@@ -1,11 +1,12 @@
-// Compiles for one instruction set from here on, until end.h. A file of an instruction set defines before:
-//   LSTM_ISA      the namespace of the kernels, inside stateful_lstm::cpu
-//   LSTM_TARGET   the compiler's names of the instructions beyond the baseline, if there are any
-//   LSTM_RARE     if no production machine chooses these kernels: they are then compiled with fewer optimizations,
-//                 which halves the time. The results are the same: every product that may be fused with a sum is
-//                 written as such, and both levels fuse it
-// and includes every standard header before: an inline function of one, compiled here for these instructions, might
-// be the copy that the linker keeps for all processors.
+// Compiles the following code for one instruction set, until end.h. The file of an instruction set defines
+// first:
+//   LSTM_ISA      namespace of the kernels, inside stateful_lstm::cpu
+//   LSTM_TARGET   the compiler's names of the instructions beyond the baseline, if any
+//   LSTM_RARE     if no production machine selects these kernels. They are then compiled with fewer optimizations,
+//                 which halves the compile time. Results are the same: the source marks every product that may be
+//                 fused with a sum, and both levels fuse it
+// It also includes all standard headers first. Otherwise an inline function of a standard header would be
+// compiled for these instructions, and the linker might keep that copy for all processors.
 #define LSTM_PRAGMA_TEXT(text) _Pragma(#text)
 #define LSTM_PRAGMA(text) LSTM_PRAGMA_TEXT(text)
 

@@ -1,5 +1,5 @@
-// The kernels for any processor, with AMX's tiles of bfloat16 written out: so that tests can run
-// these kernels on any machine. Chosen only by STATEFUL_LSTM_CPU.
+// Kernels for any processor that emulate AMX's tiles of bfloat16, so that tests can run the tile kernels on
+// any machine. Only STATEFUL_LSTM_CPU selects them.
 #include <utility>
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -14,7 +14,7 @@
 #include "cpu/isa/begin.h"
 
 namespace stateful_lstm::cpu::LSTM_ISA {
-constexpr int kVectorBytes = 64;  // a row of a tile
+constexpr int kVectorBytes = 64;  // one row of a tile
 constexpr int kTileRows = 6, kCellRows = 3;
 constexpr bool kPairs = true, kTiled = true, kMasked = false, kNarrows = false;
 }  // namespace stateful_lstm::cpu::LSTM_ISA
@@ -61,7 +61,8 @@ LSTM_INLINE void tile_store(void* to, int64_t row) {
   for (int64_t r = 0; r < t.rows; ++r)
     __builtin_memcpy(static_cast<char*>(to) + r * row, t.number[r], t.columns * 4);
 }
-// Of all pairs the first numbers' products, and the second ones', each in order; then both to the sum.
+// Sums the products of the pairs' first numbers and of their second numbers separately, each in order. Then
+// adds both to the sum.
 template <int sums, int a, int b>
 LSTM_INLINE void tile_multiply() {
   for (int64_t r = 0; r < tiles[sums].rows; ++r) {

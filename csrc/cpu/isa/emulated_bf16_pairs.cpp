@@ -1,5 +1,5 @@
-// The kernels for any processor, with products of pairs of bfloat16 as AVX512-BF16 has them, written out:
-// so that tests can run these kernels on any machine. Chosen only by STATEFUL_LSTM_CPU.
+// Kernels for any processor that emulate the bfloat16 pair products of AVX512-BF16, so that tests can run the
+// pair kernels on any machine. Only STATEFUL_LSTM_CPU selects them.
 #include <utility>
 
 #include "cpu/kernels.h"

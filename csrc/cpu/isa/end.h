@@ -1,4 +1,4 @@
-// Undoes what begin.h has set.
+// Undoes the settings of begin.h.
 #if !defined(__clang__)
 #pragma GCC pop_options
 #elif defined(LSTM_TARGET)

@@ -1,4 +1,4 @@
-// The kernels for any processor: vectors of 16 bytes, which the compiler maps to what is there.
+// Kernels for any processor: vectors of 16 bytes, which the compiler maps to the available instructions.
 #include <utility>
 
 #include "cpu/kernels.h"
