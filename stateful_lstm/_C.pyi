@@ -79,7 +79,8 @@ def gradients(
     """The gradients of a layer, past the dispatcher; or None, no effect, as for :func:`step`.
 
     Args: the gradients of y, h_n and c_n, or None each; the arguments of :func:`forward`; what it
-    returned; and which of x, the four weights, h0 and c0 want a gradient.
+    returned; and which of x, the five weights (of which weight_hr is absent), h0 and c0 want a
+    gradient.
 
-    Returns: the gradients of these seven, None where not wanted.
+    Returns: the gradients of these eight, None where not wanted.
     """

@@ -8,7 +8,8 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx, is_grad_enabled, nn
+from torch._C import _is_any_autocast_enabled
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
@@ -249,13 +250,13 @@ class StatefulLSTM(nn.RNNBase):
         """
         own = self._state if state is None else state
         if (  # the fast path: inference on an allocated state, on the CPU
-            not torch.is_grad_enabled()
+            not is_grad_enabled()
             and not is_compiling()
             and hx is None
             and type(own) is LSTMState
             and own.h.is_cpu
             and (self.stateful or state is not None)
-            and not torch.is_autocast_enabled("cpu")
+            and not _is_any_autocast_enabled()
             and not (self.training and self._drops())
             and operators.fastpath_inference is not None
             and forward_ad._current_level < 0

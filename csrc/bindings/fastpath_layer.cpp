@@ -57,8 +57,18 @@ PyObject* forward_of(const LayerViews& views, bool save) {
   return all;
 }
 
-// Which inputs want a gradient, in the order of the results. The reset mask has none.
-enum { kGradX, kGradWeightIh, kGradWeightHh, kGradBiasIh, kGradBiasHh, kGradH0, kGradC0, kGrads };
+// Which inputs want a gradient, in the order of the results. A layer here has no weight_hr, and gives None for it.
+enum {
+  kGradX,
+  kGradWeightIh,
+  kGradWeightHh,
+  kGradBiasIh,
+  kGradBiasHh,
+  kGradWeightHr,
+  kGradH0,
+  kGradC0,
+  kGrads
+};
 
 template <class S>
 PyObject* gradients_of(const GradientViews& views, const bool (&wanted)[kGrads]) {
@@ -146,7 +156,7 @@ PyObject* gradients(PyObject*, PyObject* const* args, Py_ssize_t count) {
     kAll
   };
   if (count != kAll || !PyTuple_Check(args[kWanted]) || PyTuple_Size(args[kWanted]) != kGrads) {
-    PyErr_SetString(PyExc_TypeError, "gradients() takes 15 arguments, the last a tuple of 7");
+    PyErr_SetString(PyExc_TypeError, "gradients() takes 15 arguments, the last a tuple of 8");
     return nullptr;
   }
   if (exchange == nullptr || !no_mode_watches()) return nothing();
@@ -156,6 +166,7 @@ PyObject* gradients(PyObject*, PyObject* const* args, Py_ssize_t count) {
   tensors[kFirst + kReset] = Py_None;  // a bool has no sign
   bool wanted[kGrads];
   for (int k = 0; k < kGrads; ++k) wanted[k] = PyTuple_GetItem(args[kWanted], k) == Py_True;
+  if (wanted[kGradWeightHr]) return nothing();
   GradientViews v;
   if (!look_at(v.grad_y, args[kGradY]) || !look_at(v.grad_h_n, args[kGradHn]) ||
       !look_at(v.grad_c_n, args[kGradCn]) || !look_at(v.x, inputs[kX]) ||

@@ -294,17 +294,23 @@ def autocast_enabled(x: Tensor) -> bool:
     return kind in _AUTOCAST_DEVICES and torch.is_autocast_enabled(kind)
 
 
+def _same_device(a: Tensor, b: Tensor) -> bool:
+    # torch makes an object for each device, which takes longer than to ask twice for the CPU.
+    return (a.is_cpu and b.is_cpu) or a.device == b.device
+
+
 def check_features(input: Tensor, weight_ih: Tensor) -> None:
     """Dtype, device and last size of an input."""
-    # Autocast leaves float64 alone, so that it mixes with nothing else.
-    castable = torch.float64 not in (input.dtype, weight_ih.dtype)
-    if input.dtype != weight_ih.dtype and not (castable and autocast_enabled(input)):
-        raise ValueError(
-            f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight_ih.dtype}). "
-            f"Convert input: input.to({weight_ih.dtype}), or convert model: "
-            f"model.to({input.dtype})"
-        )
-    if input.device != weight_ih.device:
+    if input.dtype != weight_ih.dtype:
+        # Autocast leaves float64 alone, so that it mixes with nothing else.
+        castable = torch.float64 not in (input.dtype, weight_ih.dtype)
+        if not (castable and autocast_enabled(input)):
+            raise ValueError(
+                f"RNN input dtype ({input.dtype}) does not match weight dtype "
+                f"({weight_ih.dtype}). Convert input: input.to({weight_ih.dtype}), or convert "
+                f"model: model.to({input.dtype})"
+            )
+    if not _same_device(input, weight_ih):
         raise RuntimeError(
             "Input and parameter tensors are not at the same device, found input tensor at "
             f"{input.device} and parameter tensor at {weight_ih.device}"
@@ -347,7 +353,7 @@ def check_hx(
     if (
         not isinstance(hx, (tuple, list))
         or len(hx) != 2
-        or not all(isinstance(s, Tensor) for s in hx)
+        or not (isinstance(hx[0], Tensor) and isinstance(hx[1], Tensor))
     ):
         raise TypeError(f"hx must be a tuple of two tensors (h_0, c_0), got {described(hx)}")
     h, c = hx
@@ -363,7 +369,7 @@ def check_hx(
         expected = (sizes.LD, B, size)
         if state.shape != expected:
             raise RuntimeError(f"Expected hidden[{k}] size {expected}, got {list(state.shape)}")
-        if not (state.is_cpu and x.is_cpu) and state.device != x.device:
+        if not _same_device(state, x):
             raise RuntimeError(
                 "Input and hidden tensors are not at the same device, found input tensor at "
                 f"{x.device} and hidden[{k}] at {state.device}"

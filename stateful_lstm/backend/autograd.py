@@ -73,18 +73,19 @@ def compiled_layer(
     )
     made = None
     if fastpath and (keep == "all" or not needs_graph):
-        assert operators.fastpath_forward is not None
         x, reset = x.contiguous(), None if reset is None else reset.contiguous()
-        made = operators.fastpath_forward(x, *weights[:4], h0, c0, reset, needs_graph)
+        w_ih, w_hh, b_ih, b_hh, _ = weights
+        made = operators.fastpath_forward(  # type: ignore[misc]  # takes_fastpath has looked
+            x, w_ih, w_hh, b_ih, b_hh, h0, c0, reset, needs_graph
+        )
         if made is not None and not needs_graph:
-            y, h_n, c_n = made
-            return y, h_n, c_n
+            return made  # type: ignore[return-value]  # y, h_n and c_n
     if made is None:
         h0, c0 = cast(h0, x.dtype), cast(c0, accumulation_dtype(x.dtype))
     # A program of the call gets the operator, which has gradients, too.
     if needs_graph and (fastpath or not operators.recording()):
         out: Result = _LayerFunction.apply(  # type: ignore[no-untyped-call]
-            made, x, *weights, h0, c0, reset, lengths, recurrent_mask, reverse, keep
+            made, x, *weights, h0, c0, Control(reset, lengths, recurrent_mask, reverse), keep
         )
         return out
     y, h_n, c_n, _, _ = operators.lstm_forward(
@@ -140,10 +141,7 @@ class _LayerFunction(torch.autograd.Function):
         w_hr: Tensor | None,
         h0: Tensor,
         c0: Tensor,
-        reset: Tensor | None,
-        lengths: Tensor | None,
-        recurrent_mask: Tensor | None,
-        reverse: bool,
+        control: Control,
         keep: str,
     ) -> Result:
         if made is not None:
@@ -154,15 +152,15 @@ class _LayerFunction(torch.autograd.Function):
             ctx.ranges, ctx.tf32 = [(0, x.size(0))], False
         else:
             weights = LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr)
-            control = Control(reset, lengths, recurrent_mask, reverse)
-            ctx.ranges, ctx.tf32 = ranges.cut(x, weights, reverse, keep), cuda.tf32_allowed(x)
+            ctx.tf32 = cuda.tf32_allowed(x)
+            ctx.ranges = ranges.cut(x, weights, control.reverse, keep)
             y, h_n, c_n, kept = ranges.forward(
                 x, weights, h0, c0, control, ctx.ranges, keep, ctx.tf32
             )
             h_n, c_n = h_n.unsqueeze(0), c_n.unsqueeze(0)
-        saved = Saved(x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, reset, lengths, recurrent_mask, y)
-        ctx.save_for_backward(*saved, *kept)
-        ctx.reverse, ctx.keep, ctx.fastpath = reverse, keep, made is not None
+        # In the order of Saved, which would take as long again to fill.
+        ctx.save_for_backward(x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, *control[:3], y, *kept)
+        ctx.reverse, ctx.keep, ctx.fastpath = control.reverse, keep, made is not None
         ctx.set_materialize_grads(False)
         return y, h_n, c_n
 
@@ -172,10 +170,10 @@ class _LayerFunction(torch.autograd.Function):
         if ctx.fastpath and not torch.is_grad_enabled():
             found = _fastpath_gradients(ctx, needs, grads)
             if found is not None:
-                return (None, *found, *(None,) * 5)
+                return (None, *found, None, None)
         y, *states = grads
         grads = (y, *(None if grad is None else grad.squeeze(0) for grad in states))
-        return (None, *_gradients(ctx, needs, grads), *(None,) * 5)
+        return (None, *_gradients(ctx, needs, grads), None, None)
 
 
 def _fastpath_gradients(
@@ -188,7 +186,7 @@ def _fastpath_gradients(
     saved, (_, _, cells, gates) = Saved(*tensors[:12]), tensors[12:]
     # A sum's gradient is one number for all elements; with batch_first it is transposed.
     dense = [None if grad is None else grad.contiguous() for grad in grads]
-    found = operators.fastpath_gradients(
+    return operators.fastpath_gradients(
         *dense,
         saved.x,
         saved.w_ih,
@@ -201,9 +199,8 @@ def _fastpath_gradients(
         saved.y,
         gates,
         cells,
-        (*needs[:5], *needs[6:]),
+        needs,
     )
-    return None if found is None else (*found[:5], None, *found[5:])
 
 
 def _gradients(ctx: Any, needs: Needs, grads: OutputGrads) -> Sequence[Tensor | None]:

@@ -319,6 +319,9 @@ def plain_arguments():
     return [x, *weights, *state, None, True]
 
 
+WANTED = (*[True] * 5, False, True, True)  # all but weight_hr, which is absent
+
+
 def saved_of(args, made):
     y, _, _, gates, cells = made
     return (*args[:8], y, gates, cells)
@@ -327,9 +330,10 @@ def saved_of(args, made):
 def test_the_functions_take_what_they_say():
     args = plain_arguments()
     made = operators.fastpath_forward(*args)
-    saved, wanted = saved_of(args, made), (True,) * 7
+    saved, wanted = saved_of(args, made), WANTED
     grads = operators.fastpath_gradients(torch.ones_like(made[0]), None, None, *saved, wanted)
-    assert [g.shape for g in grads] == [t.shape for t in args[:7]]
+    assert grads[5] is None  # of weight_hr
+    assert [g.shape for g in grads[:5] + grads[6:]] == [t.shape for t in args[:7]]
     with pytest.raises(TypeError, match="9 arguments"):
         operators.fastpath_forward(*args[:-1])
     for wrong in ((), (1, 2, 3, 4, 5), (None,) * 14 + (5,), (None,) * 3 + (*saved, wanted[1:])):
@@ -360,7 +364,7 @@ def test_gradients_of_what_does_not_fit(place):
     args[7] = torch.zeros(2, 3, dtype=torch.bool)
     made = operators.fastpath_forward(*args)
     good = saved_of(args, made)
-    grad, wanted = torch.ones_like(made[0]), (True,) * 7
+    grad, wanted = torch.ones_like(made[0]), WANTED
     assert operators.fastpath_gradients(grad, None, None, *good, wanted) is not None
     assert operators.fastpath_gradients(None, None, None, *good, wanted) is None
     assert operators.fastpath_gradients(grad[:1], None, None, *good, wanted) is None
