@@ -3,8 +3,8 @@
 #
 # GPU_PARTS  the parts of gpu-check      GPU_LIMIT  time limit of a part in seconds
 # GPU_TOOLS  tools of compute-sanitizer  STATEFUL_LSTM_CUDA_OBJECTS  kernels that are already compiled
-# GPU_CHIP   output of benchmarks/gpu/microbench.py --compile-only, for machines without nvcc
-GPU_PARTS ?= gpu-build gpu-chip gpu-test gpu-sanitize gpu-bench
+# GPU_MICROBENCH  output of benchmarks/gpu/microbench.py --compile-only, for machines without nvcc
+GPU_PARTS ?= gpu-build gpu-microbench gpu-test gpu-sanitize gpu-bench
 GPU_TOOLS ?= memcheck racecheck synccheck
 GPU_LIMIT ?= 1800
 
@@ -17,7 +17,7 @@ GPU_LIMITED := $(GPU) timeout --kill-after=15 $(GPU_LIMIT)
 GPU_PRESENT := $(GPU) "$(GPU_PYTHON)" tools/check_environment.py gpu
 GPU_LACKS = { echo "make: $@ needs the above; it installs nothing" >&2; exit 1; }
 
-.PHONY: gpu-check gpu-build gpu-chip gpu-test gpu-sanitize gpu-bench
+.PHONY: gpu-check gpu-build gpu-microbench gpu-test gpu-sanitize gpu-bench
 
 gpu-check:    ## on a machine with a GPU: build, tests, sanitizers, benchmarks
 	@$(GPU_PRESENT) || $(GPU_LACKS)
@@ -38,9 +38,9 @@ gpu-build:    ## the library with the CUDA kernels
 	    why = stateful_lstm.info()["backends"]["cuda"]; sys.exit(None if why is True else why)'
 
 # Measures the chip's limits. gpu-bench runs later and derives its rooflines from them.
-gpu-chip:     ## the chip's own limits, from microbenchmarks
-	@$(GPU_PRESENT) $(if $(GPU_CHIP),,nvcc) || $(GPU_LACKS)
-	$(GPU_LIMITED) "$(GPU_PYTHON)" -m benchmarks.gpu.microbench $(if $(GPU_CHIP),--program "$(GPU_CHIP)") $(ARGS)
+gpu-microbench: ## the chip's own limits, from microbenchmarks
+	@$(GPU_PRESENT) $(if $(GPU_MICROBENCH),,nvcc) || $(GPU_LACKS)
+	$(GPU_LIMITED) "$(GPU_PYTHON)" -m benchmarks.gpu.microbench $(if $(GPU_MICROBENCH),--program "$(GPU_MICROBENCH)") $(ARGS)
 
 # The plugins of the machine's pytest are off, since they cause their own warnings. A test that
 # hangs prints its stack after five minutes.

@@ -25,10 +25,10 @@ BLOCKS_LOW, BLOCK_HIGH = 21, 17
 MEMORY_LOW, MEMORY_HIGH = 9, 5.5
 # Name, the share of weight_hh in each block's shared memory, what works together and how it waits.
 KERNELS = (
-    ("small", ("all\nunits",), "a block, which waits\nfor its own threads"),
-    ("cluster", ("its\nunits",) * 3, "up to 8 blocks, which wait\nat the cluster's barrier"),
-    ("grid", ("its\nunits",) * 3, "as many as the device holds,\nwhich wait for counts of steps"),
-    ("steps", ("piece\nby piece",) * 3, "any number of blocks,\nand a launch for each step"),
+    ("persistent_block", ("all\nunits",), "a block, which waits\nfor its own threads"),
+    ("persistent_cluster", ("its\nunits",) * 3, "up to 8 blocks, which wait\nat the cluster's barrier"),
+    ("persistent_grid", ("its\nunits",) * 3, "all that fit on the device,\nwhich wait for counters"),
+    ("per_step", ("piece\nby piece",) * 3, "any number of blocks,\nand a launch for each step"),
 )
 
 
@@ -71,11 +71,11 @@ def blocks(ax, x, shares):
 def exchange(ax, name, x, middles):
     """How h comes from one step to the next, and weights to where they are multiplied."""
     bottom = BLOCKS_LOW
-    if name == "small":
+    if name == "persistent_block":
         around(ax, middles[0], bottom)
         label(ax, x + WIDTH / 2, MEMORY_LOW + 4.5, "h stays in the block", ha="center")
         return
-    if name == "cluster":
+    if name == "persistent_cluster":
         for one, other in ((0, 1), (1, 2)):
             arrow(ax, (middles[one] + 2, bottom + 3), (middles[other] - 2, bottom + 3), "<->")
         far = {"arrowstyle": "<->", "lw": 1.4, "color": INK, "connectionstyle": "arc3,rad=0.35"}
@@ -85,7 +85,7 @@ def exchange(ax, name, x, middles):
         label(ax, x + WIDTH / 2, MEMORY_LOW + 3.5, text, ha="center")
         return
     ax.add_patch(Rectangle((x, MEMORY_LOW), WIDTH, MEMORY_HIGH, fc=GREY, ec=INK, lw=0.8))
-    text = "h" if name == "grid" else "h and weight_hh"
+    text = "h" if name == "persistent_grid" else "h and weight_hh"
     ax.text(x + WIDTH / 2, MEMORY_LOW + MEMORY_HIGH / 2, text, size=9, color=INK, **CENTRED)
     for middle in middles:
         down, up = middle - 1.1, middle + 1.1
