@@ -100,7 +100,7 @@ OTHER_TORCH ?= torch==2.11.0
 test-packages: $(ENVIRONMENT) $(PACKERS)  ## sdist and wheel, in clean environments of each Python
 	"$(PY)" tests/packages/check.py --torch "$(OTHER_TORCH)" $(ARGS)
 
-examples: build  ## every example, in its quick form; pictures go to build/examples
+examples: build  ## every example, in its quick form; plots go to build/examples
 	@mkdir -p build/examples
 	@for file in examples/[!_]*.py; do \
 	    echo "== $$file"; \

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .backend import arguments, cuda, operators
-from .backend.autograd import compiled_layer, takes_fastpath
+from .backend.autograd import compiled_layer, needs_graph, takes_fastpath
 from .backend.layer_stack import Layer, accumulation_dtype, run_stack, split_weights
 from .backend.reference_layer import reference_layer
 
@@ -201,7 +201,8 @@ def _layer(
     """The backend's function for one layer."""
     if backend == "auto" and takes_fastpath(call, config, training):
         keep = _what_to_keep(recompute, call.x, weights, config)
-        return partial(compiled_layer, keep=keep, fastpath=True)
+        in_graph = needs_graph(call.x, weights, call.h0, call.c0)
+        return partial(compiled_layer, keep=keep, fastpath=True, in_graph=in_graph)
     if backend not in BACKENDS:
         raise RuntimeError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     own = "cuda" if cuda.on_gpu(call.x) else "cpu"

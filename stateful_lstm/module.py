@@ -223,8 +223,8 @@ class StatefulLSTM(nn.RNNBase):
         Args:
             input: (T, B, I); (B, T, I) with ``batch_first``; (T, I) unbatched; or a
                 ``PackedSequence``.
-            hx: (h_0 (L*D, B, P), c_0 (L*D, B, H)), without B when unbatched. It wins over the
-                resident state, and gradients flow to it.
+            hx: (h_0 (L*D, B, P), c_0 (L*D, B, H)), without B when unbatched. It replaces
+                the resident state for this call, and gradients flow to it.
             reset_mask: bool, (T, B), or (B, T) with ``batch_first``, or (T,) unbatched: True where
                 the row's state is zero before the step.
             lengths: int32 or int64 (B,), 0 to T, any device: see :func:`stateful_lstm.lstm`.

@@ -20,8 +20,8 @@ class LSTMState:
 
     The tensors are allocated once and updated in place, so their addresses stay; they never carry
     an autograd graph. :meth:`StatefulLSTM.allocate_state` and :meth:`StatefulLSTM.new_state` make
-    a state. Every change writes h and c in one torch call: an exception, a signal handler's for
-    one, leaves both old or both new.
+    a state. Every change writes h and c in one torch call: after an exception, Ctrl-C for
+    example, both are old or both are new.
 
     Several threads may use one state at the same time, as long as no slot is in two calls at once:
     a call reads and writes the rows of its own slots only. Run no call while the whole state is
@@ -277,7 +277,7 @@ class LSTMState:
         return None
 
     def move(self, dtype: torch.dtype, device: torch.device) -> None:
-        """Follows the layer to another dtype or device; stays where it is if there is none."""
+        """Follows the layer to another dtype or device; without a change its address stays."""
         self._hc()  # refuses freed storage
         with torch.inference_mode(False), torch.no_grad():
             # A meta tensor has no numbers to bring along.

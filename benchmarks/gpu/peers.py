@@ -61,7 +61,8 @@ def flashrnn(lstm: nn.LSTM, x: Tensor, tf32: bool, backend: str = "cuda_fused") 
 
 
 def torchrl(lstm: nn.LSTM, x: Tensor, tf32: bool, resets: Tensor | None = None) -> Peer:
-    """TorchRL's Triton kernels, with its resets; numbers in float32, products as told.
+    """TorchRL's Triton kernels, with its resets; numbers in float32, products in the requested
+    precision.
 
     The function under its LSTMModule(recurrent_backend="triton"), without the module's own work.
     """

@@ -218,10 +218,10 @@ def draw(rows: list[GpuRow], about: dict[str, Any], path: Path) -> str:
     try:
         from benchmarks.cpu import plot
     except ImportError as error:
-        return f"no picture: {error}"
+        return f"no plot: {error}"
     rows = [row for row in rows if row.comparable]
     if not rows:
-        return "no picture: nothing to compare"
+        return "no plot: nothing to compare"
     panels = {title: [row for row in rows if row.kind == kind] for kind, title in TITLES.items()}
     plot.draw(panels, f"{about['device']}, torch {about['torch']}", path)
-    return f"picture: {path}"
+    return f"plot: {path}"

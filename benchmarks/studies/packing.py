@@ -9,6 +9,7 @@ the library's choice / the better variant. All values are medians of the rounds'
 
 from __future__ import annotations
 
+import argparse
 import sys
 from functools import partial
 
@@ -45,6 +46,7 @@ def main() -> None:
     if sys.argv[1:] == ["serve"]:
         serve(measure)
         return
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     found = in_turns(MODULE, "STATEFUL_LSTM_PACK", VARIANTS, len(ROWS), rounds=5)
     packed, in_place, own = (found[variant] for variant in VARIANTS)
     table("packed / in place", list(map(ratio, packed, in_place)))

@@ -9,6 +9,7 @@ the rounds' ratios.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from functools import partial
 
@@ -70,6 +71,7 @@ def main() -> None:
     if sys.argv[1:] == ["serve"]:
         serve(measure)
         return
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     found = in_turns(MODULE, "STATEFUL_LSTM_SPLIT", VARIANTS, len(ROWS), rounds=5)
     print(f"{'':24}rows / units        choice / better")
     print(

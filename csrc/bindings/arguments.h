@@ -208,7 +208,7 @@ bool fill_stack(const Checker& check, StackArguments<S>& all, const StackViews& 
                               ", does not fit " + std::to_string(n.LD) +
                               " states of layers and directions";
                      }) ||
-      !check.require(s.I == 1 || v.x.stride(2) == 1,
+      !check.require(s.I == 1 || s.B == 0 || v.x.stride(2) == 1,
                      [] { return "x must have its features side by side"; }) ||
       !fill_slots(check, all.rows, v.state_indices, s.B, s.slots))
     return false;

@@ -144,7 +144,7 @@ Packed<S, 3> recurrent_weights(const ForwardParams<S>& a) {
 }
 
 // Reading in place is faster up to some dozens of rows and steps (fewer for smaller layers), and for few rows
-// of weights that fit in no cache: docs/performance.md.
+// of weights that fit in no cache: docs/internals/performance/.
 template <class S>
 Weights forward_weights_are(const ForwardParams<S>& a, InPlace may_be) {
   if (a.weight_hr) return Weights::packed;  // the projection's product needs packed weights

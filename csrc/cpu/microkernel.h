@@ -103,7 +103,7 @@ struct PackedPanel {
   // Cache lines needed later. One is prefetched with each row. Set by fetch().
   const char* next = nullptr;
 
-  // Not with 32-byte vectors, where prefetching was slower (docs/performance.md, Weights ahead of time).
+  // Not with 32-byte vectors, where prefetching was slower (zen5.md in docs/internals/performance).
   LSTM_INLINE void fetch_next(int64_t k) const {
     if constexpr (kVectorBytes == 64) __builtin_prefetch(next + k * 64, 0, 2);
   }

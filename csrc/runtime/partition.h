@@ -3,7 +3,7 @@
 //
 // The sizes alone decide. A cost model estimates both partitions in cycles of a thread that multiplies two
 // vectors per cycle. It counts the distance of the weights and the number of barriers. Measurements:
-// docs/performance.md, "Rows or units".
+// docs/internals/performance/zen5.md, "Rows or units".
 #pragma once
 #include <algorithm>
 #include <cstdlib>

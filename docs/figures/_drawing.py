@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the package, as docs/conf.py has it
+
 import matplotlib as mpl
 
 mpl.use("Agg")

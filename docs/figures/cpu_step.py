@@ -1,4 +1,4 @@
-"""Draws cpu_step.svg: how a CPU kernel makes one step out of two products.
+"""Draws cpu_step.svg: how a CPU kernel computes a step from two products.
 
 python docs/figures/cpu_step.py [FILE]    (any format that matplotlib knows)
 """

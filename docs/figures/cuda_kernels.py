@@ -26,8 +26,16 @@ MEMORY_LOW, MEMORY_HIGH = 9, 5.5
 # Name, the share of weight_hh in each block's shared memory, what works together and how it waits.
 KERNELS = (
     ("persistent_block", ("all\nunits",), "a block, which waits\nfor its own threads"),
-    ("persistent_cluster", ("its\nunits",) * 3, "up to 8 blocks, which wait\nat the cluster's barrier"),
-    ("persistent_grid", ("its\nunits",) * 3, "all that fit on the device,\nwhich wait for counters"),
+    (
+        "persistent_cluster",
+        ("its\nunits",) * 3,
+        "up to 8 blocks, which wait\nat the cluster's barrier",
+    ),
+    (
+        "persistent_grid",
+        ("its\nunits",) * 3,
+        "all that fit on the device,\nwhich wait for counters",
+    ),
     ("per_step", ("piece\nby piece",) * 3, "any number of blocks,\nand a launch for each step"),
 )
 

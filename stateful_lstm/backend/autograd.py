@@ -49,6 +49,14 @@ def takes_fastpath(call: Call, config: Config, training: bool) -> bool:
     )
 
 
+def needs_graph(x: Tensor, weights: Sequence[Tensor | None], h0: Tensor, c0: Tensor) -> bool:
+    """Whether a gradient may be wanted of any of these."""
+    return torch.is_grad_enabled() and (
+        (weights[0] is not None and weights[0].requires_grad)
+        or any(t is not None and t.requires_grad for t in (x, *weights, h0, c0))
+    )
+
+
 def compiled_layer(
     x: Tensor,
     weights: LayerWeights,
@@ -61,46 +69,49 @@ def compiled_layer(
     *,
     keep: str,
     fastpath: bool = False,
+    in_graph: bool | None = None,
 ) -> Result:
     """One layer in one direction. Arguments and results: :class:`.layer_stack.Layer`.
 
     ``keep``: the activations that stay for backward (``ranges.py``). ``fastpath``: the result of
-    :func:`takes_fastpath`.
+    :func:`takes_fastpath`. ``in_graph``: whether any layer of the call needs a graph; all layers
+    then run the kernels of training. None: this layer alone decides.
     """
-    needs_graph = torch.is_grad_enabled() and (
-        weights.w_ih.requires_grad
-        or any(t is not None and t.requires_grad for t in (x, *weights, h0, c0))
-    )
+    if in_graph is None:
+        in_graph = needs_graph(x, weights, h0, c0)
     made = None
-    if fastpath and (keep == "all" or not needs_graph):
+    if fastpath and (keep == "all" or not in_graph):
         x, reset = x.contiguous(), None if reset is None else reset.contiguous()
         w_ih, w_hh, b_ih, b_hh, _ = weights
         made = operators.fastpath_forward(  # type: ignore[misc]  # takes_fastpath has looked
-            x, w_ih, w_hh, b_ih, b_hh, h0, c0, reset, needs_graph
+            x, w_ih, w_hh, b_ih, b_hh, h0, c0, reset, in_graph
         )
-        if made is not None and not needs_graph:
+        if made is not None and not in_graph:
             return made  # type: ignore[return-value]  # y, h_n and c_n
     if made is None:
         h0, c0 = cast(h0, x.dtype), cast(c0, accumulation_dtype(x.dtype))
     # A program of the call gets the operator, which has gradients, too.
-    if needs_graph and (fastpath or not operators.recording()):
-        out: Result = _LayerFunction.apply(  # type: ignore[no-untyped-call]
+    if in_graph and (fastpath or not operators.recording()):
+        y, h_n, c_n = _LayerFunction.apply(  # type: ignore[no-untyped-call]
             made, x, *weights, h0, c0, Control(reset, lengths, recurrent_mask, reverse), keep
         )
-        return out
-    y, h_n, c_n, _, _ = operators.lstm_forward(
-        x,
-        *weights,
-        h0,
-        c0,
-        reset,
-        lengths,
-        recurrent_mask,
-        reverse,
-        0,
-        in_place=True,
-        tf32=cuda.tf32_allowed(x),
-    )
+        if made is not None:
+            return y, h_n, c_n
+    else:
+        y, h_n, c_n, _, _ = operators.lstm_forward(
+            x,
+            *weights,
+            h0,
+            c0,
+            reset,
+            lengths,
+            recurrent_mask,
+            reverse,
+            0,
+            in_place=True,
+            tf32=cuda.tf32_allowed(x),
+        )
+    # Outside the Function: its outputs could not be changed in place if they were views.
     return y, h_n.unsqueeze(0), c_n.unsqueeze(0)
 
 
@@ -127,7 +138,10 @@ class Saved(NamedTuple):
 
 
 class _LayerFunction(torch.autograd.Function):
-    """A layer in the graph: computes it, or records the fast path's results."""
+    """A layer in the graph: computes it, or records the fast path's results.
+
+    h_n and c_n come without a first dimension, but with one from the fast path.
+    """
 
     @staticmethod
     def forward(
@@ -157,7 +171,6 @@ class _LayerFunction(torch.autograd.Function):
             y, h_n, c_n, kept = ranges.forward(
                 x, weights, h0, c0, control, ctx.ranges, keep, ctx.tf32
             )
-            h_n, c_n = h_n.unsqueeze(0), c_n.unsqueeze(0)
         # In the order of Saved, which would take as long again to fill.
         ctx.save_for_backward(x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, *control[:3], y, *kept)
         ctx.reverse, ctx.keep, ctx.fastpath = control.reverse, keep, made is not None
@@ -167,12 +180,12 @@ class _LayerFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[1:9]
-        if ctx.fastpath and not torch.is_grad_enabled():
-            found = _fastpath_gradients(ctx, needs, grads)
+        if ctx.fastpath:
+            found = None if torch.is_grad_enabled() else _fastpath_gradients(ctx, needs, grads)
             if found is not None:
                 return (None, *found, None, None)
-        y, *states = grads
-        grads = (y, *(None if grad is None else grad.squeeze(0) for grad in states))
+            y, *states = grads
+            grads = (y, *(None if grad is None else grad.squeeze(0) for grad in states))
         return (None, *_gradients(ctx, needs, grads), None, None)
 
 

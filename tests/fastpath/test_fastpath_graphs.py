@@ -21,15 +21,15 @@ def spy(monkeypatch):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layers", [1, 2])
-def test_batch_first_goes_the_short_way(spy, layers, dtype):
+def test_batch_first_takes_the_fastpath(spy, layers, dtype):
     lstm = make(stateful=False, batch_first=True, num_layers=layers, dtype=dtype)
     x = noise(4, 6, 3, dtype=dtype)
     reset = torch.rand(4, 6, generator=torch.Generator().manual_seed(1)) < 0.4
     found = trained(lstm, x, reset_mask=reset)
     assert spy.taken() == (layers, layers)
-    assert_same(found, spy.long_way(lambda: trained(lstm, x, reset_mask=reset)))
+    assert_same(found, spy.regular_path(lambda: trained(lstm, x, reset_mask=reset)))
     with torch.no_grad():
-        y, expected = lstm(x)[0], spy.long_way(lambda: lstm(x)[0])
+        y, expected = lstm(x)[0], spy.regular_path(lambda: lstm(x)[0])
     assert spy.taken() == (layers, 0) and same_bits(y, expected)
 
 
@@ -128,7 +128,7 @@ def test_activation_checkpointing(spy, again):
         found = torch.autograd.grad(y.sum(), inputs)
         assert spy.taken() == (2, 2)
     else:  # as when a profiler has been started in between
-        found = spy.long_way(lambda: torch.autograd.grad(y.sum(), inputs))
+        found = spy.regular_path(lambda: torch.autograd.grad(y.sum(), inputs))
         assert spy.taken()[0] == 0
     assert all(same_bits(*pair) for pair in zip(found, expected, strict=True))
 

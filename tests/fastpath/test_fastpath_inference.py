@@ -161,7 +161,7 @@ def test_another_state_than_the_resident_one(spy):
     before, state, twin = snapshot(lstm.state), lstm.new_state(4), lstm.new_state(4)
     x = noise(2, 4, 3)
     with torch.no_grad():
-        found, expected = lstm(x, state=state), spy.long_way(lstm, x, state=twin)
+        found, expected = lstm(x, state=state), spy.regular_path(lstm, x, state=twin)
     assert spy.taken
     assert same_bits(found[0], expected[0]) and same_bits(state.c, twin.c)
     assert_unmoved(before, lstm.state)

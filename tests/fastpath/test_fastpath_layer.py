@@ -37,14 +37,14 @@ CONFIGS = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("steps", "rows"), [(1, 1), (1, 5), (7, 1), (6, 4), (3, 20)])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_training_has_the_bits_of_the_long_way(spy, name, steps, rows, dtype):
+def test_training_has_the_bits_of_the_regular_path(spy, name, steps, rows, dtype):
     lstm = make(dtype=dtype, **{"stateful": False, **CONFIGS[name]})
     x = noise(steps, rows, lstm.input_size, dtype=dtype)
     twin = copy.deepcopy(lstm)
     for _ in range(2):
         found = trained(lstm, x)
         assert spy.taken() == (lstm.num_layers, lstm.num_layers)
-        assert_same(found, spy.long_way(lambda: trained(twin, x)))
+        assert_same(found, spy.regular_path(lambda: trained(twin, x)))
         assert spy.taken() == (0, 0)
 
 
@@ -56,10 +56,10 @@ def test_a_loss_of_any_result_alone(spy, part, dtype):
     options = {} if dtype == torch.bfloat16 else {"hx": hx}  # whose c0 is in the dtype of sums
     found = trained(lstm, x, [part], **options)
     assert spy.taken() == (1, 1)
-    assert_same(found, spy.long_way(lambda: trained(lstm, x, [part], **options)))
+    assert_same(found, spy.regular_path(lambda: trained(lstm, x, [part], **options)))
 
 
-def test_a_bfloat16_cell_state_goes_the_long_way(spy):
+def test_a_bfloat16_cell_state_takes_the_regular_path(spy):
     lstm, x = make(dtype=torch.bfloat16, stateful=False), noise(2, 3, 3, dtype=torch.bfloat16)
     hx = tuple(noise(1, 3, 5, seed=seed, dtype=torch.bfloat16) for seed in (4, 5))
     found = trained(lstm, x, hx=hx)
@@ -67,13 +67,13 @@ def test_a_bfloat16_cell_state_goes_the_long_way(spy):
     assert found["c0"].dtype == torch.bfloat16
 
 
-def test_a_state_of_sums_dtype_goes_the_short_way(spy):
+def test_a_state_of_sums_dtype_takes_the_fastpath(spy):
     lstm, x = make(dtype=torch.bfloat16, stateful=False), noise(2, 3, 3, dtype=torch.bfloat16)
     hx = noise(1, 3, 5, seed=4, dtype=torch.bfloat16), noise(1, 3, 5, seed=5, dtype=torch.float32)
     found = trained(lstm, x, hx=hx)
     assert spy.taken() == (1, 1)
     assert found["h0"].dtype == torch.bfloat16 and found["c0"].dtype == torch.float32
-    assert_same(found, spy.long_way(lambda: trained(lstm, x, hx=hx)))
+    assert_same(found, spy.regular_path(lambda: trained(lstm, x, hx=hx)))
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -85,7 +85,7 @@ def test_resets_and_initial_states(spy, layers):
     }
     found = trained(lstm, x, **options)
     assert spy.taken() == (layers, layers)
-    assert_same(found, spy.long_way(lambda: trained(lstm, x, **options)))
+    assert_same(found, spy.regular_path(lambda: trained(lstm, x, **options)))
     assert not options["reset_mask"].all() and options["reset_mask"].any()
 
 
@@ -93,7 +93,7 @@ def test_windows_of_a_stream(spy):
     lstm, twin = (make(stateful=True, num_layers=2) for _ in range(2))
     for window in range(3):
         x = noise(4, 3, 3, seed=window)
-        expected = spy.long_way(lambda x=x: trained(twin, x))
+        expected = spy.regular_path(lambda x=x: trained(twin, x))
         spy.taken()
         assert_same(trained(lstm, x), expected)
         assert spy.taken() == (2, 2)
@@ -125,7 +125,7 @@ def test_only_gradients_that_are_wanted(spy, which, dtype):
     found = trained(lstm, x)
     assert spy.taken() == (1, 1)
     assert [found[name] is not None for name in FROZEN] == [which >> k & 1 == 1 for k in range(4)]
-    assert_same(found, spy.long_way(lambda: trained(lstm, x)))
+    assert_same(found, spy.regular_path(lambda: trained(lstm, x)))
 
 
 def test_each_bias_has_a_gradient_of_its_own(spy):
@@ -142,13 +142,13 @@ def test_each_bias_has_a_gradient_of_its_own(spy):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("steps", "rows"), [(1, 1), (7, 1), (6, 4)])
 @pytest.mark.parametrize("name", ["one", "two_layers", "no_bias", "wide"])
-def test_inference_has_the_bits_of_the_long_way(spy, name, steps, rows, dtype):
+def test_inference_has_the_bits_of_the_regular_path(spy, name, steps, rows, dtype):
     lstm = make(dtype=dtype, **{"stateful": False, **CONFIGS[name]})
     x = noise(steps, rows, lstm.input_size, dtype=dtype)
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             y, (h_n, c_n) = lstm(x)
-            expected, (h, c) = spy.long_way(lambda: lstm(x))
+            expected, (h, c) = spy.regular_path(lambda: lstm(x))
         assert spy.taken() == (lstm.num_layers, 0)
         assert same_bits(y, expected) and same_bits(h_n, h) and same_bits(c_n, c)
         assert not y.requires_grad and y.is_inference() == (mode is torch.inference_mode)
@@ -169,21 +169,21 @@ OTHERS = {
     "a projection": ({"proj_size": 2}, {}),
     "dropout": ({"num_layers": 2, "dropout": 0.5}, {}),
     "recurrent dropout": ({"recurrent_dropout": 0.5}, {}),
-    "gates made anew": ({"recompute": "gates"}, {}),
+    "recomputed gates": ({"recompute": "gates"}, {}),
     "segments": ({"recompute": "segments"}, {}),
     "lengths": ({}, {"lengths": torch.tensor([1, 4, 0])}),
 }
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_is_unusual_goes_the_long_way(spy, name):
+def test_what_is_unusual_takes_the_regular_path(spy, name):
     options, call = OTHERS[name]
     lstm, x = make(stateful=False, **options), noise(4, 3, 3)
     torch.manual_seed(3)
     found = trained(lstm, x, **call)
     assert spy.taken() == (0, 0)
     torch.manual_seed(3)
-    assert_same(found, spy.long_way(lambda: trained(lstm, x, **call)))
+    assert_same(found, spy.regular_path(lambda: trained(lstm, x, **call)))
 
 
 def test_dropout_that_rests_is_none(spy):
@@ -192,7 +192,7 @@ def test_dropout_that_rests_is_none(spy):
     assert spy.taken() == (2, 2)
 
 
-def test_many_rows_go_the_long_way(spy):
+def test_many_rows_take_the_regular_path(spy):
     lstm = make(stateful=False)
     for rows, short in ((ranges.RANGE_ROWS // 4, 1), (ranges.RANGE_ROWS // 4 + 1, 0)):
         trained(lstm, noise(4, rows, 3))
@@ -203,14 +203,14 @@ class Subclass(torch.Tensor):
     pass
 
 
-def test_other_kinds_of_tensors_go_the_long_way(spy):
+def test_other_kinds_of_tensors_take_the_regular_path(spy):
     lstm, x = make(stateful=False), noise(2, 3, 3)
     y = lstm(x.as_subclass(Subclass))[0]
     assert spy.taken() == (0, 0)
     close(y.as_subclass(torch.Tensor), lstm(x)[0])
 
 
-def test_numbers_meant_negative_go_the_long_way(spy):
+def test_numbers_meant_negative_take_the_regular_path(spy):
     lstm, x = make(stateful=False), noise(2, 3, 3)
     negative = torch._neg_view(x)
     assert negative.is_neg() and negative.is_contiguous()
@@ -252,7 +252,7 @@ def test_the_profiler_sees_the_operators(spy):
     assert spy.taken() == (0, 0)
 
 
-def test_transforms_and_forward_mode_go_the_long_way(spy):
+def test_transforms_and_forward_mode_take_the_regular_path(spy):
     lstm, x = make(stateful=False), noise(2, 3, 3)
     torch.func.grad(lambda x: lstm(x)[0].sum())(x)
     with forward_ad.dual_level():

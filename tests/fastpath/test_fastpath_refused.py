@@ -48,7 +48,7 @@ def test_not_under_autocast(spy):
     x = noise(2, 4, 3, dtype=torch.float32)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         y, _ = lstm(x)
-        expected, _ = spy.long_way(twin, x)
+        expected, _ = spy.regular_path(twin, x)
     assert not spy.taken
     assert y.dtype == torch.bfloat16 and same_bits(y, expected)
 
@@ -230,7 +230,7 @@ def test_not_with_dropout_in_training(spy, dropout):
     assert not spy.taken
     torch.manual_seed(5)
     with torch.no_grad():
-        assert same_bits(y, spy.long_way(twin, x)[0])
+        assert same_bits(y, spy.regular_path(twin, x)[0])
     assert not same_bits(y, call(filled(**dropout).eval(), x)[0])
 
 
@@ -331,7 +331,7 @@ BAD = {
 def assert_refused_alike(spy, lstm, x, **options):
     before, versions = snapshot(lstm.state), (lstm.state.h._version, lstm.state.c._version)
     told = []
-    for way in (lstm, lambda x, **options: spy.long_way(lstm, x, **options)):
+    for way in (lstm, lambda x, **options: spy.regular_path(lstm, x, **options)):
         with torch.no_grad(), pytest.raises(Exception) as caught:  # noqa: PT011 - of any type
             way(x, **options)
         told.append((caught.type, str(caught.value)))

@@ -35,7 +35,7 @@ class LayerSpy:
         self.counts = dict.fromkeys(self.counts, 0)
         return counts
 
-    def long_way(self, work):
+    def regular_path(self, work):
         with self.monkeypatch.context() as patch:
             patch.setattr(operators, "fastpath_forward", None)
             return work()

@@ -46,7 +46,7 @@ class Spy:
         self.taken = out is not None
         return out
 
-    def long_way(self, lstm, x, **options):
+    def regular_path(self, lstm, x, **options):
         """The same call without the fast path."""
         with self.monkeypatch.context() as patch:
             patch.setattr(operators, "fastpath_inference", None)
@@ -71,7 +71,7 @@ def assert_quick(spy, lstm, x, mode=torch.no_grad, **options):
     """Checks that the call takes the fast path and has the regular path's bits, state included."""
     twin = copy.deepcopy(lstm)
     with mode():
-        found, expected = flat(lstm(x, **options)), flat(spy.long_way(twin, x, **options))
+        found, expected = flat(lstm(x, **options)), flat(spy.regular_path(twin, x, **options))
     assert spy.taken
     for name in expected:
         assert same_bits(found[name], expected[name]), name

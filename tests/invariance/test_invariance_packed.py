@@ -205,7 +205,6 @@ def check_threads():
                 assert_equal(layer.run(range(B), save=2), rows_of(whole, list(range(B))))
 
 
-@pytest.mark.slow
 def test_where_packing_is_asked_for_any_number_of_rows_has_these_bits():
     pack = {"STATEFUL_LSTM_PACK": "always"}
     told = in_a_process(HERE, "t.check_all_packed([1, 2, 3, 4, 5])", **pack)

@@ -42,7 +42,7 @@ def test_steps_of_other_layers_are_the_same_in_every_batch(dtype, config):
 
 
 @dtypes
-def test_steps_through_the_operator_are_those_of_the_short_way(dtype, monkeypatch):
+def test_steps_through_the_operator_are_those_of_the_fastpath(dtype, monkeypatch):
     steps = Steps(33, dtype, rows=50)
     through_the_dispatcher(monkeypatch)
     for B in (1, 4, 49):
@@ -108,7 +108,7 @@ def test_tiles_give_steps_and_sequences_of_bfloat16_the_same_bits(H, B):
     start = steps.h0, steps.c0
     y, (h, _) = steps.lstm(steps.x, start)  # training: packed
     assert same_bits(y.detach(), steps.y) and same_bits(h.detach(), steps.h)
-    first, state = steps.lstm(steps.x[:1], start)  # packed in passing
+    first, state = steps.lstm(steps.x[:1], start)  # packed on the fly
     assert same_bits(first[0].detach(), steps.y[0]) and same_bits(state[0][0].detach(), first[0])
 
 

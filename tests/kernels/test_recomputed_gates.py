@@ -36,11 +36,11 @@ def wide_args(dtype, projection=False, steered=False, reverse=False, hidden=WIDE
     ]
 
 
-def kept_and_anew(args):
+def kept_and_recomputed(args):
     y, _, _, gates, cells = operators.lstm_forward(*args)
-    anew = operators.lstm_gates(*args[:-1], y, cells)
-    assert anew.dtype == gates.dtype and anew.shape == gates.shape
-    return gates, anew
+    recomputed = operators.lstm_gates(*args[:-1], y, cells)
+    assert recomputed.dtype == gates.dtype and recomputed.shape == gates.shape
+    return gates, recomputed
 
 
 @dtypes
@@ -49,8 +49,8 @@ def kept_and_anew(args):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("hidden", [1, WIDE, 64])
 def test_equals_what_forward_kept(dtype, projection, steered, reverse, hidden):
-    gates, anew = kept_and_anew(wide_args(dtype, projection, steered, reverse, hidden))
-    found = [dict(zip(GATES, t.double().chunk(4, -1), strict=True)) for t in (gates, anew)]
+    gates, recomputed = kept_and_recomputed(wide_args(dtype, projection, steered, reverse, hidden))
+    found = [dict(zip(GATES, t.double().chunk(4, -1), strict=True)) for t in (gates, recomputed)]
     kept, made = found
     # i, f and o as they are, and g beside i: alone it is not known where i is next to nothing.
     rounding = 60 * torch.finfo(acc(dtype)).eps + (2**-8 if dtype == torch.bfloat16 else 0)
@@ -61,7 +61,7 @@ def test_equals_what_forward_kept(dtype, projection, steered, reverse, hidden):
     assert (kept["g"] - made["g"]).abs().median() <= 2 * rounding
     if steered:
         over = torch.arange(STEPS).unsqueeze(1) >= args_lengths(dtype)
-        assert not anew[over].any(), "zeros where a row has ended"
+        assert not recomputed[over].any(), "zeros where a row has ended"
 
 
 def args_lengths(dtype):
@@ -158,19 +158,19 @@ def test_cells_that_are_zero(dtype, quiet):
     args[0][:quiet] = 0
     for k in (3, 4, 6, 7):
         args[k] = torch.zeros_like(args[k])
-    gates, anew = kept_and_anew(args)
+    gates, recomputed = kept_and_recomputed(args)
     assert not operators.lstm_forward(*args)[4][:quiet].any()
-    torch.testing.assert_close(anew[:quiet], gates[:quiet], rtol=0, atol=0)
-    assert (anew[:quiet].chunk(4, -1)[3] == 0.5).all()
+    torch.testing.assert_close(recomputed[:quiet], gates[:quiet], rtol=0, atol=0)
+    assert (recomputed[:quiet].chunk(4, -1)[3] == 0.5).all()
 
 
 @dtypes
 def test_nan_stays_where_it_is(dtype):
     args = wide_args(dtype, hidden=64)
     args[0][20, 3] = float("nan")
-    gates, anew = kept_and_anew(args)
+    gates, recomputed = kept_and_recomputed(args)
     assert gates[20:, 3].isnan().all()
-    assert torch.equal(gates.isnan(), anew.isnan())
+    assert torch.equal(gates.isnan(), recomputed.isnan())
 
 
 # ---- the operator ------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_bits_are_the_same_in_every_run_and_by_any_number_of_threads(dtype):
     runs = []
     for threads in (1, 2, 3, 7, 1):
         torch.set_num_threads(threads)
-        runs.append(kept_and_anew(args)[1])
+        runs.append(kept_and_recomputed(args)[1])
     torch.set_num_threads(before)
     assert all(torch.equal(run, runs[0]) for run in runs[1:])
 
@@ -192,10 +192,10 @@ def test_bits_are_the_same_in_every_run_and_by_any_number_of_threads(dtype):
 def test_without_a_step_or_a_row_there_are_none(dtype):
     args = wide_args(dtype)
     args[0] = args[0][:0]
-    assert kept_and_anew(args)[1].shape == (0, ROWS, 4 * WIDE)
+    assert kept_and_recomputed(args)[1].shape == (0, ROWS, 4 * WIDE)
     args = wide_args(dtype)
     args[0], args[6], args[7] = args[0][:, :0], args[6][:0], args[7][:0]
-    assert kept_and_anew(args)[1].shape == (STEPS, 0, 4 * WIDE)
+    assert kept_and_recomputed(args)[1].shape == (STEPS, 0, 4 * WIDE)
 
 
 BAD = [(place, value, text) for place, value, text in BAD_FORWARD if place < 12]

@@ -10,7 +10,7 @@ import torch
 from stateful_lstm import StatefulLSTM
 
 T, B, INPUTS, H = 64, 16, 5, 256  # an output of 1 MiB, from which on it is so
-WAYS = {
+MODES = {
     "on a state": {"stateful": True},
     "on a state, rows first": {"stateful": True, "batch_first": True},
     "on a state, three layers": {"stateful": True, "num_layers": 3},
@@ -20,16 +20,16 @@ WAYS = {
 }
 
 
-def layer_and_inputs(way, count):
+def layer_and_inputs(mode, count):
     torch.manual_seed(0)
-    layer = StatefulLSTM(INPUTS, H, **WAYS[way]).eval()
+    layer = StatefulLSTM(INPUTS, H, **MODES[mode]).eval()
     return layer, torch.randn(count, *((B, T) if layer.batch_first else (T, B)), INPUTS)
 
 
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("way", WAYS)
-def test_outputs_that_are_held_stay_as_they_are(way, grad):
-    layer, inputs = layer_and_inputs(way, 6)
+@pytest.mark.parametrize("mode", MODES)
+def test_outputs_that_are_held_stay_as_they_are(mode, grad):
+    layer, inputs = layer_and_inputs(mode, 6)
     held, copies = [], []
     with torch.set_grad_enabled(grad):
         for k, x in enumerate(inputs):
@@ -48,9 +48,9 @@ def test_outputs_that_are_held_stay_as_they_are(way, grad):
 @pytest.mark.skipif(
     "STATEFUL_LSTM_SANITIZE" in os.environ, reason="nothing stays, so that it is watched"
 )
-@pytest.mark.parametrize("way", WAYS)
-def test_memory_of_an_output_that_has_gone_is_used_again(way):
-    layer, inputs = layer_and_inputs(way, 12)
+@pytest.mark.parametrize("mode", MODES)
+def test_memory_of_an_output_that_has_gone_is_used_again(mode):
+    layer, inputs = layer_and_inputs(mode, 12)
     with torch.inference_mode():
         places = {layer(x)[0].untyped_storage().data_ptr() for x in inputs}
     assert len(places) <= 2

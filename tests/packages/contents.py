@@ -35,7 +35,8 @@ def sdist_difference(archive):
         held = {member.name.partition("/")[2] for member in tar.getmembers() if member.isfile()}
     made = {"PKG-INFO", "setup.cfg"}
     held = {name for name in held - made if not name.startswith("stateful_lstm.egg-info/")}
-    wanted = {name for name in tracked() if not name.startswith(".")}
+    style = {".clang-format"}  # which make lint and make format need
+    wanted = {name for name in tracked() if not name.startswith(".")} | style
     return sorted(wanted - held), sorted(held - wanted)
 
 

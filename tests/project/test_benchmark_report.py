@@ -84,13 +84,13 @@ def test_a_picture_shows_the_ratios_of_its_file(modules, path):
 
 def test_the_losing_rows_are_named(modules):
     pytest.importorskip("matplotlib")
-    picture, losing = modules("cpu.plot"), row(modules, 0.5)
-    assert picture.losing_words([losing], 3) == [
+    plot, losing = modules("cpu.plot"), row(modules, 0.5)
+    assert plot.losing_words([losing], 3) == [
         "slower in 1 of 3 (T, B, I, H, layers):",
         "0.50x  infer float32 100, 1, 100, 100, 1",
     ]
-    assert picture.losing_words([], 3) == ["slower in none of 3"]
-    assert picture.losing_words([losing] * 9, 10)[-1] == "and 3 more"
+    assert plot.losing_words([], 3) == ["slower in none of 3"]
+    assert plot.losing_words([losing] * 9, 10)[-1] == "and 3 more"
 
 
 def test_the_command_draws_an_upright_picture_beside_the_file(modules, tmp_path, monkeypatch):

@@ -120,7 +120,7 @@ def test_a_state_is_preserved_inside_compiled_code_also_after_a_reset(steps, tra
 
 
 def inductor_without_its_code(graph, inputs):
-    """How inductor works on graphs, and chooses what backward makes anew; run as they come."""
+    """How inductor works on graphs, and chooses what backward recomputes, in fixed order."""
 
     def as_it_is(graph, *args, **options):
         return make_boxed_func(graph)
@@ -165,7 +165,7 @@ def test_a_compiled_layer_that_is_run_again_in_backward_is_refused(how):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 @pytest.mark.parametrize("start", ["resident", "state.read()", "state.h and state.c", "slots"])
 def test_backward_begins_where_a_compiled_call_began(start, dtype):
-    """Backward may make what is cheap anew, from tensors that the call has written to meanwhile."""
+    """Backward may recompute what is cheap, from tensors that the call has written to meanwhile."""
     lstm, oracle = pair(dtype)
     for layer in (lstm, oracle):
         layer.allocate_state(B)
