@@ -4,7 +4,8 @@
 // Each comment names the unit first, then the source of the value. Units: "multiply-adds" of single numbers; "vectors"
 // of the instruction set in use; "cycles" of a thread that multiplies two vectors per cycle. "Found by: command" names
 // the committed program that shows a threshold's effect, for its whole section. "By hand" means that a few values were
-// compared when the code was written; no committed command repeats the comparison.
+// compared when the code was written; no committed command repeats the comparison. Sizes of tiles and buffers stay with
+// their kernels, and limits of memory in runtime/scratch_memory.h.
 #pragma once
 #include <cstdint>
 
@@ -49,6 +50,10 @@ constexpr double kNextLineCycles = 40;
 constexpr double kFirstLines = 64;
 // Cycles to pack one vector of weights.
 constexpr double kPackCycles = 10;
+// Cycles to read one vector of weights from a shared cache, at most, and from memory.
+constexpr double kSharedReadCycles = 3, kMemoryReadCycles = 5;
+// Multiply-adds that take as long as a cell, for each unit and gate. By hand.
+constexpr int64_t kCellWork = 16;
 // Cycles of the cell for one vector of units.
 constexpr double kCellCycles = 90;
 // Units that keep one member's multipliers busy.
@@ -64,8 +69,10 @@ constexpr int64_t kTileHeavyBytes = int64_t{1} << 20;
 
 // Rows * steps of a thread that repay a private pack of a larger matrix.
 constexpr int64_t kPrivatePackRows = 256;
-// Numbers of all private packs together. Four times as many with kPrivatePackRows.
+// Numbers of all private packs together.
 constexpr int64_t kPrivatePackSize = int64_t{1} << 20;
+// Times as many numbers with kPrivatePackRows.
+constexpr int64_t kPrivatePackGain = 4;
 // Rows of a batch, at most, to read weights in place (order).
 constexpr int64_t kInPlaceRows = 4;
 // Rows * steps, at most, to read weights in place (order), if the layer also has kInPlaceBytes.

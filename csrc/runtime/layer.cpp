@@ -60,8 +60,9 @@ void in_parts(const cpu::Packing<S, Params>& packing, const Params& p, cpu::Weig
   const int64_t rows = how.rows(p.B), all = how.members * size;
   const bool private_packs =
       packed && how.members > 1 &&
-      all <= (rows * p.T >= heuristics::kPrivatePackRows ? 4 * heuristics::kPrivatePackSize
-                                                         : heuristics::kPrivatePackSize);
+      all <= (rows * p.T >= heuristics::kPrivatePackRows
+                  ? heuristics::kPrivatePackGain * heuristics::kPrivatePackSize
+                  : heuristics::kPrivatePackSize);
   const Buffer<A> common = pack_together(packing, p, packed && !private_packs);
   parallel_for(0, how.members, 1, [&](int64_t begin, int64_t end) {
     if (begin * rows >= p.B) return;

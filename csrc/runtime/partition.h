@@ -29,7 +29,7 @@ namespace heuristics = cpu::heuristics;
 
 template <class S>
 int64_t work_of(const SequenceParams<S>& p, int64_t inputs) {
-  return p.B * p.T * 4 * p.H * (inputs + p.P + 16);
+  return p.B * p.T * 4 * p.H * (inputs + p.P + heuristics::kCellWork);
 }
 
 // Cycles of one step, from the sizes. Weights and units are counted in vectors, weights in their packed size.
@@ -64,8 +64,10 @@ class StepCost {
   // cover it.
   double step(int64_t rows, int64_t share) const {
     const double computing = rows / 2.0, bytes = h_ * vector_bytes_ / share;
-    const double reading =
-        bytes > heuristics::kFarBytes ? 5 : 3 - 2 * std::min(1.0, heuristics::kNearBytes / bytes);
+    const double beyond = 1 - std::min(1.0, heuristics::kNearBytes / bytes);
+    const double reading = bytes > heuristics::kFarBytes
+                               ? heuristics::kMemoryReadCycles
+                               : 1 + (heuristics::kSharedReadCycles - 1) * beyond;
     const double waiting = std::max(reading - computing, (reading - 1) / 2);
     const double packing = packs_ ? heuristics::kPackCycles * (h_ + x_) / T_ : 0;
     const double products = h_ * (computing + waiting) + x_ * computing;
