@@ -79,7 +79,7 @@ test-sets: build  ## tests of the kernels with each other instruction set that t
 # process.
 SANITIZED_RUN = LD_PRELOAD="$(SANITIZER) $(shell $(CXX) -print-file-name=libstdc++.so)" \
     ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-    STATEFUL_LSTM_SANITIZE=1 "$(PY)" -m pytest -q -c ../../pyproject.toml -o pythonpath="../../tests ../../tests/helpers"
+    STATEFUL_LSTM_SANITIZE=1 "$(PY)" -m pytest -q -c ../../pyproject.toml -o pythonpath="tests tests/helpers"
 SANITIZED_TESTS := $(addprefix ../../tests/,operators kernels fastpath)
 test-sanitized: $(SANITIZED)/stateful_lstm/_C.abi3.so  ## tests of the kernels with g++'s sanitizers
 	@cp -r stateful_lstm/*.py stateful_lstm/backend $(SANITIZED)/stateful_lstm
