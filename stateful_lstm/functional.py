@@ -18,6 +18,8 @@ from .backend.reference_layer import reference_layer
 BACKENDS = ("auto", "reference", "cpu", "cuda")
 RECOMPUTE = ("none", "gates", "segments", "auto")
 
+_KEPT = {"none": "all", "gates": "cells", "segments": "state"}  # ranges.py
+
 _memory_budget = 1 << 30
 
 
@@ -256,4 +258,4 @@ def _what_to_keep(
             recompute = "none"
         else:
             recompute = "gates" if least + cells <= _memory_budget else "segments"
-    return {"none": "all", "gates": "cells", "segments": "state"}[recompute]
+    return _KEPT[recompute]

@@ -28,6 +28,7 @@ from .reference_layer import reference_layer
 from .weight_gradients import Control, cast
 
 Result = tuple[Tensor, Tensor, Tensor]  # y (T, B, P), h_n (1, B, P), c_n (1, B, H)
+_NO_CONTROL = Control(None, None, None, False)
 
 
 def takes_fastpath(call: Call, config: Config, training: bool) -> bool:
@@ -92,8 +93,11 @@ def compiled_layer(
         h0, c0 = cast(h0, x.dtype), cast(c0, accumulation_dtype(x.dtype))
     # A program of the call gets the operator, which has gradients, too.
     if in_graph and (fastpath or not operators.recording()):
+        control = _NO_CONTROL
+        if reset is not None or not fastpath:
+            control = Control(reset, lengths, recurrent_mask, reverse)
         y, h_n, c_n = _LayerFunction.apply(  # type: ignore[no-untyped-call]
-            made, x, *weights, h0, c0, Control(reset, lengths, recurrent_mask, reverse), keep
+            made, x, *weights, h0, c0, control, keep
         )
         if made is not None:
             return y, h_n, c_n
@@ -195,24 +199,13 @@ def _fastpath_gradients(
     """Gradients of x, the five weights, h0 and c0 past the dispatcher, or None."""
     if operators.fastpath_gradients is None:
         return None
-    tensors = ctx.saved_tensors
-    saved, (_, _, cells, gates) = Saved(*tensors[:12]), tensors[12:]
+    # The fields of Saved, then Kept.tensors: a tuple is quicker to take apart than to name.
+    x, w_ih, w_hh, b_ih, b_hh, _, h0, c0, reset, _, _, y, *inside = ctx.saved_tensors
+    _, _, cells, gates = inside
     # A sum's gradient is one number for all elements; with batch_first it is transposed.
     dense = [None if grad is None else grad.contiguous() for grad in grads]
     return operators.fastpath_gradients(
-        *dense,
-        saved.x,
-        saved.w_ih,
-        saved.w_hh,
-        saved.b_ih,
-        saved.b_hh,
-        saved.h0,
-        saved.c0,
-        saved.reset,
-        saved.y,
-        gates,
-        cells,
-        needs,
+        *dense, x, w_ih, w_hh, b_ih, b_hh, h0, c0, reset, y, gates, cells, needs
     )
 
 
