@@ -12,11 +12,18 @@ def draw(path):
     fig, ax = canvas(110, 48)
     box(ax, (2, HIGH, 21, SIZE), BLUE, "x", "some steps at once, together", "about a hundred rows")
     box(ax, (33, HIGH, 24, SIZE), ORANGE, "weight_ih", "panel by panel")
-    box(ax, (2, LOW, 21, SIZE), BLUE, "h", "of the step before;", "zero where a reset is")
+    box(ax, (2, LOW, 21, SIZE), BLUE, "h", "of the step before;", "zero after a reset")
     panel = ("a panel: i, f, g, o", "of the same few units")
     box(ax, (33, LOW, 24, SIZE), ORANGE, "weight_hh", *panel)
     box(ax, (67, MIDDLE, 16, SIZE), GREY, "sums", "(rows, 4, lanes),", "in the cache")
-    box(ax, (91, MIDDLE, 17, SIZE), GREEN, "cell.h", "gates, then", "c and h of these units")
+    box(
+        ax,
+        (91, MIDDLE, 17, SIZE),
+        GREEN,
+        "lstm_equations.h",
+        "gates, then",
+        "c and h of these units",
+    )
 
     for low in (LOW, HIGH):
         arrow(ax, (23.3, low + SIZE / 2), (32.7, low + SIZE / 2))
@@ -28,7 +35,7 @@ def draw(path):
 
     ax.plot([99.5, 99.5, 12.5], [MIDDLE - 0.3, 5, 5], color=INK, lw=1.4)
     arrow(ax, (12.5, 5), (12.5, LOW - 0.3))
-    label(ax, 71, 6.8, "the next step, when h of all units is there", ha="center")
+    label(ax, 71, 6.8, "the next step, after all units have their h", ha="center")
     save(fig, path)
 
 
