@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .backend import arguments, cuda, operators
-from .backend.autograd import compiled_layer, needs_graph, takes_fastpath
+from .backend.autograd import compiled_layer, fastpath_stack, needs_graph, takes_fastpath
 from .backend.layer_stack import Layer, accumulation_dtype, run_stack, split_weights
 from .backend.reference_layer import reference_layer
 
@@ -125,8 +125,15 @@ def run(
         )
         return y.half(), h_n.half(), c_n
     arguments.check_alike(weights, lambda: arguments.weight_names(config))
+    in_graph = None
+    if backend == "auto" and takes_fastpath(call, config, training):
+        in_graph = needs_graph(call.x, weights, call.h0, call.c0)
+        if not in_graph or _what_to_keep(recompute, call) == "all":
+            results = fastpath_stack(call, weights, config, in_graph)
+            if results is not None:
+                return results
     return run_stack(
-        _layer(backend, recompute, call, weights, config, training),
+        _layer(backend, recompute, call, in_graph),
         call.x,
         call.h0,
         call.c0,
@@ -196,15 +203,9 @@ def _layer(
     backend: str,
     recompute: str,
     call: arguments.Call,
-    weights: Sequence[Tensor],
-    config: arguments.Config,
-    training: bool,
+    in_graph: bool | None,
 ) -> Layer:
     """The backend's function for one layer."""
-    if backend == "auto" and takes_fastpath(call, config, training):
-        keep = _what_to_keep(recompute, call.x, weights, config)
-        in_graph = needs_graph(call.x, weights, call.h0, call.c0)
-        return partial(compiled_layer, keep=keep, fastpath=True, in_graph=in_graph)
     if backend not in BACKENDS:
         raise RuntimeError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     own = "cuda" if cuda.on_gpu(call.x) else "cpu"
@@ -217,7 +218,7 @@ def _layer(
         if backend == "auto" and lacking and call.x.device.type in ("cpu", "cuda"):
             _warn_once(f"stateful_lstm runs on its slow reference: {lacking}")
         return reference_layer
-    return partial(compiled_layer, keep=_what_to_keep(recompute, call.x, weights, config))
+    return partial(compiled_layer, keep=_what_to_keep(recompute, call), in_graph=in_graph)
 
 
 def why_not_cpu(x: Tensor) -> str | None:
@@ -243,13 +244,11 @@ def check_recompute(recompute: str) -> None:
         raise ValueError(f"recompute must be one of {', '.join(RECOMPUTE)}, got {recompute!r}")
 
 
-def _what_to_keep(
-    recompute: str, x: Tensor, weights: Sequence[Tensor], config: arguments.Config
-) -> str:
+def _what_to_keep(recompute: str, call: arguments.Call) -> str:
     """The activations that the graph keeps: "all", "cells" or "state" (``ranges.py``)."""
     if recompute == "auto":
+        x, sizes = call.x, call.sizes
         T, B = x.shape[:2]
-        sizes = arguments.state_sizes(weights, config)
         steps = sizes.LD * T * B
         least = steps * sizes.P * x.dtype.itemsize  # the outputs
         cells = steps * sizes.H * accumulation_dtype(x.dtype).itemsize

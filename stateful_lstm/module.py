@@ -287,11 +287,12 @@ class StatefulLSTM(nn.RNNBase):
         arguments.check_memory(weights, self._flat_weights_names, *given)
         x, batched = arguments.check_input(input, weights[0], self.batch_first)
         T, B = x.shape[:2]
-        hidden = arguments.check_hx(hx, arguments.state_sizes(weights, config), B, x, batched)
+        sizes = arguments.state_sizes(weights, config)
+        hidden = arguments.check_hx(hx, sizes, B, x, batched)
         reset = arguments.check_reset_mask(reset_mask, T, B, x.device, batched, self.batch_first)
         lengths = arguments.check_lengths(lengths, T, B, x.device)
         c_dtype = arguments.c_dtype(hidden, x)
-        call = arguments.Call(x, x, x, reset, lengths, batched, self.batch_first, c_dtype)
+        call = arguments.Call(x, x, x, reset, lengths, sizes, batched, self.batch_first, c_dtype)
         y, h_n, c_n = self._run(call, hidden, weights, config, state, state_indices, None)
         return call.results(y, h_n, c_n)
 
@@ -319,9 +320,10 @@ class StatefulLSTM(nn.RNNBase):
         arguments.check_batch_sizes(data, batch_sizes)
         arguments.check_features(data, weights[0])
         x, row_lengths, places = packed.unpack(input)
-        hidden = arguments.check_hx(hx, arguments.state_sizes(weights, config), x.size(1), x, True)
+        sizes = arguments.state_sizes(weights, config)
+        hidden = arguments.check_hx(hx, sizes, x.size(1), x, True)
         given = arguments.c_dtype(hidden, x)
-        call = arguments.Call(x, x, x, None, row_lengths, True, False, given)
+        call = arguments.Call(x, x, x, None, row_lengths, sizes, True, False, given)
         y, h_n, c_n = self._run(call, hidden, weights, config, state, state_indices, places)
         return packed.pack(y, places, input), call.results(y, h_n, c_n)[1]
 
@@ -341,7 +343,7 @@ class StatefulLSTM(nn.RNNBase):
             own, padding = stateful_call.find_state(
                 self._state if state is None else state,
                 call.x,
-                arguments.state_sizes(weights, config),
+                call.sizes,
                 weights[0].dtype,
                 state_indices,
                 is_layers_own=state is None,

@@ -266,10 +266,11 @@ class LSTMState:
 
         A state on meta has no numbers yet: it fits every device, and follows by :meth:`move`.
         """
-        expected = ((sizes.LD, sizes.P, dtype), (sizes.LD, sizes.H, accumulation_dtype(dtype)))
-        for name, t, (ld, size, kind) in zip(("h", "c"), self._hc(), expected, strict=True):
-            if (t.size(0), t.size(2)) != (ld, size):
-                return f"{name} is {tuple(t.shape)}, expected ({ld}, slots, {size})"
+        expected = ((sizes.P, dtype), (sizes.H, accumulation_dtype(dtype)))
+        for name, t, (size, kind) in zip(("h", "c"), self._hc(), expected, strict=True):
+            ld, _, width = t.shape
+            if ld != sizes.LD or width != size:
+                return f"{name} is {tuple(t.shape)}, expected ({sizes.LD}, slots, {size})"
             if t.dtype != kind:
                 return f"{name} is {t.dtype}, expected {kind}"
             if t.device != device and not t.is_meta:
@@ -309,7 +310,8 @@ class LSTMState:
                 h0, c0 = operators.state_gather(_bits(self.h), _bits(self.c), state_indices)
                 h0 = h0.view(self.h.dtype)
             elif state_indices is None:
-                h0, c0 = self.read()
+                h, c = self._hc()
+                h0, c0 = h.clone(), c.clone()
             else:
                 padding = (state_indices < 0).view(1, -1, 1)
                 slots = state_indices.clamp(min=0)

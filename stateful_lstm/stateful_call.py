@@ -130,8 +130,7 @@ def run(
     elif own is not None:
         call.h0, call.c0 = own.start(state_indices, config.bidirectional)
     else:
-        sizes = arguments.state_sizes(weights, config)
-        call.h0, call.c0 = arguments.zero_state(sizes, call.x.size(1), call.x)
+        call.h0, call.c0 = arguments.zero_state(call.sizes, call.x.size(1), call.x)
     y, h_n, c_n = functional.run(call, weights, config, training, recompute, "auto", packed_rows)
     if own is not None:
         written = state_indices
@@ -150,6 +149,8 @@ def _can_step(
     On CUDA it takes one step, without lengths.
     """
     x = call.x
+    if torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in weights)):
+        return False
     if x.size(0) == 0:
         return False
     if cuda.on_gpu(x):
@@ -158,8 +159,6 @@ def _can_step(
     elif functional.why_not_cpu(x):
         return False
     if training and config.drops:
-        return False
-    if torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in weights)):
         return False
     return not arguments.autocast_enabled(x)
 

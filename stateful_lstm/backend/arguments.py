@@ -44,6 +44,14 @@ class Config(NamedTuple):
         return bool(self.recurrent_dropout or (self.dropout and self.num_layers > 1))
 
 
+class StateSizes(NamedTuple):
+    """The sizes of h (L*D, B, P) and c (L*D, B, H) but for B."""
+
+    LD: int
+    P: int
+    H: int
+
+
 @dataclass(slots=True)
 class Call:
     """The checked arguments of a call, time-major and batched."""
@@ -53,6 +61,7 @@ class Call:
     c0: Tensor  # (L*D, B, H)
     reset: Tensor | None  # (T, B) bool
     lengths: Tensor | None  # (B,) int64
+    sizes: StateSizes
     batched: bool
     batch_first: bool
     c_dtype: torch.dtype  # c_n is returned no narrower: that of c_0 as it came, without hx of x
@@ -93,15 +102,7 @@ def prepare(
         hidden = zero_state(sizes, B, x)
     reset = check_reset_mask(reset_mask, T, B, x.device, batched, config.batch_first)
     checked_lengths = check_lengths(lengths, T, B, x.device)
-    return Call(x, *hidden, reset, checked_lengths, batched, config.batch_first, given)
-
-
-class StateSizes(NamedTuple):
-    """The sizes of h (L*D, B, P) and c (L*D, B, H) but for B."""
-
-    LD: int
-    P: int
-    H: int
+    return Call(x, *hidden, reset, checked_lengths, sizes, batched, config.batch_first, given)
 
 
 def state_sizes(weights: Sequence[Tensor], config: Config) -> StateSizes:
@@ -357,6 +358,17 @@ def check_hx(
     ):
         raise TypeError(f"hx must be a tuple of two tensors (h_0, c_0), got {described(hx)}")
     h, c = hx
+    if (  # most calls pass, and need no more
+        batched
+        and h.shape == (sizes.LD, B, sizes.P)
+        and c.shape == (sizes.LD, B, sizes.H)
+        and h.dtype is x.dtype
+        and c.dtype is x.dtype
+        and h.is_cpu
+        and c.is_cpu
+        and x.is_cpu
+    ):
+        return h, c
     dims = 3 if batched else 2
     if h.dim() != dims or c.dim() != dims:
         raise RuntimeError(

@@ -4,11 +4,11 @@ The kernels do all of forward, and on the CPU all of backward. On CUDA they do t
 backward; the gradients of weights and input are library matrix products over all steps. There are
 no atomics, so gradients have the same bits in every run.
 
-A call has one of two entries. The regular entry calls the operators (``operators.py``) range by
-range (``ranges.py``). A small call on the CPU takes the fast path: torch's dispatcher and Python
-take longer than its kernels, so two C functions go past them
-(``csrc/bindings/fastpath_layer.cpp``). The kernels, the bits and the graph are those of the regular
-entry.
+A call has one of two entries. The regular entry (:func:`compiled_layer`) calls the operators
+(``operators.py``) range by range (``ranges.py``). A small call on the CPU takes the fast path
+(:func:`fastpath_stack`): torch's dispatcher and Python take longer than its kernels, so two C
+functions go past them (``csrc/bindings/fastpath_layer.cpp``). The kernels, the bits and the graph
+are those of the regular entry.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NO_CONTROL = Control(None, None, None, False)
 
 
 def takes_fastpath(call: Call, config: Config, training: bool) -> bool:
-    """Whether the layers of a call may take the fast path. Its C functions check the tensors."""
+    """Whether a call may take the fast path. Its C functions check the tensors."""
     x, reset = call.x, call.reset
     return (
         x.is_cpu
@@ -58,6 +58,40 @@ def needs_graph(x: Tensor, weights: Sequence[Tensor | None], h0: Tensor, c0: Ten
     )
 
 
+def fastpath_stack(
+    call: Call, weights: Sequence[Tensor], config: Config, in_graph: bool
+) -> Result | None:
+    """Runs the layers of a call that :func:`takes_fastpath`.
+
+    Returns:
+        As the regular entry; or None, without an effect, where a C function refuses a tensor.
+    """
+    assert operators.fastpath_forward is not None
+    y, h0, c0, reset = call.x.contiguous(), call.h0, call.c0, call.reset
+    control = _NO_CONTROL
+    if reset is not None:
+        reset = reset.contiguous()
+        control = Control(reset, None, None, False)
+    each, no_biases = (4, ()) if config.bias else (2, (None, None))
+    h_n, c_n = [], []
+    for k in range(config.num_layers):
+        inputs = (y, *weights[k * each : (k + 1) * each], *no_biases)
+        state = h0[k], c0[k]
+        made = operators.fastpath_forward(*inputs, *state, reset, in_graph)
+        if made is None:
+            return None
+        if in_graph:
+            made = _LayerFunction.apply(  # type: ignore[no-untyped-call]
+                made, *inputs, None, *state, control, "all"
+            )
+        y, h, c = made
+        h_n.append(h)
+        c_n.append(c)
+    if len(h_n) == 1:  # torch.cat would copy
+        return y, h_n[0], c_n[0]
+    return y, torch.cat(h_n), torch.cat(c_n)
+
+
 def compiled_layer(
     x: Tensor,
     weights: LayerWeights,
@@ -69,38 +103,23 @@ def compiled_layer(
     reverse: bool,
     *,
     keep: str,
-    fastpath: bool = False,
     in_graph: bool | None = None,
 ) -> Result:
     """One layer in one direction. Arguments and results: :class:`.layer_stack.Layer`.
 
-    ``keep``: the activations that stay for backward (``ranges.py``). ``fastpath``: the result of
-    :func:`takes_fastpath`. ``in_graph``: whether any layer of the call needs a graph; all layers
-    then run the kernels of training. None: this layer alone decides.
+    ``keep``: the activations that stay for backward (``ranges.py``). ``in_graph``: whether any
+    layer of the call needs a graph; all layers then run the kernels of training. None: this layer
+    alone decides.
     """
     if in_graph is None:
         in_graph = needs_graph(x, weights, h0, c0)
-    made = None
-    if fastpath and (keep == "all" or not in_graph):
-        x, reset = x.contiguous(), None if reset is None else reset.contiguous()
-        w_ih, w_hh, b_ih, b_hh, _ = weights
-        made = operators.fastpath_forward(  # type: ignore[misc]  # takes_fastpath has looked
-            x, w_ih, w_hh, b_ih, b_hh, h0, c0, reset, in_graph
-        )
-        if made is not None and not in_graph:
-            return made  # type: ignore[return-value]  # y, h_n and c_n
-    if made is None:
-        h0, c0 = cast(h0, x.dtype), cast(c0, accumulation_dtype(x.dtype))
+    h0, c0 = cast(h0, x.dtype), cast(c0, accumulation_dtype(x.dtype))
     # A program of the call gets the operator, which has gradients, too.
-    if in_graph and (fastpath or not operators.recording()):
-        control = _NO_CONTROL
-        if reset is not None or not fastpath:
-            control = Control(reset, lengths, recurrent_mask, reverse)
+    if in_graph and not operators.recording():
+        control = Control(reset, lengths, recurrent_mask, reverse)
         y, h_n, c_n = _LayerFunction.apply(  # type: ignore[no-untyped-call]
-            made, x, *weights, h0, c0, control, keep
+            None, x, *weights, h0, c0, control, keep
         )
-        if made is not None:
-            return y, h_n, c_n
     else:
         y, h_n, c_n, _, _ = operators.lstm_forward(
             x,
@@ -120,7 +139,10 @@ def compiled_layer(
 
 
 class Saved(NamedTuple):
-    """The tensors that a graph saves, in order; then come those of :attr:`ranges.Kept.tensors`."""
+    """The tensors that a graph saves, in order.
+
+    Then come those of :attr:`ranges.Kept.tensors` but for its first two, which are h0 and c0.
+    """
 
     x: Tensor
     w_ih: Tensor
@@ -166,7 +188,7 @@ class _LayerFunction(torch.autograd.Function):
             y, h_n, c_n, gates, cells = made
             # As the regular entry keeps them: torch.utils.checkpoint may recompute on the other
             # one.
-            kept = [h0, c0, cells, gates]
+            kept = [cells, gates]
             ctx.ranges, ctx.tf32 = [(0, x.size(0))], False
         else:
             weights = LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr)
@@ -175,6 +197,7 @@ class _LayerFunction(torch.autograd.Function):
             y, h_n, c_n, kept = ranges.forward(
                 x, weights, h0, c0, control, ctx.ranges, keep, ctx.tf32
             )
+            del kept[:2]
         # In the order of Saved, which would take as long again to fill.
         ctx.save_for_backward(x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, *control[:3], y, *kept)
         ctx.reverse, ctx.keep, ctx.fastpath = control.reverse, keep, made is not None
@@ -199,13 +222,26 @@ def _fastpath_gradients(
     """Gradients of x, the five weights, h0 and c0 past the dispatcher, or None."""
     if operators.fastpath_gradients is None:
         return None
-    # The fields of Saved, then Kept.tensors: a tuple is quicker to take apart than to name.
-    x, w_ih, w_hh, b_ih, b_hh, _, h0, c0, reset, _, _, y, *inside = ctx.saved_tensors
-    _, _, cells, gates = inside
+    # The fields of Saved, then of Kept.tensors: a tuple is quicker to take apart than to name.
+    x, w_ih, w_hh, b_ih, b_hh, _, h0, c0, reset, _, _, y, cells, gates = ctx.saved_tensors
     # A sum's gradient is one number for all elements; with batch_first it is transposed.
-    dense = [None if grad is None else grad.contiguous() for grad in grads]
+    grad_y, grad_h, grad_c = grads
     return operators.fastpath_gradients(
-        *dense, x, w_ih, w_hh, b_ih, b_hh, h0, c0, reset, y, gates, cells, needs
+        None if grad_y is None else grad_y.contiguous(),
+        None if grad_h is None else grad_h.contiguous(),
+        None if grad_c is None else grad_c.contiguous(),
+        x,
+        w_ih,
+        w_hh,
+        b_ih,
+        b_hh,
+        h0,
+        c0,
+        reset,
+        y,
+        gates,
+        cells,
+        needs,
     )
 
 
@@ -218,7 +254,7 @@ def _gradients(ctx: Any, needs: Needs, grads: OutputGrads) -> Sequence[Tensor | 
     control = Control(saved.reset, saved.lengths, saved.recurrent_mask, ctx.reverse)
     if torch.is_grad_enabled():  # create_graph=True: the gradients are differentiated again
         return _gradients_with_graph(saved.inputs(), control, needs, grads)
-    kept = Kept(ctx.ranges, ctx.keep, saved.y, tensors[12:])
+    kept = Kept(ctx.ranges, ctx.keep, saved.y, (saved.h0, saved.c0, *tensors[12:]))
     return ranges.backward(saved.inputs(), control, needs, kept, ctx.tf32, grads)
 
 
@@ -257,7 +293,7 @@ def _keep_for_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     reverse, save = inputs[11:13]
     y, _, _, gates, cells = output
     saved = Saved(*(*inputs[:11], y))
-    ctx.save_for_backward(*saved, saved.h0, saved.c0, *[cells, gates][:save])
+    ctx.save_for_backward(*saved, *[cells, gates][:save])
     ctx.reverse, ctx.ranges, ctx.keep = reverse, [(0, y.size(0))], ("state", "cells", "all")[save]
     ctx.tf32 = cuda.tf32_allowed(y)
     ctx.mark_non_differentiable(gates, cells)
